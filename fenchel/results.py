@@ -1,0 +1,114 @@
+"""Frozen records that every computation returns: a value, its bracket, and what they rest on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["BiconjugateResult", "ConjugateResult", "Natural", "ObjectiveResult", "Verdict"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Natural:
+    """Natural parameter (lam1, lam2), lam2 = -precision/2, in the blocks of its family (see `Gaussian`).
+
+    Unpacks like a pair: ``lam1, lam2 = result.natural``.
+    """
+
+    lam1: Array
+    lam2: Array
+
+    def __iter__(self) -> Any:
+        return iter((self.lam1, self.lam2))
+
+    def __getitem__(self, index: int) -> Array:
+        return (self.lam1, self.lam2)[index]
+
+    def __len__(self) -> int:
+        return 2
+
+
+@dataclass(frozen=True)
+class ConjugateResult:
+    """f*(lambda') = sup_theta <lambda', T(theta)> + l(theta) (Theorem 1, Eq. 10).
+
+    ``lower <= f*(lambda') <= upper``; ``value`` is the best point found (= lower), or inf outside the domain.
+    """
+
+    value: float
+    lower: float
+    upper: float
+    certified: bool
+    argmax: Array | None
+    message: str = ""
+    boxes: int = 0
+    seconds: float = 0.0
+
+    @property
+    def gap(self) -> float:
+        """Width of the bracket; 0 for a proved infinity."""
+        return 0.0 if self.lower == self.upper else self.upper - self.lower
+
+
+@dataclass(frozen=True)
+class BiconjugateResult:
+    """f**(mu) (Eq. 8), bracketed: ``lower`` from a majorizing quadratic, ``upper`` from atoms with q's moments.
+
+    ``natural`` = (lam1, lam2) is grad f**(mu), the majorant's natural parameter, in the blocks of ``structure``.
+    ``atoms`` (K, P) and ``weights`` (K,) are the worst-case distribution: weights.sum() = 1, moments of q in the
+    family's statistics. ``certified`` says that the bracket is proved and no wider than the tolerance asked for.
+    """
+
+    value: float
+    lower: float
+    upper: float
+    certified: bool
+    natural: Natural | None
+    atoms: Array
+    weights: Array
+    iterations: int
+    seconds: float
+    method: str
+    structure: str
+    message: str = ""
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def gap(self) -> float:
+        """upper - lower, in units of the loss."""
+        return 0.0 if self.lower == self.upper else self.upper - self.lower
+
+
+@dataclass(frozen=True)
+class ObjectiveResult:
+    """The value of an objective (Eqs. 1 to 3, 11, 12, 18) with a bracket lower <= truth <= upper."""
+
+    value: float
+    lower: float
+    upper: float
+    certified: bool
+    argmax: Array | None = None
+    message: str = ""
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def gap(self) -> float:
+        """upper - lower."""
+        return 0.0 if self.lower == self.upper else self.upper - self.lower
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of checking one statement; ``holds`` is None where the certificate cannot decide."""
+
+    holds: bool | None
+    measured: dict[str, Any]
+    explanation: str
+
+    def __bool__(self) -> bool:
+        return self.holds is True
