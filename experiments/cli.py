@@ -1,0 +1,128 @@
+"""`python -m experiments list | run NAME...`: exit code 0 done, 1 a run failed, 2 bad usage or input."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments import store
+from experiments.registry import Context, Experiment, InputError, Scale, all_experiments, find
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "list":
+            return _list()
+        return _run(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments", description="Run the experiments of the paper."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="name every experiment, its claims, and what is stored")
+    run = commands.add_parser("run", help="run experiments; a finished one is not repeated")
+    run.add_argument("names", nargs="+", metavar="NAME", help="names as in `list`, or all")
+    run.add_argument(
+        "--scale", choices=("quick", "full"), default="quick", help="quick: about a minute at most (default)"
+    )
+    run.add_argument("--seed", type=int, default=0)
+    run.add_argument(
+        "--data",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="data directory (default: FENCHEL_DATA, else embedded)",
+    )
+    run.add_argument("--jobs", type=int, default=1, metavar="N", help="worker processes of a sweep")
+    run.add_argument("--scheduler", default=None, metavar="ADDRESS", help="run sweeps on this Dask cluster")
+    run.add_argument("--force", action="store_true", help="repeat what is finished")
+    run.add_argument("--quiet", action="store_true", help="no progress bars")
+    return parser
+
+
+def _list() -> int:
+    stored = store.load_all()
+    for name, experiment in all_experiments().items():
+        state = f"stored ({stored[name].scale})" if name in stored else "not run"
+        print(f"{name:14s} {state:15s} {', '.join(experiment.claims):24s} {experiment.title}")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.jobs < 1:
+        raise InputError(f"--jobs must be at least 1, got {options.jobs}")
+    if options.seed < 0:
+        raise InputError(f"--seed must not be negative, got {options.seed}")
+    data = options.data or (Path(os.environ["FENCHEL_DATA"]) if os.environ.get("FENCHEL_DATA") else None)
+    if data is not None and not data.is_dir():
+        raise InputError(f"data directory {str(data)!r} does not exist")
+    experiments = (
+        list(all_experiments().values()) if "all" in options.names else [find(name) for name in options.names]
+    )
+    failed = []
+    for position, experiment in enumerate(experiments, start=1):
+        label = f"[{position}/{len(experiments)}] {experiment.name}"
+        key = {"scale": options.scale, "seed": options.seed, "data": data is not None}
+        if not options.force and _finished(experiment.name, key):
+            print(f"{label}: already stored, not repeated (--force repeats it)")
+            continue
+        try:
+            seconds, path = _run_one(experiment, options, data, key)
+        except InputError:
+            raise
+        except KeyboardInterrupt:
+            print(f"{label}: interrupted; finished pieces are kept and the next run resumes", file=sys.stderr)
+            return 130
+        except Exception:
+            traceback.print_exc()
+            print(f"{label}: failed", file=sys.stderr)
+            failed.append(experiment.name)
+            continue
+        print(f"{label}: done in {seconds:.1f} s -> {path}", flush=True)
+    if failed:
+        print(f"{len(failed)} of {len(experiments)} failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _run_one(
+    experiment: Experiment, options: argparse.Namespace, data: Path | None, key: dict[str, object]
+) -> tuple[float, Path]:
+    scale: Scale = options.scale
+    partial = store.results_directory() / "partial" / f"{experiment.name}-{scale}-{options.seed}"
+    context = Context(
+        scale=scale,
+        seed=options.seed,
+        data=data,
+        jobs=options.jobs,
+        partial=partial,
+        progress=sys.stderr.isatty() and not options.quiet,
+        scheduler=options.scheduler,
+    )
+    if options.force and partial.exists():
+        for stale in partial.glob("*.npz"):
+            stale.unlink()
+    start = time.perf_counter()
+    outcome = experiment.run(context)
+    seconds = time.perf_counter() - start
+    command = f"python -m experiments run {experiment.name} --scale {scale} --seed {options.seed}"
+    command += " --data DIR" if data is not None else ""
+    stamp = store.provenance(command, options.seed, seconds, outcome.settings.get("device"))
+    return seconds, store.save(experiment, outcome, {**stamp, "key": key}, scale)
+
+
+def _finished(name: str, key: dict[str, object]) -> bool:
+    path = store.result_path(name, str(key["scale"]))
+    return path.exists() and json.loads(path.read_text())["provenance"].get("key") == key

@@ -1,0 +1,168 @@
+"""Results on disk: one JSON a run (settings, numbers, claims, provenance), larger arrays in an npz beside it."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.registry import Claim, Experiment, Outcome
+
+__all__ = ["Stored", "load", "load_all", "plain", "provenance", "result_path", "results_directory", "save"]
+
+_PACKAGES = (
+    "numpy",
+    "scipy",
+    "cvxpy",
+    "highspy",
+    "clarabel",
+    "torch",
+    "torchvision",
+    "torchmetrics",
+    "laplace-torch",
+)
+_PACKAGES += ("numpyro", "jax", "scikit-learn", "matplotlib")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A stored run, as the figures and the report read it. Non-finite numbers are the strings inf, -inf, nan."""
+
+    name: str
+    title: str
+    scale: str
+    settings: dict[str, Any]
+    numbers: dict[str, Any]
+    claims: tuple[Claim, ...]
+    provenance: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+
+def results_directory() -> Path:
+    """`experiments/results`, or the directory named by the environment variable FENCHEL_RESULTS."""
+    return Path(os.environ.get("FENCHEL_RESULTS") or Path(__file__).parent / "results")
+
+
+def result_path(name: str, scale: str) -> Path:
+    """Where a run of ``name`` at ``scale`` is stored: NAME.json, but a quick run never replaces a full result."""
+    main = results_directory() / f"{name}.json"
+    if scale == "quick" and main.exists() and json.loads(main.read_text())["scale"] == "full":
+        return results_directory() / f"{name}.quick.json"
+    return main
+
+
+def save(experiment: Experiment, outcome: Outcome, stamp: Mapping[str, Any], scale: str) -> Path:
+    """Write the outcome atomically: arrays first, so that a JSON that exists is always complete."""
+    path = result_path(experiment.name, scale)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = path.with_suffix(".npz")
+    if outcome.arrays:
+        temporary = arrays.with_suffix(f".{os.getpid()}.tmp.npz")
+        np.savez_compressed(temporary, **{k: np.asarray(v) for k, v in outcome.arrays.items()})  # type: ignore[arg-type]
+        temporary.replace(arrays)
+    else:
+        arrays.unlink(missing_ok=True)
+    record = {
+        "name": experiment.name,
+        "title": experiment.title,
+        "scale": scale,
+        "settings": plain(outcome.settings),
+        "numbers": plain(outcome.numbers),
+        "claims": [plain(asdict(claim)) for claim in outcome.claims],
+        "provenance": plain(stamp),
+        "arrays": sorted(outcome.arrays),
+    }
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    temporary.replace(path)
+    return path
+
+
+def load(path: Path) -> Stored:
+    """Read one stored run with its arrays."""
+    record = json.loads(path.read_text())
+    arrays: dict[str, np.ndarray] = {}
+    if record["arrays"]:
+        with np.load(path.with_suffix(".npz"), allow_pickle=False) as file:
+            arrays = {k: file[k] for k in file.files}
+    return Stored(
+        name=record["name"],
+        title=record["title"],
+        scale=record["scale"],
+        settings=record["settings"],
+        numbers=record["numbers"],
+        claims=tuple(Claim(**claim) for claim in record["claims"]),
+        provenance=record["provenance"],
+        arrays=arrays,
+    )
+
+
+def load_all(*, quick: bool = False) -> dict[str, Stored]:
+    """Every stored run by name; with ``quick``, only the quick runs that stand beside a full one."""
+    paths = sorted(results_directory().glob("*.json"))
+    return {s.name: s for s in (load(p) for p in paths if p.name.endswith(".quick.json") == quick)}
+
+
+def provenance(command: str, seed: int, seconds: float, device: str | None = None) -> dict[str, Any]:
+    """Command, seed, versions, revision, wall time and date of a run."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "command": command,
+        "seed": seed,
+        "versions": versions,
+        "revision": _revision(),
+        "wall_seconds": round(seconds, 2),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "device": device or f"cpu ({platform.machine()}, {os.cpu_count()} cores)",
+    }
+
+
+def plain(value: Any) -> Any:
+    """``value`` as plain JSON types; non-finite floats become the strings inf, -inf, nan."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float) and not np.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Path):
+        return value.name
+    raise TypeError(f"a result must hold plain numbers, strings, lists and dicts, got {type(value).__name__}")
+
+
+def _revision() -> str:
+    root = Path(__file__).parents[1]
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"], cwd=root, capture_output=True, text=True, check=True
+        )
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no", "--", "fenchel", "experiments/*.py"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head.stdout.strip() + (" with local changes" if dirty.stdout.strip() else "")

@@ -1,0 +1,1 @@
+"""Small real trainings beside exact Bayes (Figs. 3, 5, 6)."""
