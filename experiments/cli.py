@@ -28,9 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments", description="Run the experiments of the paper."
-    )
+    parser = argparse.ArgumentParser(prog="python -m experiments", description="Run the experiments of the paper.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="name every experiment, its claims, and what is stored")
     run = commands.add_parser("run", help="run experiments; a finished one is not repeated")
@@ -69,9 +67,7 @@ def _run(options: argparse.Namespace) -> int:
     data = options.data or (Path(os.environ["FENCHEL_DATA"]) if os.environ.get("FENCHEL_DATA") else None)
     if data is not None and not data.is_dir():
         raise InputError(f"data directory {str(data)!r} does not exist")
-    experiments = (
-        list(all_experiments().values()) if "all" in options.names else [find(name) for name in options.names]
-    )
+    experiments = list(all_experiments().values()) if "all" in options.names else [find(name) for name in options.names]
     failed = []
     for position, experiment in enumerate(experiments, start=1):
         label = f"[{position}/{len(experiments)}] {experiment.name}"

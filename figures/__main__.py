@@ -1,0 +1,46 @@
+"""`python -m figures make NAME|all | report`: draws from the stored results alone; exit codes as in `experiments`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+
+from figures.render import FigureInputError, drawable, make
+from figures.report import write_report
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 1 a figure failed, 2 bad usage or input."""
+    parser = argparse.ArgumentParser(prog="python -m figures", description="Draw figures from stored results.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    make_parser = commands.add_parser("make", help="draw figures to figures/rendered")
+    make_parser.add_argument("names", nargs="+", metavar="NAME", help="figure names, or all")
+    commands.add_parser("report", help="write figures/report.md and figures/report.html")
+    options = parser.parse_args(arguments)
+    if options.command == "report":
+        for path in write_report():
+            print(path)
+        return 0
+    failed = []
+    try:
+        for name in drawable() if "all" in options.names else options.names:
+            try:
+                for path in make(name):
+                    print(path)
+            except FigureInputError:
+                raise
+            except Exception:
+                traceback.print_exc()
+                failed.append(name)
+    except FigureInputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
