@@ -12,7 +12,7 @@ import matplotlib as mpl
 from experiments import store
 from figures.style import publication
 
-__all__ = ["FigureInputError", "RENDERED", "drawable", "make"]
+__all__ = ["RENDERED", "FigureInputError", "drawable", "make"]
 
 RENDERED = Path(__file__).parent / "rendered"
 _HOUSE = {"__main__", "render", "report", "style", "claims"}

@@ -28,7 +28,7 @@ code{background:#f3f3f3;padding:.1rem .3rem;font-size:.85em}img{max-width:100%}
 
 
 def write_report() -> list[Path]:
-    """Write `figures/report.md` and `figures/report.html` (self-contained) from the stored results and drawn figures."""
+    """Write `figures/report.md` and `figures/report.html` (self-contained) from results and drawn figures."""
     text = render_markdown()
     markdown = _HERE / "report.md"
     markdown.write_text(text)
@@ -54,7 +54,7 @@ def render_markdown() -> str:
     lines = [
         "# SAM as an Optimal Relaxation of Bayes: the claims, tested",
         "",
-        "Every number below comes from a stored run (`experiments/results`); every verdict is computed from the numbers.",
+        "Every number comes from a stored run (`experiments/results`); every verdict is computed from the numbers.",
         "",
         "| claim | where | says | verdict |",
         "|---|---|---|---|",
@@ -66,7 +66,7 @@ def render_markdown() -> str:
             "",
             f"## {identity}",
             "",
-            f"**{where}.** {says}.",
+            f"**{where}.** {_text(says)}.",
             "",
             f"**Verdict: {_headline(found[identity])}.**",
             "",
@@ -90,13 +90,13 @@ def render_markdown() -> str:
 
 
 def _claim_lines(run: store.Stored, claim: Claim, again: store.Stored | None) -> list[str]:
-    lines = [f"### {claim.id} in {run.name} ({run.scale}): {claim.verdict}", "", claim.statement, ""]
+    lines = [f"### {claim.id} in {run.name} ({run.scale}): {claim.verdict}", "", _text(claim.statement), ""]
     rows = list(_flatten(claim.numbers))
     if rows:
         lines += ["| number | value |", "|---|---|"]
         lines += [f"| {_cell(name)} | {_cell(_number(value))} |" for name, value in rows]
         lines.append("")
-    lines += [f"- Tolerance: {claim.tolerance}", f"- Second way: {claim.second_way}"]
+    lines += [f"- Tolerance: {_text(claim.tolerance)}", f"- Second way: {_text(claim.second_way)}"]
     lines.append(f"- Command: `{run.provenance['command']}`")
     if again is not None:
         verdicts = [c.verdict for c in again.claims if c.id == claim.id]
@@ -147,7 +147,12 @@ def _number(value: Any) -> str:
 
 
 def _cell(text: str) -> str:
-    return str(text).replace("|", "\\|").replace("\n", " ")
+    return _text(text).replace("|", "\\|")
+
+
+def _text(text: str) -> str:
+    """Plain text as Markdown: the two stars of f** are not emphasis."""
+    return str(text).replace("*", "\\*").replace("<", "&lt;").replace("\n", " ")
 
 
 def _embed_images(body: str) -> str:
