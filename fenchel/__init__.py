@@ -1,0 +1,20 @@
+"""Certified Fenchel biconjugates of the expected loss: the theory that SAM is an optimal relaxation of Bayes.
+
+The optimizers live in `fenchel.optim` and need torch; nothing here imports it.
+"""
+
+from fenchel.errors import CertificateError, DomainError, FenchelError, MissingDependencyError, SolverError
+from fenchel.results import BiconjugateResult, ConjugateResult, Natural, ObjectiveResult, Verdict
+
+__all__ = [
+    "BiconjugateResult",
+    "CertificateError",
+    "ConjugateResult",
+    "DomainError",
+    "FenchelError",
+    "MissingDependencyError",
+    "Natural",
+    "ObjectiveResult",
+    "SolverError",
+    "Verdict",
+]

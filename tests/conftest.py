@@ -1,0 +1,13 @@
+"""Hypothesis profiles; results of test runs go to a temporary directory, never over the stored ones."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+# Nothing is timed in a test: a slow machine must not turn a correct example into a failure.
+_quiet = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
+settings.register_profile("local", **_quiet)  # type: ignore[arg-type]
+settings.register_profile("ci", derandomize=True, print_blob=True, **_quiet)  # type: ignore[arg-type]
+settings.load_profile("ci" if os.environ.get("CI") else "local")

@@ -1,0 +1,139 @@
+"""The experiment house: registry, store, resuming, exit codes, the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import cli, registry, store
+from experiments.registry import Claim, Context, Outcome, piece, register
+
+
+@pytest.fixture(autouse=True)
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FENCHEL_RESULTS", str(tmp_path))
+    monkeypatch.delenv("FENCHEL_DATA", raising=False)
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    return tmp_path
+
+
+def claim(verdict: str = "held") -> Claim:
+    return Claim("A1", verdict, "measured", {"gap": 1e-9}, "1e-8", "a second way")
+
+
+def test_a_run_is_stored_with_provenance_and_not_repeated(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    calls = []
+
+    @register("toy", "A toy")
+    def run(context: Context) -> Outcome:
+        calls.append(context.seed)
+        return Outcome({"n": 3}, {"x": np.float64(np.inf)}, (claim(),), {"grid": np.arange(3.0)})
+
+    assert cli.main(["run", "toy", "--seed", "4"]) == 0
+    assert cli.main(["run", "toy", "--seed", "4"]) == 0
+    assert calls == [4]
+    assert "not repeated" in capsys.readouterr().out
+    stored = store.load(results / "toy.json")
+    assert stored.numbers == {"x": "inf"}
+    assert stored.claims == (claim(),)
+    assert np.array_equal(stored.arrays["grid"], np.arange(3.0))
+    stamp = stored.provenance
+    assert stamp["command"] == "python -m experiments run toy --scale quick --seed 4"
+    assert {"versions", "revision", "wall_seconds", "date", "device"} <= set(stamp)
+    assert cli.main(["run", "toy", "--seed", "4", "--force"]) == 0
+    assert cli.main(["run", "toy", "--seed", "5"]) == 0
+    assert calls == [4, 4, 5]
+
+
+def test_a_quick_run_never_replaces_a_full_result(results: Path) -> None:
+    @register("toy", "A toy")
+    def run(context: Context) -> Outcome:
+        return Outcome({}, {"scale": context.scale})
+
+    for scale in ("full", "quick", "quick"):
+        assert cli.main(["run", "toy", "--scale", scale]) == 0
+    assert store.load(results / "toy.json").numbers == {"scale": "full"}
+    assert store.load(results / "toy.quick.json").numbers == {"scale": "quick"}
+    assert set(store.load_all()) == set(store.load_all(quick=True)) == {"toy"}
+
+
+def test_an_interrupted_run_resumes(results: Path) -> None:
+    computed = []
+
+    @register("toy", "A toy")
+    def run(context: Context) -> Outcome:
+        def first() -> dict[str, float]:
+            computed.append("first")
+            return {"value": 1.0}
+
+        value = piece(context, "first", first)["value"]
+        if len(computed) == 1 and not (context.partial / "second.npz").exists():
+            piece(context, "second", lambda: {"value": 2.0})
+            raise RuntimeError("killed")
+        return Outcome({}, {"value": float(value)})
+
+    assert cli.main(["run", "toy"]) == 1
+    assert not (results / "toy.json").exists()
+    assert cli.main(["run", "toy"]) == 0
+    assert computed == ["first"]
+
+
+def test_pieces_hold_plain_arrays_only(tmp_path: Path) -> None:
+    context = Context("quick", 0, None, 1, tmp_path, False)
+    with pytest.raises(TypeError, match="object arrays"):
+        piece(context, "bad", lambda: {"value": np.array([object()])})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "no-such-thing"], "unknown experiment"),
+        (["run", "toy", "--jobs", "0"], "--jobs"),
+        (["run", "toy", "--seed", "-1"], "--seed"),
+        (["run", "toy", "--data", "/no/such/directory"], "does not exist"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert words in error[-1]
+    assert "Traceback" not in "".join(error)
+
+
+def test_bad_usage_exits_with_2() -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["run", "toy", "--scale", "huge"])
+    assert stop.value.code == 2
+
+
+def test_verdicts_are_named() -> None:
+    with pytest.raises(ValueError, match="verdict of claim A1"):
+        claim("probably")
+
+
+def test_results_hold_plain_numbers_only() -> None:
+    assert store.plain({"a": np.float64(1.0), "b": (np.nan, [np.int64(2)])}) == {"a": 1.0, "b": ["nan", [2]]}
+    with pytest.raises(TypeError, match="plain numbers"):
+        store.plain({"a": object()})
+    json.dumps(store.plain({"a": -np.inf}), allow_nan=False)
+
+
+def test_the_report_states_every_claim(results: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from figures.claims import CLAIMS
+    from figures.report import render_markdown
+
+    @register("toy", "A toy")
+    def run(context: Context) -> Outcome:
+        return Outcome({}, {}, (claim("refuted"),))
+
+    assert cli.main(["run", "toy"]) == 0
+    text = render_markdown()
+    assert all(f"## {identity}" in text for identity in CLAIMS)
+    assert "### A1 in toy (quick): refuted" in text
+    assert "1e-09" in text
