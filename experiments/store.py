@@ -29,8 +29,11 @@ _PACKAGES = (
     "torchvision",
     "torchmetrics",
     "laplace-torch",
+    "numpyro",
+    "jax",
+    "scikit-learn",
+    "matplotlib",
 )
-_PACKAGES += ("numpyro", "jax", "scikit-learn", "matplotlib")
 
 
 @dataclass(frozen=True)
