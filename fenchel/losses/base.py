@@ -1,0 +1,77 @@
+"""What every loss offers: values and derivatives on many points at once, and bounds of its curvature on boxes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Loss"]
+
+Array = NDArray[np.float64]
+
+
+class Loss(ABC):
+    """A total loss l: R^P -> R, lower-bounded and majorized by a quadratic (the conditions of Theorem 1).
+
+    ``loss(theta)`` takes (P,) and returns a float, or (n, P) and returns (n,). With P = 1 a scalar is one point and a
+    vector of n != 1 numbers is n points. ``gradient`` and ``hessian`` add axes of length P at the end.
+    """
+
+    #: P.
+    dim: int
+    #: l is known to be convex.
+    convex: bool = False
+    #: l is continuous; otherwise upper semicontinuous.
+    continuous: bool = True
+    #: (lo, hi), each (P,): the box to which l, and every certificate about it, is limited; None for all of R^P.
+    bounds: tuple[Array, Array] | None = None
+
+    @abstractmethod
+    def _value(self, theta: Array) -> Array:
+        """(n, P) -> (n,)."""
+
+    @abstractmethod
+    def _gradient(self, theta: Array) -> Array:
+        """(n, P) -> (n, P)."""
+
+    @abstractmethod
+    def _hessian(self, theta: Array) -> Array:
+        """(n, P) -> (n, P, P)."""
+
+    @abstractmethod
+    def hessian_upper(self, lo: Array, hi: Array) -> Array:
+        """Boxes lo, hi (B, P) -> matrices (B, P, P) that dominate the Hessian on each box (inf where none is known)."""
+
+    def _points(self, theta: Any) -> tuple[Array, bool]:
+        points = np.asarray(theta, dtype=float)
+        if points.ndim == 0 and self.dim == 1:
+            return points.reshape(1, 1), True
+        if points.ndim == 1:
+            if points.shape[0] == self.dim:
+                return points[None, :], True
+            if self.dim == 1:
+                return points[:, None], False
+        elif points.ndim == 2 and points.shape[1] == self.dim:
+            return points, False
+        raise ValueError(f"theta must have shape ({self.dim},) or (n, {self.dim}), got {points.shape}")
+
+    def __call__(self, theta: Any) -> Any:
+        """l at (P,) as a float, at (n, P) as (n,). ValueError for any other shape."""
+        points, single = self._points(theta)
+        values = self._value(points)
+        return float(values[0]) if single else values
+
+    def gradient(self, theta: Any) -> Array:
+        """The gradient, (n, P) or (P,); at a kink one of the subgradients."""
+        points, single = self._points(theta)
+        values = self._gradient(points)
+        return values[0] if single else values
+
+    def hessian(self, theta: Any) -> Array:
+        """The Hessian, (n, P, P) or (P, P); kinks and jumps count as 0."""
+        points, single = self._points(theta)
+        values = self._hessian(points)
+        return values[0] if single else values

@@ -1,0 +1,157 @@
+"""Losses sum_i w_i g(x_i.theta + o_i) + theta^T H theta / 2 + b.theta + c: all built-in losses are of this form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fenchel.losses.base import Loss
+from fenchel.losses.inputs import finite_array, finite_number, symmetric_matrix
+from fenchel.losses.links import Link
+
+__all__ = ["LinearPredictorLoss", "Terms"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """The terms weights[i] * link(rows[i].theta + offsets[i]); rows (n, P), offsets (n,), weights (n,) >= 0."""
+
+    link: Link
+    rows: Array
+    offsets: Array
+    weights: Array
+
+    def predictors(self, theta: Array) -> Array:
+        """(k, P) -> (k, n)."""
+        return theta @ self.rows.T + self.offsets
+
+
+class LinearPredictorLoss(Loss):
+    """sum over groups of weights.link(rows theta + offsets), plus the quadratic theta^T H theta / 2 + b.theta + c.
+
+    H must be symmetric; it may be indefinite, although Theorem 1 asks for a lower-bounded loss.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Terms],
+        *,
+        dim: int | None = None,
+        H: Any = None,
+        b: Any = None,
+        c: Any = 0.0,
+    ) -> None:
+        self.groups = tuple(_checked(group) for group in groups)
+        dims = {group.rows.shape[1] for group in self.groups}
+        if H is not None:
+            dims.add(np.atleast_2d(H).shape[0])
+        if b is not None:
+            dims.add(np.atleast_1d(b).shape[0])
+        if dim is not None:
+            dims.add(dim)
+        if len(dims) != 1:
+            raise ValueError(f"the parts of the loss must agree on one dimension, got {sorted(dims)}")
+        self.dim = dims.pop()
+        if self.dim < 1:
+            raise ValueError("a loss needs at least one parameter")
+        self.H = np.zeros((self.dim, self.dim)) if H is None else symmetric_matrix(H, "H")
+        self.b = np.zeros(self.dim) if b is None else finite_array(np.atleast_1d(b), "b", 1)
+        self.c = finite_number(c, "c")
+        self.quadratic_only = not self.groups
+        self._has_quadratic = bool(self.H.any() or self.b.any())
+        smallest = float(np.linalg.eigvalsh(self.H)[0]) if self.H.any() else 0.0
+        self.convex = smallest >= -1e-13 * np.abs(self.H).max() and all(g.link.convex for g in self.groups)
+        self.continuous = all(group.link.continuous for group in self.groups)
+
+    def _value(self, theta: Array) -> Array:
+        total = np.full(theta.shape[0], self.c)
+        if self._has_quadratic:
+            total += 0.5 * np.einsum("ni,ij,nj->n", theta, self.H, theta) + theta @ self.b
+        for group in self.groups:
+            total += group.link.value(group.predictors(theta)) @ group.weights
+        return total
+
+    def _gradient(self, theta: Array) -> Array:
+        total = theta @ self.H + self.b
+        for group in self.groups:
+            total = total + (group.link.slope(group.predictors(theta)) * group.weights) @ group.rows
+        return np.asarray(total)
+
+    def _hessian(self, theta: Array) -> Array:
+        total = np.broadcast_to(self.H, (theta.shape[0], self.dim, self.dim)).copy()
+        for group in self.groups:
+            total += outer_sum(group.link.curvature(group.predictors(theta)) * group.weights, group.rows)
+        return total
+
+    def hessian_upper(self, lo: Array, hi: Array) -> Array:
+        """Boxes lo, hi (B, P) -> (B, P, P): H + sum_i w_i sup g''(interval of x_i.theta) x_i x_i^T."""
+        total = np.broadcast_to(self.H, (lo.shape[0], self.dim, self.dim)).copy()
+        center, half = 0.5 * (lo + hi), 0.5 * (hi - lo)
+        for group in self.groups:
+            middle, reach = group.predictors(center), half @ np.abs(group.rows).T
+            sup = group.link.curvature_sup(middle - reach, middle + reach)
+            # An infinite curvature times a zero entry of x must stay out of the sum.
+            with np.errstate(invalid="ignore"):
+                products = (sup * group.weights)[:, :, None, None] * (group.rows[:, :, None] * group.rows[:, None, :])
+            total += np.nan_to_num(products, nan=0.0, posinf=np.inf, neginf=-np.inf).sum(axis=1)
+        return total
+
+    def compose(self, matrix: Any, offset: Any = None) -> LinearPredictorLoss:
+        """theta -> l(A theta + o), A (dim, P) or, for a scalar loss, (P,); the projections of theory section 3.2."""
+        A = np.asarray(matrix, dtype=float)
+        A = finite_array(A[None, :] if A.ndim == 1 and self.dim == 1 else A, "matrix", 2)
+        if A.shape[0] != self.dim:
+            raise ValueError(f"matrix must have {self.dim} rows, got shape {A.shape}")
+        o = np.zeros(self.dim) if offset is None else finite_array(np.atleast_1d(offset), "offset", 1)
+        if o.shape != (self.dim,):
+            raise ValueError(f"offset must have shape ({self.dim},), got {o.shape}")
+        groups = [Terms(g.link, g.rows @ A, g.predictors(o[None, :])[0], g.weights) for g in self.groups]
+        constant = self.c + float(self.b @ o + 0.5 * o @ self.H @ o)
+        H = A.T @ self.H @ A
+        return LinearPredictorLoss(groups, dim=A.shape[1], H=0.5 * (H + H.T), b=A.T @ (self.b + self.H @ o), c=constant)
+
+    def __add__(self, other: object) -> LinearPredictorLoss:
+        if not isinstance(other, LinearPredictorLoss):
+            return NotImplemented
+        if other.dim != self.dim:
+            raise ValueError(f"losses to be added must agree in dimension, got {self.dim} and {other.dim}")
+        return LinearPredictorLoss(
+            self.groups + other.groups, H=self.H + other.H, b=self.b + other.b, c=self.c + other.c
+        )
+
+    def __mul__(self, factor: object) -> LinearPredictorLoss:
+        scale = finite_number(factor, "factor")
+        if scale < 0.0:
+            raise ValueError(f"a loss can only be scaled by a nonnegative factor, got {scale}")
+        groups = [Terms(g.link, g.rows, g.offsets, scale * g.weights) for g in self.groups] if scale else []
+        return LinearPredictorLoss(groups, H=scale * self.H, b=scale * self.b, c=scale * self.c)
+
+    __rmul__ = __mul__
+
+
+def outer_sum(coefficients: Array, rows: Array) -> Array:
+    """sum_i coefficients[:, i] rows[i] rows[i]^T: (k, n), (n, P) -> (k, P, P)."""
+    n, dim = rows.shape
+    if dim <= 16:
+        products = (rows[:, :, None] * rows[:, None, :]).reshape(n, dim * dim)
+        return np.asarray((coefficients @ products).reshape(-1, dim, dim))
+    return np.asarray((rows.T[None, :, :] * coefficients[:, None, :]) @ rows)
+
+
+def _checked(group: Terms) -> Terms:
+    rows = finite_array(group.rows, "rows", 2)
+    if rows.shape[0] == 0 or rows.shape[1] == 0:
+        raise ValueError(f"rows must not be empty, got shape {rows.shape}")
+    offsets = finite_array(group.offsets, "offsets", 1)
+    weights = finite_array(group.weights, "weights", 1)
+    if offsets.shape != (rows.shape[0],) or weights.shape != (rows.shape[0],):
+        raise ValueError("offsets and weights must have one entry a row")
+    if (weights < 0.0).any():
+        raise ValueError("weights must not be negative")
+    return Terms(group.link, rows, offsets, weights)

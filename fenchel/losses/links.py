@@ -1,0 +1,243 @@
+"""Scalar functions g of a linear predictor z = x.theta, with what a certificate needs to know about them.
+
+A link knows its value, slope and curvature, and, on an interval [lo, hi], a number kappa such that the parabola
+``g(z0) + g'(z0) (z - z0) + kappa/2 (z - z0)^2`` lies above g on the whole interval. Intervals may be infinite.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from fenchel.losses.inputs import positive_number
+
+__all__ = ["AbsLink", "BumpLink", "HuberLink", "IndicatorLink", "Link", "ReLULink", "SoftplusLink"]
+
+Array = NDArray[np.float64]
+
+# A divided difference over a shorter step than this is mostly rounding: the curvature's supremum replaces it.
+_SHORT_STEP = 1e-2
+
+
+class Link(ABC):
+    """A lower-bounded function g: R -> R of at most linear growth; all methods broadcast over arrays of z."""
+
+    convex: ClassVar[bool] = True
+    continuous: ClassVar[bool] = True
+    kinks: tuple[float, ...] = ()
+    #: lim g(z)/z at -infinity and +infinity.
+    slopes: tuple[float, float] = (0.0, 0.0)
+    #: (a, c): g(z) = a z + h((z - c)^2) with h concave, the rule of closed forms; None where there is no such form.
+    rule: tuple[float, float] | None = (0.0, 0.0)
+
+    @abstractmethod
+    def value(self, z: Array) -> Array: ...
+
+    @abstractmethod
+    def slope(self, z: Array) -> Array:
+        """g'(z); at a kink one of the subgradients."""
+
+    @abstractmethod
+    def curvature(self, z: Array) -> Array:
+        """g''(z) where it exists, 0 at kinks and jumps."""
+
+    @abstractmethod
+    def curvature_sup(self, lo: Array, hi: Array) -> Array:
+        """sup of g'' over [lo, hi]; inf where the interval contains a convex kink."""
+
+    @abstractmethod
+    def majorant_curvature(self, z0: Array, lo: Array, hi: Array) -> Array:
+        """kappa >= 0 such that the parabola of curvature kappa tangent at z0 is above g on [lo, hi]."""
+
+    @abstractmethod
+    def sup(self, lo: Array, hi: Array) -> Array:
+        """sup of g over [lo, hi], limits at infinity included."""
+
+
+class _EvenLink(Link):
+    """g = a z + even part about 0, whose g'' >= 0 (a measure) is even and does not increase with |z|.
+
+    For such g the divided difference D(z) = 2 (g(z) - g(z0) - g'(z0)(z - z0)) / (z - z0)^2 increases up to z = -z0 and
+    decreases after it (pair the points of the path from z0 to z symmetrically about 0), so its supremum over an
+    interval is at the point of the interval nearest to -z0. Over the whole line this is the Jaakkola-Jordan bound.
+    """
+
+    def majorant_curvature(self, z0: Array, lo: Array, hi: Array) -> Array:
+        z = np.clip(-z0, lo, hi)
+        step = z - z0
+        near = np.abs(step) < _SHORT_STEP
+        safe = np.where(near, 1.0, step)
+        excess = self.value(z) - self.value(z0) - self.slope(z0) * step
+        kappa = 2.0 * np.maximum(excess, 0.0) / (safe * safe)
+        if near.any():
+            kappa = np.where(near, self.curvature_sup(np.minimum(z, z0), np.maximum(z, z0)), kappa)
+        return np.asarray(kappa * (1.0 + 1e-11), dtype=float)
+
+    def sup(self, lo: Array, hi: Array) -> Array:
+        return np.maximum(self.value(np.asarray(lo)), self.value(np.asarray(hi)))
+
+
+class SoftplusLink(_EvenLink):
+    """log(1 + exp z)."""
+
+    slopes = (0.0, 1.0)
+    rule = (0.5, 0.0)
+
+    def value(self, z: Array) -> Array:
+        return np.asarray(np.maximum(z, 0.0) + np.log1p(np.exp(-np.abs(z))))
+
+    def slope(self, z: Array) -> Array:
+        return np.asarray(expit(z))
+
+    def curvature(self, z: Array) -> Array:
+        e = np.exp(-np.abs(z))
+        return np.asarray(e / (1.0 + e) ** 2)
+
+    def curvature_sup(self, lo: Array, hi: Array) -> Array:
+        return self.curvature(np.clip(0.0, lo, hi))
+
+
+class ReLULink(_EvenLink):
+    """max(z, 0)."""
+
+    kinks = (0.0,)
+    slopes = (0.0, 1.0)
+    rule = (0.5, 0.0)
+
+    def value(self, z: Array) -> Array:
+        return np.maximum(z, 0.0)
+
+    def slope(self, z: Array) -> Array:
+        return np.asarray(np.asarray(z) > 0.0, dtype=float)
+
+    def curvature(self, z: Array) -> Array:
+        return np.zeros_like(np.asarray(z, dtype=float))
+
+    def curvature_sup(self, lo: Array, hi: Array) -> Array:
+        return np.where((lo <= 0.0) & (hi >= 0.0), np.inf, 0.0)
+
+    def majorant_curvature(self, z0: Array, lo: Array, hi: Array) -> Array:
+        return _two_piece_curvature(z0, lo, hi, 1.0)
+
+
+class AbsLink(_EvenLink):
+    """|z|."""
+
+    kinks = (0.0,)
+    slopes = (-1.0, 1.0)
+
+    def value(self, z: Array) -> Array:
+        return np.abs(z)
+
+    def slope(self, z: Array) -> Array:
+        return np.where(np.asarray(z) > 0.0, 1.0, -1.0)
+
+    def curvature(self, z: Array) -> Array:
+        return np.zeros_like(np.asarray(z, dtype=float))
+
+    def curvature_sup(self, lo: Array, hi: Array) -> Array:
+        return np.where((lo <= 0.0) & (hi >= 0.0), np.inf, 0.0)
+
+    def majorant_curvature(self, z0: Array, lo: Array, hi: Array) -> Array:
+        return _two_piece_curvature(z0, lo, hi, 2.0)
+
+
+def _two_piece_curvature(z0: Array, lo: Array, hi: Array, jump: float) -> Array:
+    """The exact kappa for two affine pieces whose slope jumps by ``jump`` at 0; inf where z0 sits on the kink."""
+    z = np.clip(-z0, lo, hi)
+    # The slope at z0 = 0 is that of the left piece, so only points to the right exceed the tangent there.
+    crosses = ((z > 0.0) & (z0 <= 0.0)) | ((z < 0.0) & (z0 > 0.0))
+    on_kink = (z0 == 0.0) & (hi > 0.0)
+    step = np.where(crosses, z - z0, 1.0)
+    kappa = np.where(crosses, 2.0 * jump * np.abs(z) / (step * step), 0.0)
+    return np.where(on_kink, np.inf, kappa * (1.0 + 1e-14))
+
+
+class HuberLink(_EvenLink):
+    """z^2/2 for |z| <= delta, delta |z| - delta^2/2 beyond."""
+
+    def __init__(self, delta: float) -> None:
+        self.delta = positive_number(delta, "delta")
+        self.slopes = (-self.delta, self.delta)
+
+    def value(self, z: Array) -> Array:
+        inner = np.minimum(np.abs(z), self.delta)
+        return np.asarray(inner * (np.abs(z) - 0.5 * inner))
+
+    def slope(self, z: Array) -> Array:
+        return np.clip(z, -self.delta, self.delta)
+
+    def curvature(self, z: Array) -> Array:
+        return np.where(np.abs(z) <= self.delta, 1.0, 0.0)
+
+    def curvature_sup(self, lo: Array, hi: Array) -> Array:
+        return np.where((lo <= self.delta) & (hi >= -self.delta), 1.0, 0.0)
+
+    def __repr__(self) -> str:
+        return f"HuberLink({self.delta:g})"
+
+
+class IndicatorLink(Link):
+    """1 for z >= 0, else 0: the upper semicontinuous indicator."""
+
+    convex = False
+    continuous = False
+    kinks = (0.0,)
+    rule = None
+
+    def value(self, z: Array) -> Array:
+        return np.asarray(np.asarray(z) >= 0.0, dtype=float)
+
+    def slope(self, z: Array) -> Array:
+        return np.zeros_like(np.asarray(z, dtype=float))
+
+    def curvature(self, z: Array) -> Array:
+        return np.zeros_like(np.asarray(z, dtype=float))
+
+    def curvature_sup(self, lo: Array, hi: Array) -> Array:
+        return np.where((lo < 0.0) & (hi >= 0.0), np.inf, 0.0)
+
+    def majorant_curvature(self, z0: Array, lo: Array, hi: Array) -> Array:
+        reach = np.maximum(lo, 0.0) - z0  # the nearest point of the interval where g = 1
+        below = (z0 < 0.0) & (hi >= 0.0)
+        safe = np.where(below, reach, 1.0)
+        return np.where(below, 2.0 / (safe * safe) * (1.0 + 1e-14), 0.0)
+
+    def sup(self, lo: Array, hi: Array) -> Array:
+        return self.value(hi)
+
+
+class BumpLink(Link):
+    """-exp(-z^2/2): a well of depth 1 and width 1."""
+
+    convex = False
+
+    def value(self, z: Array) -> Array:
+        return np.asarray(-np.exp(-0.5 * np.square(z)))
+
+    def slope(self, z: Array) -> Array:
+        return np.asarray(z * np.exp(-0.5 * np.square(z)))
+
+    def curvature(self, z: Array) -> Array:
+        s = np.square(z)
+        return np.asarray((1.0 - s) * np.exp(-0.5 * s))
+
+    def curvature_sup(self, lo: Array, hi: Array) -> Array:
+        # g'' falls from 1 at 0 to its minimum at |z| = sqrt 3 and rises to 0: the supremum is at the end nearest to
+        # 0 or at the end farthest from it.
+        near = np.clip(0.0, lo, hi)
+        far = np.maximum(np.abs(lo), np.abs(hi))
+        finite = np.where(np.isfinite(far), far, 0.0)
+        return np.maximum(self.curvature(near), np.where(np.isfinite(far), self.curvature(finite), 0.0))
+
+    def majorant_curvature(self, z0: Array, lo: Array, hi: Array) -> Array:
+        # Everywhere: g is concave in z^2, and its tangent in z^2 has curvature exp(-z0^2/2) in z.
+        everywhere = np.exp(-0.5 * np.square(z0))
+        return np.maximum(np.minimum(everywhere, self.curvature_sup(np.minimum(lo, z0), np.maximum(hi, z0))), 0.0)
+
+    def sup(self, lo: Array, hi: Array) -> Array:
+        return np.maximum(self.value(np.asarray(lo)), self.value(np.asarray(hi)))
