@@ -57,6 +57,23 @@ class Link(ABC):
     def sup(self, lo: Array, hi: Array) -> Array:
         """sup of g over [lo, hi], limits at infinity included."""
 
+    def majorant(self, z0: Array, lo: Array, hi: Array) -> tuple[Array, Array, Array]:
+        """(v, s, kappa): v + s (z - z0) + kappa/2 (z - z0)^2 >= g(z) on [lo, hi]; the tangent at z0 unless it is steep."""
+        return self.value(z0), self.slope(z0), self.majorant_curvature(z0, lo, hi)
+
+
+def _chord_near_kink(link: Link, z0: Array, lo: Array, hi: Array) -> tuple[Array, Array, Array]:
+    """The tangent's parabola, but the chord over [lo, hi] where z0 is so near a kink at 0 that the parabola is steep."""
+    value, slope, kappa = link.value(z0), link.slope(z0), link.majorant_curvature(z0, lo, hi)
+    width = hi - lo
+    steep = (lo < 0.0) & (hi > 0.0) & (np.abs(z0) < 0.1 * width) & np.isfinite(width)
+    if steep.any():
+        at_lo, at_hi = link.value(np.where(steep, lo, 0.0)), link.value(np.where(steep, hi, 1.0))
+        rise = (at_hi - at_lo) / np.where(steep, width, 1.0)
+        value = np.where(steep, at_lo + rise * np.where(steep, z0 - lo, 0.0), value)
+        slope, kappa = np.where(steep, rise, slope), np.where(steep, 0.0, kappa)
+    return value, slope, kappa
+
 
 class _EvenLink(Link):
     """g = a z + even part about 0, whose g'' >= 0 (a measure) is even and does not increase with |z|.
@@ -123,6 +140,9 @@ class ReLULink(_EvenLink):
     def majorant_curvature(self, z0: Array, lo: Array, hi: Array) -> Array:
         return _two_piece_curvature(z0, lo, hi, 1.0)
 
+    def majorant(self, z0: Array, lo: Array, hi: Array) -> tuple[Array, Array, Array]:
+        return _chord_near_kink(self, z0, lo, hi)
+
 
 class AbsLink(_EvenLink):
     """|z|."""
@@ -144,6 +164,9 @@ class AbsLink(_EvenLink):
 
     def majorant_curvature(self, z0: Array, lo: Array, hi: Array) -> Array:
         return _two_piece_curvature(z0, lo, hi, 2.0)
+
+    def majorant(self, z0: Array, lo: Array, hi: Array) -> tuple[Array, Array, Array]:
+        return _chord_near_kink(self, z0, lo, hi)
 
 
 def _two_piece_curvature(z0: Array, lo: Array, hi: Array, jump: float) -> Array:
@@ -206,6 +229,11 @@ class IndicatorLink(Link):
         below = (z0 < 0.0) & (hi >= 0.0)
         safe = np.where(below, reach, 1.0)
         return np.where(below, 2.0 / (safe * safe) * (1.0 + 1e-14), 0.0)
+
+    def majorant(self, z0: Array, lo: Array, hi: Array) -> tuple[Array, Array, Array]:
+        kappa = self.majorant_curvature(z0, lo, hi)
+        near = (z0 < 0.0) & (kappa * np.square(np.minimum(hi - lo, 1e150)) > 20.0)
+        return np.where(near, 1.0, self.value(z0)), self.slope(z0), np.where(near, 0.0, kappa)
 
     def sup(self, lo: Array, hi: Array) -> Array:
         return self.value(hi)

@@ -1,0 +1,169 @@
+"""h(theta) = l(theta) + lam1.theta + theta^T lam2 theta in whitened coordinates, with upper bounds on boxes.
+
+With theta = origin + basis u the models below offer values, gradients and Hessians at points u, and on boxes of u a
+quadratic v + g.d + d^T K d / 2, d = u - ref, that lies above h on the whole box.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fenchel.losses import LinearPredictorLoss, Terms, UserLoss
+from fenchel.losses.linear_predictor import outer_sum
+
+__all__ = ["LinearModel", "Model", "UserModel"]
+
+Array = NDArray[np.float64]
+Majorant = tuple[Array, Array, Array]
+
+
+class _Frame:
+    """theta = origin + basis u and the quadratic part constant + linear.u - u^T concave u / 2 of h."""
+
+    def __init__(self, origin: Array, basis: Array, concave: Array, linear: Array, constant: float) -> None:
+        self.origin, self.basis, self.constant = origin, basis, constant
+        self.dim = basis.shape[1]
+        self.concave, self.linear = concave, linear
+        self.whitened = bool(np.array_equal(concave, np.eye(self.dim)))
+
+    def theta(self, u: Array) -> Array:
+        """(n, D) -> (n, P)."""
+        return np.asarray(self.origin + u @ self.basis.T)
+
+    def coordinates(self, theta: Array) -> Array:
+        """(n, P) -> (n, D), the nearest point where basis has fewer columns than rows."""
+        return np.asarray(np.linalg.lstsq(self.basis, (theta - self.origin).T, rcond=None)[0].T)
+
+    def _quadratic(self, u: Array) -> tuple[Array, Array]:
+        bent = u @ self.concave
+        return self.constant + u @ self.linear - 0.5 * np.einsum("ni,ni->n", u, bent), self.linear - bent
+
+
+class LinearModel(_Frame):
+    """A `LinearPredictorLoss`; ``concave``, ``linear`` and ``constant`` include the loss's own quadratic."""
+
+    def __init__(
+        self, loss: LinearPredictorLoss, origin: Array, basis: Array, concave: Array, linear: Array, constant: float
+    ) -> None:
+        super().__init__(origin, basis, concave, linear, constant)
+        self.groups = [Terms(g.link, g.rows @ basis, g.predictors(origin), g.weights) for g in loss.groups]
+        self._sizes = [np.abs(g.rows).T for g in self.groups]
+        self.convex = all(g.link.convex for g in self.groups)
+
+    def value(self, u: Array) -> Array:
+        total, _ = self._quadratic(u)
+        for g in self.groups:
+            total = total + g.link.value(g.predictors(u)) @ g.weights
+        return total
+
+    def tangent(self, u: Array) -> tuple[Array, Array]:
+        value, slope = self._quadratic(u)
+        for g in self.groups:
+            z = g.predictors(u)
+            value = value + g.link.value(z) @ g.weights
+            slope = slope + (g.link.slope(z) * g.weights) @ g.rows
+        return value, slope
+
+    def derivatives(self, u: Array) -> tuple[Array, Array, Array]:
+        value, slope = self._quadratic(u)
+        matrix = np.broadcast_to(-self.concave, (u.shape[0], self.dim, self.dim))
+        for g in self.groups:
+            z = g.predictors(u)
+            value = value + g.link.value(z) @ g.weights
+            slope = slope + (g.link.slope(z) * g.weights) @ g.rows
+            matrix = matrix + outer_sum(g.link.curvature(z) * g.weights, g.rows)
+        return value, slope, matrix
+
+    def majorant(self, center: Array, half: Array) -> Majorant:
+        """One quadratic a box, tangent to h at the box's center wherever the links allow."""
+        value, slope = self._quadratic(center)
+        matrix = np.broadcast_to(-self.concave, (center.shape[0], self.dim, self.dim))
+        for g, size in zip(self.groups, self._sizes, strict=True):
+            z, reach = g.predictors(center), half @ size
+            v, s, kappa = g.link.majorant(z, z - reach, z + reach)
+            value = value + v @ g.weights
+            slope = slope + (s * g.weights) @ g.rows
+            matrix = matrix + outer_sum(kappa * g.weights, g.rows)
+        return value, slope, matrix
+
+    def majorant_at(self, ref: Array, center: Array, half: Array) -> Majorant:
+        """One quadratic a box, each tangent to h at the same point ref (D,), given in powers of u - center."""
+        at, grad = self.tangent(ref[None, :])
+        matrix = np.broadcast_to(-self.concave, (center.shape[0], self.dim, self.dim))
+        for g, size in zip(self.groups, self._sizes, strict=True):
+            z, reach, z0 = g.predictors(center), half @ size, g.predictors(ref[None, :])
+            kappa = g.link.majorant_curvature(z0, z - reach, z + reach)
+            matrix = matrix + outer_sum(kappa * g.weights, g.rows)
+        return _recentred(at, grad, matrix, center - ref)
+
+    def error_weights(self, matrix: Array) -> Array:
+        """Per axis, the curvature that the bounds add to h: splitting along the largest gains most."""
+        return np.asarray(np.einsum("bii->bi", matrix) + np.diagonal(self.concave))
+
+
+class UserModel(_Frame):
+    """A `UserLoss`: bounds from its largest curvature and from its majorizer."""
+
+    def __init__(
+        self, loss: UserLoss, origin: Array, basis: Array, concave: Array, linear: Array, constant: float
+    ) -> None:
+        super().__init__(origin, basis, concave, linear, constant)
+        self.loss = loss
+        self.convex = False
+        curved = loss.curvature * (basis.T @ basis) if np.isfinite(loss.curvature) else None
+        self._bound = None if curved is None else curved - concave
+        q = loss.majorizer
+        self._majorizer = None
+        if q is not None:
+            H = basis.T @ q.H @ basis
+            self._majorizer = (float(q(origin)), basis.T @ (q.b + q.H @ origin), H)
+
+    def value(self, u: Array) -> Array:
+        return self._quadratic(u)[0] + self.loss._value(self.theta(u))
+
+    def tangent(self, u: Array) -> tuple[Array, Array]:
+        value, slope = self._quadratic(u)
+        theta = self.theta(u)
+        return value + self.loss._value(theta), slope + self.loss._gradient(theta) @ self.basis
+
+    def derivatives(self, u: Array) -> tuple[Array, Array, Array]:
+        value, slope = self.tangent(u)
+        hessian = self.basis.T @ self.loss._hessian(self.theta(u)) @ self.basis - self.concave
+        return value, slope, hessian
+
+    def majorant(self, center: Array, half: Array) -> Majorant:
+        value, slope = self.tangent(center)
+        shape = (center.shape[0], self.dim, self.dim)
+        bound = np.full(shape, np.inf) if self._bound is None else np.broadcast_to(self._bound, shape)
+        return value, slope, bound
+
+    def majorant_at(self, ref: Array, center: Array, half: Array) -> Majorant:
+        at, grad = self.tangent(ref[None, :])
+        shape = (center.shape[0], self.dim, self.dim)
+        bound = np.full(shape, np.inf) if self._bound is None else np.broadcast_to(self._bound, shape)
+        return _recentred(at, grad, bound, center - ref)
+
+    def from_majorizer(self, center: Array) -> Majorant | None:
+        """The declared majorizer plus the concave quadratic, about each center; None without a majorizer."""
+        if self._majorizer is None:
+            return None
+        constant, linear, H = self._majorizer
+        value, slope = self._quadratic(center)
+        bent = center @ H
+        value = value + constant + center @ linear + 0.5 * np.einsum("ni,ni->n", center, bent)
+        return value, slope + linear + bent, np.broadcast_to(H - self.concave, (center.shape[0], *H.shape))
+
+    def error_weights(self, matrix: Array) -> Array:
+        return np.asarray(np.ones(matrix.shape[:2]) * np.einsum("ij,ij->j", self.basis, self.basis))
+
+
+def _recentred(at: Array, grad: Array, matrix: Array, shift: Array) -> Majorant:
+    """The quadratic at + grad.d + d^T K d / 2 in d = u - ref, in powers of u - (ref + shift)."""
+    with np.errstate(invalid="ignore"):
+        bent = np.einsum("bij,bj->bi", matrix, shift)
+    value = at + shift @ grad[0] + 0.5 * np.einsum("bi,bi->b", shift, bent)
+    return value, grad + bent, matrix
+
+
+Model = LinearModel | UserModel
