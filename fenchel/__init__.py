@@ -3,7 +3,9 @@
 The optimizers live in `fenchel.optim` and need torch; nothing here imports it.
 """
 
+from fenchel import losses
 from fenchel.errors import CertificateError, DomainError, FenchelError, MissingDependencyError, SolverError
+from fenchel.gaussian import Gaussian
 from fenchel.results import BiconjugateResult, ConjugateResult, Natural, ObjectiveResult, Verdict
 
 __all__ = [
@@ -12,9 +14,11 @@ __all__ = [
     "ConjugateResult",
     "DomainError",
     "FenchelError",
+    "Gaussian",
     "MissingDependencyError",
     "Natural",
     "ObjectiveResult",
     "SolverError",
     "Verdict",
+    "losses",
 ]
