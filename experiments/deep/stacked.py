@@ -1,0 +1,183 @@
+"""Train many small networks at once: seeds x configurations in one stack, a step captured in one CUDA graph.
+
+Small networks leave a GPU idle between kernel launches; a stack fills it. The rows equal those of `runner`, up to
+rounding and the random numbers of the noise: same data order, same initial weights, same rules.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils import parameters_to_vector
+
+from experiments.deep import models, stacked_models
+from experiments.deep.config import Config
+from experiments.deep.data import Split
+from experiments.deep.stacked_updates import Rule, rule_for
+
+__all__ = ["Stack", "compatible", "data_order", "initial_weights", "train"]
+
+
+def compatible(config: Config) -> tuple[object, ...]:
+    """Configurations with equal values here can be trained in one stack."""
+    rule = rule_for(config.method)
+    shared = (config.dataset, config.model, config.epochs, config.batch_size, config.parts, config.select, config.limit)
+    return (*shared, config.schedule, config.warmup, config.milestones, rule.passes, rule.squares)
+
+
+def data_order(count: int, batch_size: int, seed: int, epoch: int) -> Tensor:
+    """The batches of one epoch (steps, batch_size); the last incomplete batch is left out."""
+    size = min(batch_size, count)
+    generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+    order = torch.randperm(count, generator=generator)
+    return order[: count // size * size].view(-1, size)
+
+
+def initial_weights(config: Config, shape: tuple[int, int, int], classes: int, seed: int) -> Tensor:
+    """The flat initial weights of the network of ``config``."""
+    return parameters_to_vector(models.build(config.model, shape, classes, seed).parameters()).detach()
+
+
+@dataclass
+class Stack:
+    """Trained rules (one a method) with their configurations in order, and what training took."""
+
+    rules: list[Rule]
+    configs: list[Config]
+    seeds: tuple[int, ...]
+    train_loss: Tensor
+    seconds: float
+
+
+def train(
+    configs: Sequence[Config],
+    seeds: Sequence[int],
+    split: Split,
+    *,
+    on_epoch: Callable[[int], None] | None = None,
+) -> Stack:
+    """Train every configuration with every seed on the device of ``split``.
+
+    Raises:
+        ValueError: configurations that cannot share a stack, or parts that do not divide the batch.
+    """
+    configs = sorted(configs, key=lambda c: c.method)
+    first = configs[0]
+    if len({compatible(c) for c in configs}) != 1:
+        raise ValueError("configurations of one stack must share data, model, batches, epochs and passes")
+    shape = (split.images.shape[1], split.images.shape[2], split.images.shape[3])
+    device = split.images.device
+    start = torch.stack([initial_weights(first, shape, split.classes, s) for s in seeds]).to(device)
+    blocks: dict[str, list[Config]] = {}
+    for config in configs:
+        blocks.setdefault(config.method, []).append(config)
+    rules = [
+        rule_for(method)(block, start[:, None].repeat(1, len(block), 1), len(split.labels))
+        for method, block in blocks.items()
+    ]
+    loop = _Loop(rules, first, split, len(seeds))
+    begin = time.perf_counter()
+    for epoch in range(first.epochs):
+        loop.run_epoch(epoch, seeds)
+        if on_epoch is not None:
+            on_epoch(epoch)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - begin
+    return Stack(rules, list(configs), tuple(seeds), loop.mean_loss().cpu(), seconds)
+
+
+class _Loop:
+    """The buffers of a training loop, and its step, captured where the device is a GPU."""
+
+    def __init__(self, rules: list[Rule], config: Config, split: Split, seeds: int) -> None:
+        self.rules, self.config, self.split = rules, config, split
+        size = min(config.batch_size, len(split.labels))
+        if size % config.parts:
+            raise ValueError(f"parts must divide the batch, got {config.parts} and {size}")
+        device = split.images.device
+        self.steps = len(split.labels) // size
+        self.order = torch.zeros(self.steps, seeds, size, dtype=torch.long, device=device)
+        self.position = torch.zeros(1, dtype=torch.long, device=device)
+        self.loss = torch.zeros(seeds, sum(len(r.configs) for r in rules), device=device)
+        # About 25 examples a product suit the convolutions; the MLP's large matrices are better left whole.
+        each = size // config.parts
+        wanted = max(each // 25, 1) if config.model == "lenet5" else 1
+        self.chunks = next(k for k in range(wanted, 0, -1) if each % k == 0)
+        self.graph: torch.cuda.CUDAGraph | None = None
+        if device.type == "cuda":
+            self._capture()
+
+    def run_epoch(self, epoch: int, seeds: Sequence[int]) -> None:
+        count, size = len(self.split.labels), self.config.batch_size
+        self.order.copy_(torch.stack([data_order(count, size, s, epoch) for s in seeds], 1))
+        self.position.zero_()
+        self.loss.zero_()
+        for rule in self.rules:
+            factors = torch.tensor([c.lr_factor(epoch) for c in rule.configs], dtype=torch.float64)[:, None]
+            rule.hyper.lr.copy_(rule.hyper.base_lr * factors.to(rule.hyper.lr))
+        for _ in range(self.steps):
+            if self.graph is None:
+                self.step()
+            else:
+                self.graph.replay()
+        for rule in self.rules:
+            rule.end_epoch(epoch)
+
+    def mean_loss(self) -> Tensor:
+        """The last epoch's mean training loss (seeds, configs), at the points of the first evaluation."""
+        return self.loss / self.steps
+
+    def step(self) -> None:
+        """One step of every member."""
+        parts, rules = self.config.parts, self.rules
+        chosen = self.order.index_select(0, self.position)[0]
+        batch = chosen.view(len(chosen), parts, -1).transpose(0, 1)
+        images, labels = self.split.images[batch], self.split.labels[batch]
+        noises = [rule.noise(parts) for rule in rules]
+        points = [rule.first_points(parts, z) for rule, z in zip(rules, noises, strict=True)]
+        squares = None
+        if rules[0].squares:
+            gradient, squares, losses = stacked_models.squared_gradients(
+                self.config.model, _join(points), images, labels, self.split.classes
+            )
+        else:
+            gradient, losses = self._gradients(points, images, labels)
+        first = gradient.split([len(r.configs) for r in rules], 2)
+        second: Sequence[Tensor | None] = [None] * len(rules)
+        if rules[0].passes == 2:
+            points = [rule.second_points(g) for rule, g in zip(rules, first, strict=True)]
+            second = self._gradients(points, images, labels)[0].split([len(r.configs) for r in rules], 2)
+        for rule, g1, g2, z in zip(rules, first, second, noises, strict=True):
+            rule.update(g1, g2, squares, z)
+        self.loss.add_(losses.mean(0))
+        self.position.add_(1)
+
+    def _gradients(self, points: list[Tensor], images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        weights = _join(points)
+        return stacked_models.gradients(
+            self.config.model, weights, images, labels, self.split.classes, self.chunks
+        )
+
+    def _capture(self) -> None:
+        changed = [self.position, self.loss, *(t for rule in self.rules for t in rule.state())]
+        saved = [t.clone() for t in changed]
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self.step()
+        torch.cuda.current_stream().wait_stream(side)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.step()
+        for tensor, value in zip(changed, saved, strict=True):
+            tensor.copy_(value)
+
+
+def _join(points: list[Tensor]) -> Tensor:
+    return points[0] if len(points) == 1 else torch.cat(points, 2)
