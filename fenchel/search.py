@@ -18,7 +18,7 @@ from fenchel.ascent import ascend, distinct
 from fenchel.bounds import LinearModel, Model, UserModel
 from fenchel.box_quadratic import box_maximum
 from fenchel.confine import Setting, Unbounded, enclosing_box, prepare
-from fenchel.losses import Loss
+from fenchel.losses import LinearPredictorLoss, Loss
 
 __all__ = ["SearchResult", "local_maximizers", "maximize"]
 
@@ -73,9 +73,16 @@ def maximize(
         nothing = np.empty((0, loss.dim))
         return SearchResult(np.inf, np.inf, np.full(loss.dim, np.nan), nothing, np.empty(0), True, 0, setting.reason)
     deadline = None if max_seconds is None else time.perf_counter() + max_seconds
+    if isinstance(setting.model, LinearModel) and (setting.model.dim == 0 or not setting.model.groups):
+        return _quadratic_result(setting.model, loss, lam1, lam2)
     points = _climb(setting, _starts(setting.model, starts, loss.dim))
     search = _Search(setting, points, tol, max_boxes, deadline)
-    search.run()
+    if setting.confined:
+        search.run()
+    else:
+        search.message = setting.note
+        if isinstance(loss, LinearPredictorLoss):
+            search.upper = _without_bounded_terms(loss, lam1, lam2, tol)
     return search.result(loss, lam1, lam2)
 
 
@@ -91,6 +98,30 @@ def local_maximizers(loss: Loss, lam1: Any, lam2: Any, starts: Any) -> tuple[Arr
     values = _objective(loss, lam1, lam2, theta)
     keep = distinct(theta, values)
     return theta[keep], values[keep]
+
+
+def _without_bounded_terms(loss: LinearPredictorLoss, lam1: Array, lam2: Array, tol: float) -> float:
+    """An upper bound where only terms bounded above vary along the null space: their suprema in their place."""
+    kept = [g for g in loss.groups if g.link.convex]
+    ends = np.array(-np.inf), np.array(np.inf)
+    most = sum(float(g.weights.sum() * g.link.sup(*ends)) for g in loss.groups if not g.link.convex)
+    rest = LinearPredictorLoss(kept, dim=loss.dim, H=loss.H, b=loss.b, c=loss.c)
+    return maximize(rest, lam1, lam2, tol=tol).upper + most
+
+
+def _quadratic_result(model: LinearModel, loss: Loss, lam1: Array, lam2: Array) -> SearchResult:
+    """h is -|u|^2/2 + linear.u plus constants."""
+    top = model.linear[None, :]
+    value = float(model.value(top)[0])
+    theta = model.theta(top)
+    margin = _rounding(value, theta[0], lam1, lam2)
+    lower = min(value, float(_objective(loss, lam1, lam2, theta)[0]))
+    return SearchResult(lower, value + margin, theta[0], theta, np.array([lower]), True, 0, "")
+
+
+def _rounding(value: float, theta: Array, lam1: Array, lam2: Array) -> float:
+    size = abs(value) + float(np.abs(theta * lam1).sum() + np.abs(theta[:, None] * lam2 * theta).sum())
+    return 32 * float(np.finfo(float).eps) * size
 
 
 def _objective(loss: Loss, lam1: Array, lam2: Array, theta: Array) -> Array:
@@ -180,14 +211,6 @@ class _Search:
         self.batch = max(256, _BATCH_ENTRIES // (width + self.model.dim**2))
 
     def run(self) -> None:
-        if not self.setting.confined:
-            self.message = self.setting.note
-            return
-        if isinstance(self.model, LinearModel) and not self.model.groups:
-            u = self.model.linear
-            self.best = self.upper = self.model.constant + 0.5 * float(u @ u)
-            self.points, self.values = u[None, :], np.array([self.best])
-            return
         center, half, top = enclosing_box(self.setting, self.best, self.points[0])
         if top <= self._target():
             self.upper = max(top, self.best)
@@ -260,8 +283,7 @@ class _Search:
         order = np.argsort(-values, kind="stable")
         theta, values = theta[order], values[order]
         lower = float(values[0])
-        size = abs(lower) + float(np.abs(theta[0] * lam1).sum() + np.abs(theta[0] @ lam2 * theta[0]).sum())
-        margin = 32 * np.finfo(float).eps * size
+        margin = _rounding(lower, theta[0], lam1, lam2)
         upper = max(self.upper, lower) + margin
         certified = upper - lower <= self.tol * max(1.0, abs(lower)) + margin
         message = self.message

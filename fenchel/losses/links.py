@@ -58,12 +58,12 @@ class Link(ABC):
         """sup of g over [lo, hi], limits at infinity included."""
 
     def majorant(self, z0: Array, lo: Array, hi: Array) -> tuple[Array, Array, Array]:
-        """(v, s, kappa): v + s (z - z0) + kappa/2 (z - z0)^2 >= g(z) on [lo, hi]; the tangent at z0 unless it is steep."""
+        """(v, s, kappa) with v + s (z - z0) + kappa/2 (z - z0)^2 >= g(z) on [lo, hi]; tangent at z0 unless steep."""
         return self.value(z0), self.slope(z0), self.majorant_curvature(z0, lo, hi)
 
 
 def _chord_near_kink(link: Link, z0: Array, lo: Array, hi: Array) -> tuple[Array, Array, Array]:
-    """The tangent's parabola, but the chord over [lo, hi] where z0 is so near a kink at 0 that the parabola is steep."""
+    """The tangent parabola, but the chord over [lo, hi] where z0 is so near the kink that the parabola is steep."""
     value, slope, kappa = link.value(z0), link.slope(z0), link.majorant_curvature(z0, lo, hi)
     width = hi - lo
     steep = (lo < 0.0) & (hi > 0.0) & (np.abs(z0) < 0.1 * width) & np.isfinite(width)

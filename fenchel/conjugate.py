@@ -1,0 +1,67 @@
+"""f*(lambda') = sup_theta <lambda', T(theta)> + l(theta): Theorem 1 (Eq. 10), with a certificate."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fenchel.losses import Loss
+from fenchel.results import ConjugateResult
+from fenchel.search import maximize
+
+__all__ = ["conjugate", "second_block"]
+
+Array = NDArray[np.float64]
+
+
+def conjugate(
+    loss: Loss,
+    lam1: Any,
+    lam2: Any,
+    *,
+    tol: float = 1e-9,
+    starts: Any = None,
+    max_boxes: int = 200_000,
+    max_seconds: float | None = None,
+) -> ConjugateResult:
+    """f*(lam1, lam2) by Theorem 1, with a proved bracket no wider than tol * max(1, |value|) where ``certified``.
+
+    lam1 (P,); lam2 (P, P) symmetric for the full family, (P,) for the diagonal (T = (theta, theta^2)), a scalar for the
+    isotropic (T = (theta, |theta|^2)). Outside the domain of f* the value is inf and ``message`` says why; no error.
+    ``argmax`` is the best theta found (None for inf). For a loss with ``bounds`` the supremum is over them. Where
+    nothing confines the search, ``upper`` is inf and ``certified`` False. ValueError for wrong shapes or NaN.
+    """
+    start = time.perf_counter()
+    first = np.atleast_1d(np.asarray(lam1, dtype=float))
+    second = second_block(lam2, loss.dim)
+    found = maximize(loss, first, second, tol=tol, starts=starts, max_boxes=max_boxes, max_seconds=max_seconds)
+    infinite = bool(np.isinf(found.lower))
+    return ConjugateResult(
+        value=found.lower,
+        lower=found.lower,
+        upper=found.upper,
+        certified=found.certified,
+        argmax=None if infinite else found.argmax,
+        message=found.message,
+        boxes=found.boxes,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def second_block(lam2: Any, dim: int) -> Array:
+    """The (P, P) matrix of a second natural parameter given in any family's blocks; ValueError for other shapes."""
+    block = np.asarray(lam2, dtype=float)
+    if not np.isfinite(block).all():
+        raise ValueError("lam2 must be finite")
+    if block.ndim == 0:
+        return float(block) * np.eye(dim)
+    if block.shape == (dim,):
+        return np.diag(block)
+    if block.shape == (dim, dim):
+        if np.abs(block - block.T).max() > 1e-9 * max(1e-300, np.abs(block).max()):
+            raise ValueError("lam2 must be symmetric")
+        return np.asarray(0.5 * (block + block.T))
+    raise ValueError(f"lam2 must be a scalar or have shape ({dim},) or ({dim}, {dim}), got {block.shape}")

@@ -1,0 +1,68 @@
+"""-f** of one link g(z) at given mean and variance of z, with its majorant and its worst-case distribution.
+
+For g(z) = a z + h(z^2), h concave, Jensen's inequality in z^2 gives -f** = a mean + h(variance + mean^2), attained by
+two atoms at +-sqrt(variance + mean^2) (theory section 3.2); for the indicator the value is Cantelli's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fenchel.losses.links import IndicatorLink, Link
+
+__all__ = ["ScalarForm", "scalar_form"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ScalarForm:
+    """All arrays (n,), one entry a term.
+
+    ``value`` = -f** = sup E[g(z)]; the majorant ``value + slope (z - mean) + curvature/2 ((z - mean)^2 - variance)``
+    lies above g everywhere. The worst case puts ``weight`` on ``atom`` and 1 - weight on ``other``; ``attained``
+    is False where the supremum is only a limit (then the atoms reach a smaller value).
+    """
+
+    value: Array
+    slope: Array
+    curvature: Array
+    atom: Array
+    other: Array
+    weight: Array
+    attained: bool = True
+
+
+def scalar_form(link: Link, mean: Array, variance: Array) -> ScalarForm | None:
+    """The closed form of ``link`` at mean (n,) and variance (n,) > 0 of its argument; None where it has none."""
+    if isinstance(link, IndicatorLink):
+        return _cantelli(mean, variance)
+    if link.rule is None:
+        return None
+    a, center = link.rule
+    offset = mean - center
+    radius = np.hypot(np.sqrt(variance), offset)
+    at = center + radius
+    value = link.value(at) + a * (mean - at)
+    # Twice the derivative of h at radius^2.
+    curvature = np.maximum((link.slope(at) - a) / radius, 0.0)
+    slope = a + curvature * offset
+    return ScalarForm(value, slope, curvature, at, center - radius, 0.5 * (1.0 + offset / radius))
+
+
+def _cantelli(mean: Array, variance: Array) -> ScalarForm:
+    """sup P(z >= 0); for mean >= 0 it is 1, and at mean = 0 not attained."""
+    above = mean >= 0.0
+    safe = np.where(mean == 0.0, 1.0, mean)
+    second = variance + mean * mean
+    far = np.where(mean == 0.0, np.sqrt(variance), mean + variance / safe)
+    value = np.where(above, 1.0, variance / second)
+    curvature = np.where(above, 0.0, 2.0 / (far * far))
+    slope = np.where(above, 0.0, curvature * (mean - far))
+    # Above the threshold both atoms have z >= 0; below it one sits on the jump.
+    weight_far = np.where(mean == 0.0, 0.5, mean * mean / second)
+    other = np.where(mean == 0.0, -far, 0.0)
+    return ScalarForm(value, slope, curvature, far, other, weight_far, bool((mean != 0.0).all()))
