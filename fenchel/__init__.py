@@ -4,9 +4,11 @@ The optimizers live in `fenchel.optim` and need torch; nothing here imports it.
 """
 
 from fenchel import losses
+from fenchel.conjugate import conjugate
 from fenchel.errors import CertificateError, DomainError, FenchelError, MissingDependencyError, SolverError
 from fenchel.gaussian import Gaussian
 from fenchel.results import BiconjugateResult, ConjugateResult, Natural, ObjectiveResult, Verdict
+from fenchel.sums import sum_of_biconjugates
 
 __all__ = [
     "BiconjugateResult",
@@ -20,5 +22,7 @@ __all__ = [
     "ObjectiveResult",
     "SolverError",
     "Verdict",
+    "conjugate",
     "losses",
+    "sum_of_biconjugates",
 ]
