@@ -4,6 +4,7 @@ The optimizers live in `fenchel.optim` and need torch; nothing here imports it.
 """
 
 from fenchel import losses
+from fenchel.biconjugate import biconjugate
 from fenchel.conjugate import conjugate
 from fenchel.errors import CertificateError, DomainError, FenchelError, MissingDependencyError, SolverError
 from fenchel.gaussian import Gaussian
@@ -22,6 +23,7 @@ __all__ = [
     "ObjectiveResult",
     "SolverError",
     "Verdict",
+    "biconjugate",
     "conjugate",
     "losses",
     "sum_of_biconjugates",

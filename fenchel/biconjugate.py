@@ -1,0 +1,293 @@
+"""The biconjugate f** (Eqs. 4, 8, 9, 20) of the expected loss, with a bracket that is proved wherever it says so."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fenchel.certificate import LowerBound
+from fenchel.closed_forms import closed_form_biconjugate
+from fenchel.cutting_plane import Budget, Master, Outcome, Start, cutting_plane
+from fenchel.gaussian import Gaussian
+from fenchel.losses import Loss
+from fenchel.moment_frame import STRUCTURES, MomentFrame
+from fenchel.moment_problem import MasterSolution
+from fenchel.polish import ActiveSet
+from fenchel.programs import SolverOptions, reference_master
+from fenchel.quadratics import quadratic_moment_problem
+from fenchel.results import BiconjugateResult, Natural
+from fenchel.sampled import sampled_biconjugate
+from fenchel.sums import sum_of_biconjugates
+from fenchel.white_loss import WhiteLoss
+
+__all__ = ["METHODS", "biconjugate"]
+
+Array = NDArray[np.float64]
+METHODS = ("cutting-plane", "sampled", "hull", "closed-form")
+MASTERS = ("highs", "cvxpy")
+
+
+def biconjugate(
+    loss: Loss,
+    q: Gaussian,
+    method: str = "cutting-plane",
+    tol: float = 1e-8,
+    *,
+    structure: str | None = None,
+    warm: BiconjugateResult | Array | None = None,
+    max_seconds: float | None = None,
+    max_boxes: int | None = None,
+    max_rounds: int = 60,
+    master: str = "highs",
+    num_pieces: int = 100,
+    rng: np.random.Generator | int | None = None,
+    solver: str | SolverOptions | None = None,
+) -> BiconjugateResult:
+    """f**(mu) at the moments mu of q: minus the worst-case expected loss over all distributions with these moments.
+
+    Args:
+        loss: the total loss l on R^P.
+        q: Gaussian whose expectation parameters are mu.
+        method: "cutting-plane" (any loss; certified), "closed-form" (theory section 3.2, where the loss has one),
+            "hull" (P = 1), or "sampled" (the paper's program, Eqs. 32, 33; never certified).
+        tol: the bracket is to be no wider than tol * max(1, |f**|).
+        structure: "full", "diagonal" or "isotropic" in place of q's family; it then sees q's covariance, its diagonal or
+            its trace.
+        warm: an earlier result for the same loss and a nearby q, or atoms (K, P), to start from.
+        max_seconds, max_boxes, max_rounds: limits; the bracket reached is returned, with `certified` False if it is wide.
+            60 seconds by default.
+        master: "highs", the built-in linear program, or "cvxpy", the reference program (with ``solver``).
+        num_pieces, rng: of the sampled program.
+        solver: CVXPY solver (or `SolverOptions`) of the sampled program and of the reference master.
+
+    Returns:
+        `BiconjugateResult`. ``lower`` rests on a quadratic above the loss everywhere, ``upper`` on atoms with the moments
+        mu. ``value`` is the upper end where the bracket has closed (at least for the local searches), else the proved lower
+        end. ``certified``: bracket proved and within tol. ``natural`` = grad f**(mu). ``info["majorant_offset"]`` is t
+        with t - <lambda', T(theta)> >= l(theta) proved for all theta. A loss that no quadratic majorizes has value -inf.
+
+    Raises:
+        TypeError, ValueError: bad input, each with one sentence.
+        SolverError: a convex solver is missing or failed.
+    """
+    family = _checked(loss, q, method, tol, structure, master, num_pieces, max_rounds, max_seconds)
+    if method == "hull":
+        from fenchel.hull import hull_biconjugate
+
+        return hull_biconjugate(loss, q, tol=tol, structure=family)
+    frame = MomentFrame.of(q.mean, q.cov, family)
+    if method == "closed-form":
+        return _closed_form(loss, q, frame)
+    options = solver if isinstance(solver, SolverOptions) else SolverOptions(solver or "CLARABEL")
+    white = WhiteLoss(loss, frame)
+    if method == "sampled":
+        generator = rng if isinstance(rng, np.random.Generator) else np.random.default_rng(0 if rng is None else rng)
+        return sampled_biconjugate(white, tol, num_pieces=num_pieces, rng=generator, options=options)
+    begin = time.perf_counter()
+    if getattr(loss, "quadratic_only", False):
+        return _quadratic(loss, frame, tol, begin)
+    budget = Budget(max_rounds, 60.0 if max_seconds is None else float(max_seconds), max_boxes)
+    start = _start(loss, q, frame, warm)
+    solve = _reference(frame, options) if master == "cvxpy" else None
+    outcome = cutting_plane(white, tol=tol, start=start, budget=budget, master=solve)
+    return _result(frame, outcome, tol, time.perf_counter() - begin)
+
+
+def _checked(
+    loss: Any,
+    q: Any,
+    method: Any,
+    tol: Any,
+    structure: Any,
+    master: Any,
+    num_pieces: Any,
+    max_rounds: Any,
+    max_seconds: Any,
+) -> str:
+    """The family to use; TypeError or ValueError with one sentence for bad input."""
+    if not isinstance(loss, Loss):
+        raise TypeError(f"loss must be a fenchel.losses.Loss (see losses.from_function), got {type(loss).__name__}.")
+    if not isinstance(q, Gaussian):
+        raise TypeError(f"q must be a Gaussian, got {type(q).__name__}.")
+    if loss.dim != q.dim:
+        raise ValueError(f"loss and q must have the same dimension; the loss has {loss.dim} parameters, q has {q.dim}.")
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}.")
+    if isinstance(tol, bool) or not isinstance(tol, (int, float, np.number)) or not 0.0 < float(tol) < np.inf:
+        raise ValueError(f"tol must be a positive number, got {tol!r}.")
+    if structure is not None and structure not in STRUCTURES:
+        raise ValueError(f"structure must be one of {', '.join(STRUCTURES)}; got {structure!r}.")
+    if master not in MASTERS:
+        raise ValueError(f"master must be one of {', '.join(MASTERS)}; got {master!r}.")
+    for name, count in (("num_pieces", num_pieces), ("max_rounds", max_rounds)):
+        if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, got {count!r}.")
+    if max_seconds is not None and not float(max_seconds) > 0.0:
+        raise ValueError(f"max_seconds must be positive, got {max_seconds!r}.")
+    return str(structure or q.structure)
+
+
+def _start(loss: Loss, q: Gaussian, frame: MomentFrame, warm: Any) -> Start:
+    """Atoms, quadratics and proved lower bounds known before the first round."""
+    if isinstance(warm, BiconjugateResult):
+        return _warm_start(frame, warm)
+    points = np.zeros((0, frame.dim))
+    if warm is not None:
+        theta = np.asarray(warm, dtype=float)
+        if theta.ndim != 2 or theta.shape[1] != frame.dim or not np.all(np.isfinite(theta)):
+            raise ValueError(f"warm must be a BiconjugateResult or finite atoms of shape (K, {frame.dim}).")
+        points = frame.to_white(theta)
+    if frame.dim <= 2:
+        # The starting design already brings the bracket to a few percent here, and costs less.
+        return Start(points)
+    try:
+        summed = sum_of_biconjugates(loss, q, structure=frame.structure)
+    except TypeError:  # not a sum of terms with closed forms
+        return Start(points)
+    if summed.natural is None or not np.isfinite(summed.lower):
+        return Start(points)
+    lam1, lam2 = summed.natural.lam1, frame.matrix(summed.natural.lam2)
+    pairing, _ = frame.pairing(lam1, lam2)
+    bound = LowerBound(summed.lower, lam1, lam2, "sum of biconjugates")
+    return Start(points, (frame.from_natural(pairing - summed.lower, lam1, lam2),), bound)
+
+
+def _warm_start(frame: MomentFrame, warm: BiconjugateResult) -> Start:
+    if warm.atoms.ndim != 2 or warm.atoms.shape[1] != frame.dim or warm.natural is None:
+        raise ValueError(f"warm must be a result for {frame.dim} parameters, with atoms and a natural parameter.")
+    points = frame.to_white(warm.atoms)
+    if warm.structure != frame.structure:
+        return Start(points)
+    lam1, lam2 = warm.natural.lam1, frame.matrix(warm.natural.lam2)
+    pairing, size = frame.pairing(lam1, lam2)
+    offset = warm.info.get("majorant_offset")
+    if offset is None or not np.isfinite(offset):
+        return Start(points)
+    # The old quadratic majorizes the loss whatever q is, so it bounds f** at the new q without a search.
+    slack = 1e-14 * (size + abs(offset))
+    bound = LowerBound(pairing - offset - slack, lam1, lam2, "earlier majorant")
+    c = frame.from_natural(offset, lam1, lam2)
+    return Start(points, (), bound, active=ActiveSet(points, warm.weights, c, np.inf))
+
+
+def _reference(frame: MomentFrame, options: SolverOptions) -> Master:
+    def solve(points: Array, values: Array) -> MasterSolution:
+        return reference_master(frame, points, values, options)
+
+    return solve
+
+
+def _value(lower: float, upper: float, local_lower: float, tol: float) -> float:
+    """The upper end once the bracket has closed at least locally, else the proved lower end."""
+    scale = max(1.0, abs(upper)) if np.isfinite(upper) else 1.0
+    if upper - max(lower, local_lower) <= max(tol, 1e-6) * scale or not np.isfinite(lower):
+        return upper
+    return lower
+
+
+def _result(frame: MomentFrame, outcome: Outcome, tol: float, seconds: float) -> BiconjugateResult:
+    lower, upper = outcome.lower, outcome.upper
+    low = -np.inf if lower is None else lower.value
+    high = np.inf if upper is None else upper.value
+    message = outcome.message
+    value = _value(low, high, outcome.local_lower, tol)
+    if outcome.unbounded:
+        value, low = -np.inf, -np.inf
+    scale = max(1.0, abs(value)) if np.isfinite(value) else 1.0
+    certified = bool(np.isfinite(low) and high - low <= tol * scale)
+    if certified:
+        message = ""
+    elif not message:
+        message = f"the bracket is {high - low:.2g} wide"
+    limited = "" if lower is None else lower.limited
+    return BiconjugateResult(
+        value=value,
+        lower=low,
+        upper=high,
+        certified=certified,
+        natural=None if lower is None else frame.blocks(lower.lam1, lower.lam2),
+        atoms=np.zeros((0, frame.dim)) if upper is None else upper.points,
+        weights=np.zeros(0) if upper is None else upper.weights,
+        iterations=outcome.rounds,
+        seconds=seconds,
+        method="cutting-plane",
+        structure=frame.structure,
+        message="; ".join(text for text in (message, limited) if text),
+        info={
+            "rounds": outcome.rounds,
+            "searches": outcome.searches,
+            "boxes": outcome.boxes,
+            "columns": outcome.atoms,
+            "local_lower": outcome.local_lower,
+            "lower_from": None if lower is None else lower.source,
+            "majorant_offset": None if lower is None else lower.offset(frame),
+        },
+    )
+
+
+def _quadratic(loss: Any, frame: MomentFrame, tol: float, begin: float) -> BiconjugateResult:
+    """A quadratic loss: exact, up to rounding that the bracket allows for."""
+    inside = loss.compose(frame.factor, frame.mean)
+    scale = max(1.0, abs(float(loss(frame.mean))), float(np.abs(inside.H).sum()))
+    points, w = quadratic_moment_problem(inside.H, frame.structure, 0.01 * tol * scale)
+    weights = np.full(points.shape[0], 1.0 / points.shape[0])
+    theta = frame.to_theta(points)
+    terms = np.concatenate([np.abs(loss._value(theta)), [abs(inside.c)], np.abs(inside.H).ravel()])
+    slack = 1e-15 * float(np.max(terms)) * (4.0 + frame.dim)
+    high = -float(weights @ loss._value(theta)) + slack
+    low = -(inside.c + float(np.trace(w))) - slack
+    if frame.structure == "full" or np.array_equal(np.atleast_1d(w), 0.5 * inside.H):
+        lam1, lam2 = -loss.b, -0.5 * loss.H
+    else:
+        _, lam1, lam2 = frame.to_natural(frame.coefficients(inside.c, inside.b, w))
+    value = 0.5 * (low + high)
+    certified = high - low <= tol * max(1.0, abs(value))
+    return BiconjugateResult(
+        value=value,
+        lower=low,
+        upper=high,
+        certified=certified,
+        natural=frame.blocks(lam1, lam2),
+        atoms=theta,
+        weights=weights,
+        iterations=1,
+        seconds=time.perf_counter() - begin,
+        method="cutting-plane",
+        structure=frame.structure,
+        message="" if certified else f"the bracket is {high - low:.2g} wide",
+        info={
+            "rounds": 1,
+            "searches": 0,
+            "boxes": 0,
+            "lower_from": "quadratic",
+            "majorant_offset": frame.pairing(lam1, lam2)[0] - low,
+        },
+    )
+
+
+def _closed_form(loss: Loss, q: Gaussian, frame: MomentFrame) -> BiconjugateResult:
+    """The closed form, with a bracket that allows for the rounding of its evaluation."""
+    begin = time.perf_counter()
+    found = closed_form_biconjugate(loss, q, frame.structure)
+    if found is None:
+        raise ValueError(f"{loss!r} has no closed form of f** in the {frame.structure} family; use another method.")
+    value, natural, atoms, weights = found
+    slack = 1e-13 * max(1.0, abs(value))
+    blocks = natural if natural is None or isinstance(natural, Natural) else Natural(*natural)
+    return BiconjugateResult(
+        value=float(value),
+        lower=float(value) - slack,
+        upper=float(value) + slack,
+        certified=True,
+        natural=blocks,
+        atoms=np.zeros((0, frame.dim)) if atoms is None else atoms,
+        weights=np.zeros(0) if weights is None else weights,
+        iterations=0,
+        seconds=time.perf_counter() - begin,
+        method="closed-form",
+        structure=frame.structure,
+        message="" if atoms is not None else "the worst case is not attained",
+    )

@@ -1,0 +1,305 @@
+"""f** by column generation: linear program, Newton polish, local oracle, and the certified search last.
+
+A round solves the moment problem over the atoms known so far, moves the active atoms to the maximizers of l - Q, polishes
+them with Newton's method, and asks where l rises above the resulting quadratic. Cheap local searches answer first;
+the global search is asked only when they find nothing, and whatever it finds is added.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fenchel.atoms import design
+from fenchel.certificate import LowerBound, UpperBound, certify_lower, make_upper
+from fenchel.moment_problem import MasterSolution, MomentProblem
+from fenchel.polish import ActiveSet, polish
+from fenchel.white_loss import WhiteLoss
+
+__all__ = ["Budget", "Outcome", "Start", "cutting_plane"]
+
+Array = NDArray[np.float64]
+Master = Callable[[Array, Array], MasterSolution]
+_LIFTS = np.array([1e-12, 1e-10, 1e-8, 1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4])
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits of one computation; ``max_boxes`` is the search's own default where None."""
+
+    max_rounds: int = 60
+    max_seconds: float = 60.0
+    max_boxes: int | None = None
+
+
+@dataclass(frozen=True)
+class Start:
+    """Whitened atoms (K, P), quadratics, a proved lower bound, and the active set of a nearby problem to begin from."""
+
+    points: Array
+    coefficients: tuple[Array, ...] = ()
+    lower: LowerBound | None = None
+    active: ActiveSet | None = None
+
+
+@dataclass
+class Outcome:
+    """What the rounds have established so far."""
+
+    lower: LowerBound | None = None
+    upper: UpperBound | None = None
+    local_lower: float = -np.inf
+    rounds: int = 0
+    searches: int = 0
+    boxes: int = 0
+    atoms: int = 0
+    message: str = ""
+    unbounded: bool = False
+    history: list[tuple[float, float]] = field(default_factory=list)
+
+    def offer_lower(self, bound: LowerBound) -> None:
+        if self.lower is None or bound.value > self.lower.value:
+            self.lower = bound
+
+    def offer_upper(self, bound: UpperBound | None) -> None:
+        if bound is not None and (self.upper is None or bound.value < self.upper.value):
+            self.upper = bound
+
+    def gap(self) -> float:
+        if self.lower is None or self.upper is None:
+            return np.inf
+        return self.upper.value - self.lower.value
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A quadratic, the local maximizers of l - Q found (x (K, P), values (K,)), and the lower bound they suggest."""
+
+    coefficients: Array
+    points: Array
+    violations: Array
+    lower: float
+
+
+class _Rounds:
+    """State of one column generation."""
+
+    def __init__(self, white: WhiteLoss, tol: float, budget: Budget, master: Master | None) -> None:
+        self.white, self.frame, self.tol, self.budget = white, white.frame, tol, budget
+        self.problem = MomentProblem(white.frame)
+        self.reference = master
+        self.outcome = Outcome()
+        self.deadline = time.perf_counter() + budget.max_seconds
+        self.best: _Candidate | None = None
+
+    # --- pieces of a round ---------------------------------------------------------------------------------------
+
+    def add(self, points: Array) -> None:
+        if points.shape[0]:
+            self.problem.add(points, self.white.value(points))
+
+    def solve(self) -> MasterSolution:
+        if self.reference is None:
+            return self.problem.solve()
+        return self.reference(self.problem.points, self.problem.values)
+
+    def scale(self) -> float:
+        bounds = [b.value for b in (self.outcome.lower, self.outcome.upper) if b is not None and np.isfinite(b.value)]
+        return max(1.0, min((abs(b) for b in bounds), default=1.0))
+
+    def look(self, c: Array, starts: Array) -> _Candidate:
+        """Local maximizers of l - Q from ``starts``; a runaway or non-finite one makes the quadratic worthless."""
+        points, values = self.white.local_maximizers(c, starts)
+        good = np.isfinite(values) & np.all(np.isfinite(points), axis=1)
+        lower = -np.inf
+        if np.all(good) and values.size:
+            lower = -float(c @ self.frame.target) - float(np.max(values))
+        points, values = _distinct(points[good], values[good])
+        candidate = _Candidate(c, points, values, lower)
+        if self.best is None or lower > self.best.lower:
+            self.best = candidate
+        self.outcome.local_lower = self.best.lower
+        return candidate
+
+    def starts(self, c: Array, active: Array) -> Array:
+        """Where to look: the active atoms, and the known atoms that come nearest to violating Q."""
+        slackness = (self.problem.values - self.frame.features(self.problem.points) @ c) / (
+            1.0 + np.sum(self.problem.points**2, axis=1)
+        )
+        count = min(slackness.size, 24 + 4 * self.frame.dim)
+        nearest = np.argpartition(-slackness, count - 1)[:count]
+        return np.concatenate([active, self.problem.points[nearest]])
+
+    def lift(self, c: Array) -> _Candidate | None:
+        """The least tried multiple of |x|^2 that makes l - Q bounded when added to Q; None where none does.
+
+        A linear program over finitely many atoms can fall short of the growth of the loss by rounding.
+        """
+        second = self.frame.coefficients(0.0, np.zeros(self.frame.dim), np.eye(self.frame.dim))
+        shortfall = self.white.shortfall(c)
+        for amount in _LIFTS if shortfall is None else (1.0 + 1e-9) * shortfall + np.array([1e-13, 1e-9]):
+            raised = c + amount * second
+            candidate = self.look(raised, self.starts(raised, np.zeros((0, self.frame.dim))))
+            if np.isfinite(candidate.lower):
+                return candidate
+        return None
+
+    def newton(self, candidate: _Candidate, active: Array, weights: Array) -> ActiveSet | None:
+        """Merge the active atoms into the maximizers they lead to, and solve the optimality conditions there."""
+        if candidate.points.shape[0] == 0:
+            return None
+        distance = np.linalg.norm(active[:, None, :] - candidate.points[None, :, :], axis=2)
+        owner = np.argmin(distance, axis=1)
+        mass = np.bincount(owner, weights=weights, minlength=candidate.points.shape[0])
+        used = mass > 0.0
+        return self.polish(ActiveSet(candidate.points[used], mass[used], candidate.coefficients, np.inf))
+
+    def polish(self, start: ActiveSet) -> ActiveSet | None:
+        """Newton's method; a maximizer with a slope sits on a kink or a jump and stays there."""
+        slope = self.white.slope(start.coefficients, start.points)
+        size = 1.0 + np.max(np.abs(self.white.gradient(start.points)), axis=1)
+        norm = np.linalg.norm(slope, axis=1)
+        held = norm > 1e-5 * size
+        normals = np.where(held[:, None], slope / np.where(held, norm, 1.0)[:, None], 0.0)
+        return polish(self.white, start, normals)
+
+    # --- the rounds ----------------------------------------------------------------------------------------------
+
+    def run(self, start: Start) -> Outcome:
+        out = self.outcome
+        if start.lower is not None:
+            out.offer_lower(start.lower)
+        self.add(start.points)
+        for c in start.coefficients:
+            self.add(self.look(c, start.points).points)
+        if start.active is not None and self.resume(start.active):
+            out.atoms = self.problem.values.size
+            return out
+        self.add(design(self.frame.dim))
+        stalled = 0
+        for _ in range(self.budget.max_rounds):
+            out.rounds += 1
+            before = (self.best.lower if self.best else -np.inf, out.upper.value if out.upper else np.inf)
+            if not self.round():
+                break
+            after = (self.best.lower if self.best else -np.inf, out.upper.value if out.upper else np.inf)
+            out.history.append(after)
+            if out.gap() <= self.tol * self.scale():
+                break
+            stalled = stalled + 1 if after == before else 0
+            if stalled >= 4:
+                out.message = "no progress within rounding error"
+                break
+            if time.perf_counter() > self.deadline:
+                out.message = "time limit reached"
+                break
+        else:
+            out.message = "round limit reached"
+        if self.best is None or not np.isfinite(self.best.lower):
+            self.unbounded()
+        elif out.gap() > self.tol * self.scale():
+            self.certify(self.best)
+        out.atoms = self.problem.values.size
+        return out
+
+    def resume(self, active: ActiveSet) -> bool:
+        """Newton straight from the active set of a nearby problem; True where the bracket closes."""
+        polished = self.polish(active)
+        if polished is None or polished.residual > 1e-6 or polished.weights.min() < 0.0:
+            return False
+        candidate = self.look(polished.coefficients, np.concatenate([active.points, polished.points]))
+        self.add(candidate.points)
+        self.outcome.offer_upper(make_upper(self.white, polished.points, polished.weights))
+        if self.outcome.upper is None or self.outcome.upper.value - candidate.lower > 0.3 * self.tol * self.scale():
+            return False
+        self.certify(candidate)
+        return self.outcome.gap() <= self.tol * self.scale()
+
+    def unbounded(self) -> None:
+        """No quadratic tried was above the loss: say so, with the reason the search gives for a steep one."""
+        c = self.frame.coefficients(0.0, np.zeros(self.frame.dim), _LIFTS[-1] * np.eye(self.frame.dim))
+        found, _, _ = self.white.supremum(c, tol=1.0, starts=None, max_boxes=1000)
+        self.outcome.unbounded = found.lower == np.inf
+        self.outcome.message = found.message or "no quadratic tried lies above the loss"
+
+    def round(self) -> bool:
+        solution = self.solve()
+        if not solution.feasible:
+            self.outcome.message = "no distribution on the atoms tried has these moments"
+            return False
+        keep = solution.weights * (1.0 + np.sum(self.problem.points**2, axis=1)) > 1e-12
+        active, weights = self.problem.points[keep], solution.weights[keep]
+        self.outcome.offer_upper(make_upper(self.white, active, weights))
+        candidate = self.look(solution.coefficients, self.starts(solution.coefficients, active))
+        if not np.isfinite(candidate.lower):
+            candidate = self.lift(solution.coefficients) or candidate
+        self.add(self.near_violations(candidate))
+        polished = self.newton(candidate, active, weights)
+        if polished is not None and polished.residual < 1e-3:
+            self.outcome.offer_upper(make_upper(self.white, polished.points, polished.weights))
+            second = self.look(polished.coefficients, self.starts(polished.coefficients, polished.points))
+            self.add(self.near_violations(second))
+        best = self.best
+        if best is None or self.outcome.upper is None:
+            return True
+        if self.outcome.upper.value - best.lower <= 0.3 * self.tol * self.scale():
+            return self.certify(best)
+        return True
+
+    def near_violations(self, candidate: _Candidate) -> Array:
+        """The maximizers worth a column: those not far below the highest."""
+        if candidate.violations.size == 0:
+            return candidate.points
+        order = np.argsort(-candidate.violations)[: 4 * self.frame.size]
+        return candidate.points[order]
+
+    def certify(self, candidate: _Candidate) -> bool:
+        """Search globally; False where nothing more can be learned."""
+        out = self.outcome
+        out.searches += 1
+        bound, found = certify_lower(
+            self.white,
+            candidate.coefficients,
+            tol=0.3 * self.tol * self.scale(),
+            starts=candidate.points,
+            max_seconds=max(1e-3, self.deadline - time.perf_counter()),
+            **({} if self.budget.max_boxes is None else {"max_boxes": self.budget.max_boxes}),
+        )
+        out.offer_lower(bound)
+        out.boxes += found.boxes
+        true_lower = -float(candidate.coefficients @ self.frame.target) - found.lower
+        if true_lower < candidate.lower - 0.1 * self.tol * self.scale():
+            # The local searches had missed a violation: the candidate is worth less than it seemed.
+            self.best = _Candidate(candidate.coefficients, candidate.points, candidate.violations, true_lower)
+            self.add(found.maximizers)
+            return True
+        if not found.certified:
+            out.message = found.message or "the global search was stopped before its proof was complete"
+            return False
+        return True
+
+
+def _distinct(points: Array, values: Array) -> tuple[Array, Array]:
+    """One representative of points that coincide within 1e-6, the best first."""
+    order = np.argsort(-values)
+    points, values = points[order], values[order]
+    if values.size < 2:
+        return points, values
+    size = 1.0 + np.linalg.norm(points, axis=1)
+    close = np.linalg.norm(points[:, None, :] - points[None, :, :], axis=2) < 1e-6 * size[:, None]
+    first = np.argmax(close, axis=1) == np.arange(values.size)
+    return points[first], values[first]
+
+
+def cutting_plane(
+    white: WhiteLoss, *, tol: float, start: Start, budget: Budget, master: Master | None = None
+) -> Outcome:
+    """Run the rounds until the certified bracket is no wider than tol * max(1, |f**|), or the budget is spent.
+
+    ``master`` replaces the built-in linear program (the CVXPY reference).
+    """
+    return _Rounds(white, tol, budget, master).run(start)

@@ -1,0 +1,182 @@
+"""The moment class of q in whitened coordinates x = L^-1 (theta - m): features, quadratics, and back.
+
+Every solver of the moment problem (theory of f**: epi f** is the closed convex hull of the lifted curve
+theta -> (T(theta), -l(theta))) works in these coordinates, where q has mean 0 and covariance I whatever its scale.
+The three families are closed under their own whitening, so nothing is lost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fenchel.results import Natural
+
+__all__ = ["STRUCTURES", "MomentFrame"]
+
+Array = NDArray[np.float64]
+STRUCTURES = ("full", "diagonal", "isotropic")
+
+
+@dataclass(frozen=True)
+class MomentFrame:
+    """Mean (P,), factor L (P, P) with L L^T the covariance seen by the family, and the family's name.
+
+    A quadratic is a coefficient vector c (D,) of the features (1, x, second-order block):
+    Q(x) = c . features(x), and E_q[Q] = c . target for every distribution with q's moments.
+    """
+
+    mean: Array
+    factor: Array
+    structure: str
+
+    @classmethod
+    def of(cls, mean: Array, cov: Array, structure: str) -> MomentFrame:
+        """Frame of the moments that ``structure`` sees: all of ``cov``, its diagonal, or its trace."""
+        dim = mean.size
+        if structure == "full":
+            factor = np.linalg.cholesky(cov)
+        elif structure == "diagonal":
+            factor = np.diag(np.sqrt(np.diag(cov)))
+        elif structure == "isotropic":
+            factor = np.sqrt(np.trace(cov) / dim) * np.eye(dim)
+        else:
+            raise ValueError(f"structure must be one of {', '.join(STRUCTURES)}; got {structure!r}.")
+        return cls(np.array(mean, dtype=float), factor, structure)
+
+    @property
+    def dim(self) -> int:
+        """P."""
+        return int(self.mean.size)
+
+    @cached_property
+    def inverse(self) -> Array:
+        """L^-1."""
+        return np.asarray(np.linalg.inv(self.factor))
+
+    @cached_property
+    def pairs(self) -> tuple[Array, Array]:
+        """Index pairs (i <= j) of the second-order block of the full family."""
+        rows, columns = np.triu_indices(self.dim)
+        return rows, columns
+
+    @cached_property
+    def target(self) -> Array:
+        """E_q of the features (D,)."""
+        p = self.dim
+        if self.structure == "full":
+            second = np.eye(p)[self.pairs]
+        elif self.structure == "diagonal":
+            second = np.ones(p)
+        else:
+            second = np.array([float(p)])
+        return np.concatenate([[1.0], np.zeros(p), second])
+
+    @property
+    def size(self) -> int:
+        """D = 1 + dim T."""
+        return int(self.target.size)
+
+    def to_theta(self, x: Array) -> Array:
+        """(K, P) whitened points to parameters."""
+        return self.mean + x @ self.factor.T
+
+    def to_white(self, theta: Array) -> Array:
+        """(K, P) parameters to whitened points."""
+        return (theta - self.mean) @ self.inverse.T
+
+    def features(self, x: Array) -> Array:
+        """(K, P) -> (K, D)."""
+        if self.structure == "full":
+            rows, columns = self.pairs
+            second = x[:, rows] * x[:, columns]
+        elif self.structure == "diagonal":
+            second = x * x
+        else:
+            second = np.sum(x * x, axis=1, keepdims=True)
+        return np.concatenate([np.ones((x.shape[0], 1)), x, second], axis=1)
+
+    def quadratic(self, c: Array) -> tuple[float, Array, Array]:
+        """Coefficients to (u, v, W): Q(x) = u + v.x + x^T W x."""
+        p = self.dim
+        second = c[1 + p :]
+        if self.structure == "full":
+            w = np.zeros((p, p))
+            w[self.pairs] = second
+            w = 0.5 * (w + w.T)
+        elif self.structure == "diagonal":
+            w = np.diag(second)
+        else:
+            w = second[0] * np.eye(p)
+        return float(c[0]), c[1 : 1 + p], w
+
+    def coefficients(self, u: float, v: Array, w: Array) -> Array:
+        """(u, v, W) to coefficients; W must lie in the family."""
+        if self.structure == "full":
+            rows, columns = self.pairs
+            second = np.where(rows == columns, 1.0, 2.0) * w[rows, columns]
+        elif self.structure == "diagonal":
+            second = np.diag(w)
+        else:
+            second = np.array([w[0, 0]])
+        return np.concatenate([[u], v, second])
+
+    def jacobians(self, x: Array) -> Array:
+        """Derivatives of the features: (K, P) -> (K, P, D)."""
+        k, p = x.shape
+        out = np.zeros((k, p, self.size))
+        index = np.arange(p)
+        out[:, index, 1 + index] = 1.0
+        if self.structure == "full":
+            rows, columns = self.pairs
+            slot = 1 + p + np.arange(rows.size)
+            out[:, rows, slot] += x[:, columns]
+            out[:, columns, slot] += x[:, rows]
+        elif self.structure == "diagonal":
+            out[:, index, 1 + p + index] = 2.0 * x
+        else:
+            out[:, :, 1 + p] = 2.0 * x
+        return out
+
+    def to_natural(self, c: Array) -> tuple[float, Array, Array]:
+        """Coefficients to (t, lam1, lam2) with Q(theta) = t - lam1.theta - theta^T lam2 theta; lam2 is (P, P)."""
+        u, v, w = self.quadratic(c)
+        lam2 = -(self.inverse.T @ w @ self.inverse)
+        if self.structure != "full":
+            lam2 = np.diag(np.diag(lam2))
+        lam2 = 0.5 * (lam2 + lam2.T)
+        slope = self.inverse.T @ v
+        lam1 = -slope - 2.0 * lam2 @ self.mean
+        t = u - slope @ self.mean - self.mean @ lam2 @ self.mean
+        return float(t), lam1, lam2
+
+    def from_natural(self, t: float, lam1: Array, lam2: Array) -> Array:
+        """Inverse of `to_natural`."""
+        w = -(self.factor.T @ lam2 @ self.factor)
+        v = -self.factor.T @ (lam1 + 2.0 * lam2 @ self.mean)
+        u = t - lam1 @ self.mean - self.mean @ lam2 @ self.mean
+        return self.coefficients(float(u), v, w)
+
+    def blocks(self, lam1: Array, lam2: Array) -> Natural:
+        """Natural parameter with lam2 in the family's own shape: (P, P), (P,) or ()."""
+        if self.structure == "full":
+            return Natural(lam1, lam2)
+        if self.structure == "diagonal":
+            return Natural(lam1, np.diag(lam2).copy())
+        return Natural(lam1, np.array(lam2[0, 0]))
+
+    def matrix(self, lam2: Array) -> Array:
+        """A second block in any family's shape as a (P, P) matrix."""
+        block = np.asarray(lam2, dtype=float)
+        if block.ndim == 2:
+            return block
+        return block * np.eye(self.dim) if block.ndim == 0 else np.diag(block)
+
+    def pairing(self, lam1: Array, lam2: Array) -> tuple[float, float]:
+        """<lambda', mu> and the sum of the sizes of its terms, which bounds its rounding error."""
+        second = np.outer(self.mean, self.mean) + self.factor @ self.factor.T
+        terms = np.concatenate([lam1 * self.mean, (lam2 * second).ravel()])
+        return float(np.sum(terms)), float(np.sum(np.abs(terms)))
