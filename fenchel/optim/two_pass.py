@@ -1,78 +1,151 @@
 """The skeleton shared by bSAM and SAM: two gradients a sub-batch, averages over sub-batches, one update.
 
-A step is a sequence of four moves, which are public so that a training loop may call them itself:
+A step is a sequence of moves, which are public so that a training loop may make them itself:
 
-    begin()                      forget what was collected, remember the mean
+    begin()                      remember the mean
     for each sub-batch:
         first_point()            move the weights to where the first gradient is taken
-        (forward, backward)
+        (zero the gradients, forward, backward)
         second_point()           read that gradient, move the weights to the adversarial point
-        (forward, backward)
-        collect()                read the second gradient, put the mean back
-    update()                     average over the sub-batches and update
+        (zero the gradients, forward, backward)
+        collect()                read the second gradient
+    update()                     average over the sub-batches and update the mean; or restore() to give the step up
 
-`step(closure)` and `step([closure_1, ..., closure_m])` run them. Whatever is raised in between, the weights return to
-the mean bit for bit, since the mean is kept as a copy and not recomputed.
+`step(closure)` and `step([closure_1, ..., closure_m])` make them. Whatever is raised in between, the weights return
+to the mean bit for bit, since the mean is kept as a copy and not recomputed.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["TwoPassOptimizer"]
+from fenchel.optim import batch_norm as bn
+from fenchel.optim.distributed import local_gradients, process_group
+
+__all__ = ["TwoPassOptimizer", "as_closures", "mean_loss"]
 
 Closure = Callable[[], Any]
 
 
 class TwoPassOptimizer(torch.optim.Optimizer):
-    """Base class: the order of the moves, closures, exception safety, averaging of the loss."""
+    """Base class: order of the moves, closures, exception safety, batch norm, processes.
 
-    def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
+    Args:
+        params: parameters or group dictionaries.
+        defaults: hyperparameters of a group.
+        module: the network; needed for ``batch_norm`` other than "both", and for a module with `no_sync`.
+        batch_norm: see `fenchel.optim.batch_norm.BatchNormPolicy`.
+        distributed: True or a process group: sum what the sub-batches of all ranks contribute.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        defaults: dict[str, Any],
+        *,
+        module: nn.Module | None = None,
+        batch_norm: str = "both",
+        distributed: Any = False,
+    ) -> None:
+        bn.check_policy(batch_norm, module)
+        process_group(distributed)
+        self._module = module
+        self._batch_norm = batch_norm
+        self._distributed = distributed
         self._open = False
+        self._scaler: Any = None
+        self._overflow = False
+        self._parts = 0
         super().__init__(params, defaults)
 
     @abstractmethod
-    def begin(self) -> None: ...
+    def begin(self, grad_scaler: Any = None, parts: int | None = None) -> None:
+        """Start a step of ``parts`` sub-batches (None: not known yet), whose losses ``grad_scaler`` scales."""
 
     @abstractmethod
-    def first_point(self) -> None: ...
+    def first_point(self) -> None:
+        """Move the weights to the point of the first gradient of the next sub-batch."""
 
     @abstractmethod
-    def second_point(self) -> None: ...
+    def second_point(self) -> None:
+        """Read the first gradient and move the weights to the adversarial point."""
 
     @abstractmethod
-    def collect(self) -> None: ...
+    def collect(self) -> None:
+        """Read the gradient at the adversarial point."""
 
     @abstractmethod
-    def update(self) -> None: ...
+    def update(self) -> None:
+        """Average over the sub-batches and update the mean."""
 
     @abstractmethod
-    def restore(self) -> None: ...
+    def restore(self) -> None:
+        """Give the step up: put the mean back, forget what was collected."""
 
-    def step(self, closure: Closure | Sequence[Closure] | None = None) -> Any:  # type: ignore[override]
-        """One step; see the class. Returns the mean over sub-batches of the loss at the adversarial point."""
+    def step(  # type: ignore[override]
+        self, closure: Closure | Iterable[Closure] | None = None, *, grad_scaler: Any = None
+    ) -> Any:
+        """One step from a closure, or from one closure for each sub-batch (m-sharpness).
+
+        A closure zeroes the gradients, evaluates the loss, calls backward and returns the loss; each is called twice.
+
+        Args:
+            closure: a callable, or several.
+            grad_scaler: a `torch.amp.GradScaler`, if the closures call ``grad_scaler.scale(loss).backward()``. Call
+                ``grad_scaler.update()`` afterwards. A step with an infinity in either pass is skipped.
+
+        Returns:
+            The mean over the sub-batches of the losses at the adversarial points, None if the closures return None.
+
+        Raises:
+            ValueError: no closure was given.
+        """
         closures = as_closures(closure, type(self).__name__)
         losses: list[Any] = []
-        self.begin()
+        self.begin(grad_scaler, len(closures))
         try:
-            for part in closures:
+            for part, evaluate in enumerate(closures):
                 self.first_point()
-                with torch.enable_grad():
-                    part()
+                with self._evaluation(part, second=False):
+                    loss = evaluate()
                 self.second_point()
-                with torch.enable_grad():
-                    losses.append(part())
+                if self._overflow:
+                    losses.append(loss)
+                    break
+                with self._evaluation(part, second=True):
+                    losses.append(evaluate())
                 self.collect()
         except BaseException:
             self.restore()
             raise
         self.update()
         return mean_loss(losses)
+
+    @contextmanager
+    def _evaluation(self, part: int, *, second: bool) -> Iterator[None]:
+        module, distributed = self._module, self._distributed is not False
+        freeze = module is not None and not bn.moves_statistics(self._batch_norm, part, second)
+        with torch.enable_grad():
+            if freeze and module is not None:
+                with bn.frozen_statistics(module), local_gradients(module if distributed else None):
+                    yield
+            else:
+                with local_gradients(module if distributed else None):
+                    yield
+
+    def _started(self, what: str) -> None:
+        if not self._open:
+            raise RuntimeError(f"{type(self).__name__}.{what} was called outside a step; call begin first")
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = ("_module", "_batch_norm", "_distributed", "_open", "_scaler", "_overflow", "_parts")
+        return {**super().__getstate__(), **{name: self.__dict__[name] for name in own}}
 
 
 def as_closures(closure: Closure | Iterable[Closure] | None, name: str) -> list[Closure]:
@@ -83,8 +156,8 @@ def as_closures(closure: Closure | Iterable[Closure] | None, name: str) -> list[
     """
     if closure is None:
         raise ValueError(
-            f"{name}.step needs a closure that zeroes the gradients, evaluates the loss, calls backward and returns the "
-            "loss, because every step takes two gradients (or call begin, first_point, second_point, collect, update)"
+            f"{name}.step needs a closure that zeroes the gradients, evaluates the loss, calls backward and returns "
+            "the loss, because every step takes two gradients (or make the moves begin, first_point, ... yourself)"
         )
     closures = [closure] if callable(closure) else list(closure)
     if not closures:

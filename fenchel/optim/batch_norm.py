@@ -1,0 +1,78 @@
+"""Which of a step's forward passes move the running statistics of batch normalization.
+
+Setting `momentum` to zero is used, not `track_running_stats`: the latter, changed after construction, does not stop
+the updates, and other modules (synchronized batch norm, data-parallel wrappers) expect the buffers to take part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+__all__ = ["BatchNormPolicy", "frozen_statistics", "moves_statistics", "reestimate_statistics"]
+
+BatchNormPolicy = Literal["both", "first", "second", "none", "official"]
+"""Both passes of every sub-batch; the first or the second pass only; none; or, as the authors' code does it, both
+passes of the first sub-batch only."""
+
+
+def check_policy(policy: str, module: nn.Module | None) -> None:
+    """Raise ValueError for an unknown policy, or one that needs the module it is to act on."""
+    if policy not in get_args(BatchNormPolicy):
+        raise ValueError(f"batch_norm must be one of {get_args(BatchNormPolicy)}, got {policy!r}")
+    if policy != "both" and module is None:
+        raise ValueError(f"batch_norm={policy!r} needs module=, the network whose statistics it is about")
+
+
+def moves_statistics(policy: str, part: int, second: bool) -> bool:
+    """Whether the pass of sub-batch ``part`` (``second``: at the adversarial point) moves the running statistics."""
+    return {"both": True, "first": not second, "second": second, "none": False, "official": part == 0}[policy]
+
+
+@contextmanager
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Inside, training-mode forward passes leave running means, variances and batch counters as they are."""
+    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.running_mean is not None]
+    momenta = [layer.momentum for layer in layers]
+    counters = [None if c is None else c.clone() for c in (layer.num_batches_tracked for layer in layers)]
+    try:
+        for layer in layers:
+            layer.momentum = 0.0
+        yield
+    finally:
+        for layer, momentum, counter in zip(layers, momenta, counters, strict=True):
+            layer.momentum = momentum
+            if counter is not None and layer.num_batches_tracked is not None:
+                layer.num_batches_tracked.copy_(counter)
+
+
+@torch.no_grad()
+def reestimate_statistics(module: nn.Module, batches: Iterable[Any], *, max_batches: int | None = None) -> None:
+    """Recompute running statistics as plain averages over ``batches`` (inputs, or tuples whose first entry is).
+
+    For a sampled network before it predicts; do it on a copy of the module if training goes on.
+    """
+    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.running_mean is not None]
+    if not layers:
+        return
+    momenta, training = [layer.momentum for layer in layers], module.training
+    device = next(module.parameters()).device
+    try:
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None  # torch's cumulative average
+        module.train()
+        for i, batch in enumerate(batches):
+            if max_batches is not None and i >= max_batches:
+                break
+            inputs: Tensor = batch[0] if isinstance(batch, (tuple, list)) else batch
+            module(inputs.to(device))
+    finally:
+        module.train(training)
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum

@@ -1,0 +1,78 @@
+"""bSAM and SAM over several processes: every rank is a sub-batch (or several) of m-sharpness.
+
+Both gradients of a rank are local: noise, forward, backward and perturbation need no communication. What the ranks
+share are the sums of g_eps and of |g|, in one all-reduce at the end of a step. s is the same on every rank
+afterwards, and sqrt(s) mean|g_k| is averaged after the absolute value, which synchronizing g would get wrong.
+
+    torchrun --nproc-per-node 4 train.py
+
+    dist.init_process_group("nccl")
+    broadcast_module(model)                                  # or wrap it in DistributedDataParallel
+    optimizer = BSAM(model.parameters(), lr, ..., module=model, distributed=True)
+    loss = optimizer.step(closure)                           # closure: this rank's share of the minibatch
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+__all__ = ["broadcast_module", "local_gradients", "rank_of", "sum_across_ranks", "sum_counts"]
+
+Group = Any
+
+
+def process_group(distributed: Any) -> Group | None:
+    """The process group meant by ``distributed``: False is none, True the default one, else a group itself.
+
+    Raises:
+        RuntimeError: True was asked for and torch.distributed is not initialized.
+    """
+    if distributed is False or distributed is None:
+        return None
+    if not (dist.is_available() and dist.is_initialized()):
+        raise RuntimeError("distributed=True needs torch.distributed.init_process_group to be called first")
+    return dist.group.WORLD if distributed is True else distributed
+
+
+def rank_of(distributed: Any) -> int:
+    """This process's rank in the group; 0 without one."""
+    group = process_group(distributed)
+    return 0 if group is None else dist.get_rank(group)
+
+
+def local_gradients(module: nn.Module | None) -> AbstractContextManager[Any]:
+    """Forward and backward without synchronization, if the module is one that would synchronize."""
+    no_sync = getattr(module, "no_sync", None)
+    return no_sync() if callable(no_sync) else nullcontext()
+
+
+def sum_across_ranks(tensors: Sequence[Tensor], group: Group) -> None:
+    """Sum each tensor over the ranks, in place, as one flat all-reduce a device and precision."""
+    places: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for t in tensors:
+        places.setdefault((t.device, t.dtype), []).append(t)
+    for same in places.values():
+        flat = torch.cat([t.reshape(-1) for t in same])
+        dist.all_reduce(flat, group=group)
+        for t, piece in zip(same, flat.split([t.numel() for t in same]), strict=True):
+            t.copy_(piece.view_as(t))
+
+
+def sum_counts(counts: Sequence[int], device: torch.device, group: Group) -> list[int]:
+    """Sum small integers over the ranks."""
+    tensor = torch.tensor(counts, dtype=torch.int64, device=device)
+    dist.all_reduce(tensor, group=group)
+    return [int(c) for c in tensor.tolist()]
+
+
+def broadcast_module(module: nn.Module, *, source: int = 0, group: Group | None = None) -> None:
+    """Give every rank the parameters and buffers of rank ``source``."""
+    with torch.no_grad():
+        for tensor in [*module.parameters(), *module.buffers()]:
+            dist.broadcast(tensor, src=source, group=group)

@@ -1,0 +1,66 @@
+"""Checks of what users hand to an optimizer: one sentence naming the argument and what is wrong with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["check_betas", "check_bsam_group", "check_non_negative", "check_params", "check_positive"]
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise ValueError(f"{name} as a tensor must hold one number, got shape {tuple(value.shape)}")
+        if value.device.type != "cpu":
+            return 1.0  # reading it would wait for the device
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        try:
+            value = float(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"{name} must be a number, got {value!r}") from None
+    return float(value)
+
+
+def check_non_negative(name: str, value: Any) -> None:
+    """Raise ValueError unless ``value`` is a finite number >= 0."""
+    number = _number(name, value)
+    if not (math.isfinite(number) and number >= 0):
+        raise ValueError(f"{name} must be finite and not negative, got {value!r}")
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raise ValueError unless ``value`` is a finite number > 0."""
+    number = _number(name, value)
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError(f"{name} must be finite and positive, got {value!r}")
+
+
+def check_betas(betas: Any) -> None:
+    """Raise ValueError unless ``betas`` is a pair in [0, 1)."""
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+        raise ValueError(f"betas must be a pair (beta1, beta2), got {betas!r}")
+    for name, value in zip(("betas[0]", "betas[1]"), betas, strict=True):
+        number = _number(name, value)
+        if not 0 <= number < 1:
+            raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
+
+
+def check_bsam_group(group: Mapping[str, Any]) -> None:
+    """Check the hyperparameters of one group of `BSAM`."""
+    for name in ("lr", "rho", "weight_decay", "damping"):
+        check_non_negative(name, group[name])
+    for name in ("num_data", "s_init", "data_factor"):
+        check_positive(name, group[name])
+    check_betas(group["betas"])
+
+
+def check_params(params: Iterable[Tensor]) -> None:
+    """Raise ValueError for parameters no optimizer here can handle."""
+    for p in params:
+        if not p.is_floating_point():
+            raise ValueError(f"parameters must be real floating point tensors, got dtype {p.dtype}")

@@ -1,0 +1,73 @@
+"""The posterior an optimizer has learned: variances, and a context in which the model holds one sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["DiagonalPosterior", "Marginal", "held"]
+
+
+class Marginal(NamedTuple):
+    """One parameter's posterior N(mean, variance); ``mean`` is the float32 mean of 16-bit weights."""
+
+    param: Tensor
+    mean: Tensor
+    variance: Tensor
+
+
+@contextmanager
+def held(params: list[Tensor], values: list[Tensor]) -> Iterator[None]:
+    """Inside, the parameters hold ``values``; afterwards, come what may, what they held before, bit for bit."""
+    before = [p.detach().clone() for p in params]
+    try:
+        _assign(params, values)
+        yield
+    finally:
+        _assign(params, before)
+
+
+@torch.no_grad()
+def _assign(params: list[Tensor], values: list[Tensor]) -> None:
+    for p, value in zip(params, values, strict=True):
+        p.copy_(value)
+
+
+class DiagonalPosterior:
+    """What `BSAM`, `VOGN` and `IVON` share: a diagonal Gaussian around the weights."""
+
+    def marginals(self) -> list[Marginal]:
+        """(param, mean, variance) of every parameter that requires a gradient, in the order of the groups."""
+        raise TypeError(f"{type(self).__name__} does not say what its posterior is")
+
+    def sampling_noise(self, params: list[Tensor], generator: torch.Generator | None) -> list[Tensor]:
+        """Standard normals shaped like ``params``, in the precision of the mean."""
+        dtypes = [torch.float32 if p.dtype in (torch.bfloat16, torch.float16) else p.dtype for p in params]
+        return [
+            torch.randn(p.shape, dtype=dtype, device=p.device, generator=generator)
+            for p, dtype in zip(params, dtypes, strict=True)
+        ]
+
+    def posterior_variance(self) -> list[Tensor]:
+        """sigma^2 of every parameter that requires a gradient, in the order of the groups, in the parameter's shape."""
+        with torch.no_grad():
+            return [marginal.variance for marginal in self.marginals()]
+
+    @contextmanager
+    def sampled_params(self, generator: torch.Generator | None = None) -> Iterator[None]:
+        """Inside, the model holds one sample of the posterior; afterwards the mean again, bit for bit.
+
+        Args:
+            generator: where the sample comes from. Without one, a stream of the optimizer's own, apart from the
+                stream of the training noise, so that evaluating a model does not change how it trains on.
+        """
+        with torch.no_grad():
+            marginals = self.marginals()
+            noise = self.sampling_noise([marginal.param for marginal in marginals], generator)
+            values = [q.mean + z * q.variance.sqrt() for q, z in zip(marginals, noise, strict=True)]
+        with held([marginal.param for marginal in marginals], values):
+            yield
