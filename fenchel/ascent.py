@@ -10,70 +10,88 @@ from fenchel.bounds import Model
 __all__ = ["ascend", "distinct"]
 
 Array = NDArray[np.float64]
+_MOST_STEPS = 60
+_MOST_HALVINGS = 25
 
 
-def ascend(model: Model, starts: Array, *, steps: int = 60, climbs: int = 6) -> tuple[Array, Array, Array]:
-    """Points (S, D), values (S,) and gradient norms (S,) after climbing from starts (S, D) in model coordinates.
+def ascend(
+    model: Model, starts: Array, *, climbs: int = 4, domain: tuple[Array, Array] | None = None
+) -> tuple[Array, Array]:
+    """Points (S, D) and values (S,) after climbing from starts (S, D) in model coordinates.
 
-    For a convex loss the first ``climbs`` steps maximize the minorant tangent to l (which cannot descend); then
-    Newton steps with the Hessian's eigenvalues made negative, halved until h does not fall.
+    For a convex loss the first ``climbs`` steps maximize the minorant tangent to l (which cannot descend); then Newton
+    steps with the modulus of the Hessian's eigenvalues, shortened until h rises. ``domain`` = (lo, hi) is never left.
     """
     u = starts.copy()
-    if model.convex and model.whitened:
+    if model.convex and model.whitened and domain is None:
         for _ in range(climbs):
             u = u + model.tangent(u)[1]
     value, slope, hessian = (part.copy() for part in model.derivatives(u))
-    active = np.ones(u.shape[0], dtype=bool)
-    for _ in range(steps):
-        index = np.flatnonzero(active)
-        if index.size == 0:
+    active = np.arange(u.shape[0])
+    for _ in range(_MOST_STEPS):
+        step, gain = _newton_step(u[active], slope[active], hessian[active], domain)
+        rising = gain > 4e-16 * (1.0 + np.abs(value[active]))
+        active, step, gain = active[rising], step[rising], gain[rising]
+        if active.size == 0:
             break
-        step, gain = _newton_step(slope[index], hessian[index])
-        settled = gain <= 4e-16 * (1.0 + np.abs(value[index]))
-        length = np.ones(index.size)
-        moved = np.zeros(index.size, dtype=bool)
-        todo = ~settled
-        new_value, new_slope, new_hessian = value[index], slope[index], hessian[index]
-        new_u = u[index]
-        for _ in range(30):
-            rows = np.flatnonzero(todo)
-            if rows.size == 0:
-                break
-            trial = u[index[rows]] + length[rows, None] * step[rows]
+        length, todo, moved = 1.0, np.arange(active.size), []
+        for _ in range(_MOST_HALVINGS):
+            rows = active[todo]
+            trial = u[rows] + length * step[todo]
+            if domain is not None:
+                trial = np.clip(trial, *domain)
             v, s, m = model.derivatives(trial)
-            better = v >= value[index[rows]] + 1e-4 * length[rows] * gain[rows]
+            better = v >= value[rows] + 1e-4 * length * gain[todo]
+            if better.all():
+                u[rows], value[rows], slope[rows], hessian[rows] = trial, v, s, m
+                moved.append(rows)
+                break
             done = rows[better]
-            new_u[done], new_value[done], new_slope[done], new_hessian[done] = (
-                trial[better],
-                v[better],
-                s[better],
-                m[better],
-            )
-            moved[done] = True
-            todo[done] = False
-            length[rows[~better]] *= 0.25
-        u[index], value[index], slope[index], hessian[index] = new_u, new_value, new_slope, new_hessian
-        active[index] = moved
-    return u, value, np.linalg.norm(slope, axis=1)
+            u[done], value[done], slope[done], hessian[done] = trial[better], v[better], s[better], m[better]
+            moved.append(done)
+            todo, length = todo[~better], 0.25 * length
+        active = np.concatenate(moved) if len(moved) > 1 else moved[0]
+    return _sharpened(model, u, value, slope, hessian, domain)
 
 
-def _newton_step(slope: Array, hessian: Array) -> tuple[Array, Array]:
-    """Ascent steps (S, D) with the curvature's modulus in place of the curvature, and their predicted slopes (S,)."""
+def _sharpened(
+    model: Model, u: Array, value: Array, slope: Array, hessian: Array, domain: tuple[Array, Array] | None
+) -> tuple[Array, Array]:
+    """One more full step where it shortens the gradient and costs no more than rounding: h is flat at its maxima."""
+    step, _ = _newton_step(u, slope, hessian, domain)
+    trial = u + step if domain is None else np.clip(u + step, *domain)
+    v, s = model.tangent(trial)
+    better = (np.square(s).sum(axis=1) < np.square(slope).sum(axis=1)) & (v >= value - 1e-15 * (1.0 + np.abs(value)))
+    return np.where(better[:, None], trial, u), np.where(better, v, value)
+
+
+def _newton_step(u: Array, slope: Array, hessian: Array, domain: tuple[Array, Array] | None) -> tuple[Array, Array]:
+    """Ascent steps (S, D) with the curvature's modulus in place of the curvature, and slope.step (S,)."""
+    if domain is not None:
+        # Coordinates held by the domain's faces stay where they are.
+        held = ((u <= domain[0]) & (slope < 0.0)) | ((u >= domain[1]) & (slope > 0.0))
+        slope = np.where(held, 0.0, slope)
+        free = ~held
+        hessian = np.where(free[:, :, None] & free[:, None, :], hessian, -np.eye(u.shape[1]))
     if slope.shape[1] == 1:
-        size = np.maximum(np.abs(hessian[:, 0, :]), 1e-8)
-        step = slope / size
+        step = slope / np.maximum(np.abs(hessian[:, 0, :]), 1e-8)
     else:
         values, vectors = np.linalg.eigh(hessian)
-        size = np.maximum(np.abs(values), 1e-8 * np.abs(values).max(axis=1, keepdims=True) + 1e-12)
+        size = np.abs(values)
+        size = np.maximum(size, 1e-8 * size.max(axis=1, keepdims=True, initial=0.0) + 1e-12)
         step = np.einsum("bij,bj->bi", vectors, np.einsum("bij,bi->bj", vectors, slope) / size)
     return step, np.einsum("bi,bi->b", step, slope)
 
 
-def distinct(points: Array, values: Array, *, radius: float = 1e-5) -> Array:
+def distinct(points: Array, values: Array, *, radius: float = 1e-5) -> NDArray[np.intp]:
     """Indices of points (K, D) that differ by more than radius (relative above 1), best value first."""
     order = np.argsort(-values, kind="stable")
-    kept: list[int] = []
-    for i in order:
-        if all(np.abs(points[i] - points[k]).max() > radius * (1.0 + np.abs(points[k]).max()) for k in kept):
-            kept.append(int(i))
-    return np.array(kept, dtype=int)
+    placed = points[order]
+    apart = np.abs(placed[:, None, :] - placed[None, :, :]).max(axis=2, initial=0.0)
+    near = apart <= radius * (1.0 + np.abs(placed).max(axis=1, initial=0.0))
+    # A point goes if one kept before it is near; points near a dropped one stay.
+    dropped = np.zeros(order.size, dtype=bool)
+    for i in range(order.size):
+        if not dropped[i]:
+            dropped[i + 1 :] |= near[i + 1 :, i]
+    return order[~dropped]

@@ -6,16 +6,29 @@ quadratic v + g.d + d^T K d / 2, d = u - ref, that lies above h on the whole box
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from fenchel.losses import LinearPredictorLoss, Terms, UserLoss
 from fenchel.losses.linear_predictor import outer_sum
 
-__all__ = ["LinearModel", "Model", "UserModel"]
+__all__ = ["Anchors", "LinearModel", "Model", "UserModel"]
 
 Array = NDArray[np.float64]
+Index = NDArray[np.intp]
 Majorant = tuple[Array, Array, Array]
+
+
+@dataclass(frozen=True, eq=False)
+class Anchors:
+    """h and its links at K points: u (K, D), value (K,), slope (K, D), and per group (z, g(z), g'(z)), each (K, n)."""
+
+    u: Array
+    value: Array
+    slope: Array
+    links: list[tuple[Array, Array, Array]]
 
 
 class _Frame:
@@ -50,6 +63,7 @@ class LinearModel(_Frame):
         self.groups = [Terms(g.link, g.rows @ basis, g.predictors(origin), g.weights) for g in loss.groups]
         self._sizes = [np.abs(g.rows).T for g in self.groups]
         self.convex = all(g.link.convex for g in self.groups)
+        self.continuous = loss.continuous
 
     def value(self, u: Array) -> Array:
         total, _ = self._quadratic(u)
@@ -60,9 +74,9 @@ class LinearModel(_Frame):
     def tangent(self, u: Array) -> tuple[Array, Array]:
         value, slope = self._quadratic(u)
         for g in self.groups:
-            z = g.predictors(u)
-            value = value + g.link.value(z) @ g.weights
-            slope = slope + (g.link.slope(z) * g.weights) @ g.rows
+            v, s = g.link.tangent(g.predictors(u))
+            value = value + v @ g.weights
+            slope = slope + (s * g.weights) @ g.rows
         return value, slope
 
     def derivatives(self, u: Array) -> tuple[Array, Array, Array]:
@@ -70,8 +84,9 @@ class LinearModel(_Frame):
         matrix = np.broadcast_to(-self.concave, (u.shape[0], self.dim, self.dim))
         for g in self.groups:
             z = g.predictors(u)
-            value = value + g.link.value(z) @ g.weights
-            slope = slope + (g.link.slope(z) * g.weights) @ g.rows
+            v, s = g.link.tangent(z)
+            value = value + v @ g.weights
+            slope = slope + (s * g.weights) @ g.rows
             matrix = matrix + outer_sum(g.link.curvature(z) * g.weights, g.rows)
         return value, slope, matrix
 
@@ -87,15 +102,23 @@ class LinearModel(_Frame):
             matrix = matrix + outer_sum(kappa * g.weights, g.rows)
         return value, slope, matrix
 
-    def majorant_at(self, ref: Array, center: Array, half: Array) -> Majorant:
-        """One quadratic a box, each tangent to h at the same point ref (D,), given in powers of u - center."""
-        at, grad = self.tangent(ref[None, :])
+    def anchored(self, anchors: Anchors, which: Index, center: Array, half: Array) -> Majorant:
+        """One quadratic a box, tangent to h at the point anchors.u[which[b]], in powers of u - center."""
         matrix = np.broadcast_to(-self.concave, (center.shape[0], self.dim, self.dim))
-        for g, size in zip(self.groups, self._sizes, strict=True):
-            z, reach, z0 = g.predictors(center), half @ size, g.predictors(ref[None, :])
-            kappa = g.link.majorant_curvature(z0, z - reach, z + reach)
+        for g, size, (z0, v, s) in zip(self.groups, self._sizes, anchors.links, strict=True):
+            z, reach = g.predictors(center), half @ size
+            kappa = g.link.majorant_curvature(z0[which], z - reach, z + reach, (v[which], s[which]))
             matrix = matrix + outer_sum(kappa * g.weights, g.rows)
-        return _recentred(at, grad, matrix, center - ref)
+        return _recentred(anchors, which, matrix, center)
+
+    def anchors(self, u: Array) -> Anchors:
+        """What `anchored` needs to know at the points u (K, D)."""
+        value, slope = self.tangent(u)
+        links = []
+        for g in self.groups:
+            z = g.predictors(u)
+            links.append((z, *g.link.tangent(z)))
+        return Anchors(u, value, slope, links)
 
     def error_weights(self, matrix: Array) -> Array:
         """Per axis, the curvature that the bounds add to h: splitting along the largest gains most."""
@@ -110,7 +133,7 @@ class UserModel(_Frame):
     ) -> None:
         super().__init__(origin, basis, concave, linear, constant)
         self.loss = loss
-        self.convex = False
+        self.convex, self.continuous = False, True
         curved = loss.curvature * (basis.T @ basis) if np.isfinite(loss.curvature) else None
         self._bound = None if curved is None else curved - concave
         q = loss.majorizer
@@ -138,11 +161,13 @@ class UserModel(_Frame):
         bound = np.full(shape, np.inf) if self._bound is None else np.broadcast_to(self._bound, shape)
         return value, slope, bound
 
-    def majorant_at(self, ref: Array, center: Array, half: Array) -> Majorant:
-        at, grad = self.tangent(ref[None, :])
+    def anchored(self, anchors: Anchors, which: Index, center: Array, half: Array) -> Majorant:
         shape = (center.shape[0], self.dim, self.dim)
         bound = np.full(shape, np.inf) if self._bound is None else np.broadcast_to(self._bound, shape)
-        return _recentred(at, grad, bound, center - ref)
+        return _recentred(anchors, which, bound, center)
+
+    def anchors(self, u: Array) -> Anchors:
+        return Anchors(u, *self.tangent(u), [])
 
     def from_majorizer(self, center: Array) -> Majorant | None:
         """The declared majorizer plus the concave quadratic, about each center; None without a majorizer."""
@@ -158,12 +183,14 @@ class UserModel(_Frame):
         return np.asarray(np.ones(matrix.shape[:2]) * np.einsum("ij,ij->j", self.basis, self.basis))
 
 
-def _recentred(at: Array, grad: Array, matrix: Array, shift: Array) -> Majorant:
-    """The quadratic at + grad.d + d^T K d / 2 in d = u - ref, in powers of u - (ref + shift)."""
+def _recentred(anchors: Anchors, which: Index, matrix: Array, center: Array) -> Majorant:
+    """value + slope.d + d^T K d / 2 in d = u - anchor, in powers of u - center."""
+    shift = center - anchors.u[which]
+    slope = anchors.slope[which]
     with np.errstate(invalid="ignore"):
         bent = np.einsum("bij,bj->bi", matrix, shift)
-    value = at + shift @ grad[0] + 0.5 * np.einsum("bi,bi->b", shift, bent)
-    return value, grad + bent, matrix
+    value = anchors.value[which] + np.einsum("bi,bi->b", shift, slope + 0.5 * bent)
+    return value, slope + bent, matrix
 
 
 Model = LinearModel | UserModel

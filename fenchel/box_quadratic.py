@@ -26,11 +26,16 @@ def box_maximum(slope: Array, matrix: Array, half: Array) -> Array:
 
 def _separable(slope: Array, curvature: Array, half: Array) -> Array:
     """max of sum_j s_j d_j + k_j d_j^2 / 2 over the box."""
+    return np.asarray(_line(slope, curvature, half).sum(axis=1))
+
+
+def _line(slope: Array, curvature: Array, half: Array) -> Array:
+    """max of s d + k d^2 / 2 over |d| <= half, elementwise."""
     size = np.abs(slope)
     inside = size < -curvature * half
     safe = np.where(inside, curvature, -1.0)
     at_end = half * (size + 0.5 * curvature * half)
-    return np.asarray(np.where(inside, -0.5 * size * size / safe, at_end).sum(axis=1))
+    return np.where(inside, -0.5 * size * size / safe, at_end)
 
 
 def _exact_plane(slope: Array, matrix: Array, half: Array) -> Array:
@@ -39,18 +44,19 @@ def _exact_plane(slope: Array, matrix: Array, half: Array) -> Array:
     k00, k01, k11 = matrix[:, 0, 0], matrix[:, 0, 1], matrix[:, 1, 1]
     w0, w1 = half[:, 0], half[:, 1]
     # On the edge d1 = +-w1 the function of d0 has slope s0 +- k01 w1, and likewise on the others.
-    best = np.full(s0.shape, -np.inf)
-    for t, a, b, ka, kb, wa, wb in ((1.0, s0, s1, k00, k11, w0, w1), (1.0, s1, s0, k11, k00, w1, w0)):
-        for sign in (t, -t):
-            edge = _separable((a + sign * k01 * wb)[:, None], ka[:, None], wa[:, None])
-            best = np.maximum(best, edge + wb * (sign * b + 0.5 * kb * wb))
+    along = np.stack([s0 + k01 * w1, s0 - k01 * w1, s1 + k01 * w0, s1 - k01 * w0])
+    curved = np.stack([k00, k00, k11, k11])
+    reach = np.stack([w0, w0, w1, w1])
+    end0, end1 = 0.5 * k00 * w0 * w0, 0.5 * k11 * w1 * w1
+    fixed = np.stack([end1 + s1 * w1, end1 - s1 * w1, end0 + s0 * w0, end0 - s0 * w0])
+    best = (fixed + _line(along, curved, reach)).max(axis=0)
     det = k00 * k11 - k01 * k01
     concave = (k00 < 0.0) & (k11 < 0.0) & (det > 0.0)
     safe = np.where(concave, det, 1.0)
     d0 = (k01 * s1 - k11 * s0) / safe
     d1 = (k01 * s0 - k00 * s1) / safe
     inside = concave & (np.abs(d0) <= w0) & (np.abs(d1) <= w1)
-    return np.where(inside, np.maximum(best, 0.5 * (s0 * d0 + s1 * d1)), best)
+    return np.asarray(np.where(inside, np.maximum(best, 0.5 * (s0 * d0 + s1 * d1)), best))
 
 
 def _diagonally_dominant(slope: Array, matrix: Array, half: Array) -> Array:

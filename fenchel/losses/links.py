@@ -18,6 +18,7 @@ from fenchel.losses.inputs import positive_number
 __all__ = ["AbsLink", "BumpLink", "HuberLink", "IndicatorLink", "Link", "ReLULink", "SoftplusLink"]
 
 Array = NDArray[np.float64]
+Tangent = tuple[Array, Array]
 
 # A divided difference over a shorter step than this is mostly rounding: the curvature's supremum replaces it.
 _SHORT_STEP = 1e-2
@@ -50,16 +51,24 @@ class Link(ABC):
         """sup of g'' over [lo, hi]; inf where the interval contains a convex kink."""
 
     @abstractmethod
-    def majorant_curvature(self, z0: Array, lo: Array, hi: Array) -> Array:
-        """kappa >= 0 such that the parabola of curvature kappa tangent at z0 is above g on [lo, hi]."""
+    def majorant_curvature(self, z0: Array, lo: Array, hi: Array, at: Tangent | None = None) -> Array:
+        """kappa >= 0 such that the parabola of curvature kappa tangent at z0 is above g on [lo, hi].
+
+        ``at`` is `tangent` (z0) where the caller has it already.
+        """
 
     @abstractmethod
     def sup(self, lo: Array, hi: Array) -> Array:
         """sup of g over [lo, hi], limits at infinity included."""
 
+    def tangent(self, z: Array) -> Tangent:
+        """(g(z), g'(z))."""
+        return self.value(z), self.slope(z)
+
     def majorant(self, z0: Array, lo: Array, hi: Array) -> tuple[Array, Array, Array]:
         """(v, s, kappa) with v + s (z - z0) + kappa/2 (z - z0)^2 >= g(z) on [lo, hi]; tangent at z0 unless steep."""
-        return self.value(z0), self.slope(z0), self.majorant_curvature(z0, lo, hi)
+        at = self.tangent(z0)
+        return at[0], at[1], self.majorant_curvature(z0, lo, hi, at)
 
 
 def _chord_near_kink(link: Link, z0: Array, lo: Array, hi: Array) -> tuple[Array, Array, Array]:
@@ -83,12 +92,13 @@ class _EvenLink(Link):
     interval is at the point of the interval nearest to -z0. Over the whole line this is the Jaakkola-Jordan bound.
     """
 
-    def majorant_curvature(self, z0: Array, lo: Array, hi: Array) -> Array:
-        z = np.clip(-z0, lo, hi)
+    def majorant_curvature(self, z0: Array, lo: Array, hi: Array, at: Tangent | None = None) -> Array:
+        value, slope = self.tangent(z0) if at is None else at
+        z = np.minimum(np.maximum(-z0, lo), hi)
         step = z - z0
         near = np.abs(step) < _SHORT_STEP
         safe = np.where(near, 1.0, step)
-        excess = self.value(z) - self.value(z0) - self.slope(z0) * step
+        excess = self.value(z) - value - slope * step
         kappa = 2.0 * np.maximum(excess, 0.0) / (safe * safe)
         if near.any():
             kappa = np.where(near, self.curvature_sup(np.minimum(z, z0), np.maximum(z, z0)), kappa)
@@ -110,12 +120,16 @@ class SoftplusLink(_EvenLink):
     def slope(self, z: Array) -> Array:
         return np.asarray(expit(z))
 
+    def tangent(self, z: Array) -> Tangent:
+        e = np.exp(-np.abs(z))
+        return np.maximum(z, 0.0) + np.log1p(e), np.where(z >= 0.0, 1.0, e) / (1.0 + e)
+
     def curvature(self, z: Array) -> Array:
         e = np.exp(-np.abs(z))
         return np.asarray(e / (1.0 + e) ** 2)
 
     def curvature_sup(self, lo: Array, hi: Array) -> Array:
-        return self.curvature(np.clip(0.0, lo, hi))
+        return self.curvature(np.minimum(np.maximum(0.0, lo), hi))
 
 
 class ReLULink(_EvenLink):
@@ -137,7 +151,7 @@ class ReLULink(_EvenLink):
     def curvature_sup(self, lo: Array, hi: Array) -> Array:
         return np.where((lo <= 0.0) & (hi >= 0.0), np.inf, 0.0)
 
-    def majorant_curvature(self, z0: Array, lo: Array, hi: Array) -> Array:
+    def majorant_curvature(self, z0: Array, lo: Array, hi: Array, at: Tangent | None = None) -> Array:
         return _two_piece_curvature(z0, lo, hi, 1.0)
 
     def majorant(self, z0: Array, lo: Array, hi: Array) -> tuple[Array, Array, Array]:
@@ -162,7 +176,7 @@ class AbsLink(_EvenLink):
     def curvature_sup(self, lo: Array, hi: Array) -> Array:
         return np.where((lo <= 0.0) & (hi >= 0.0), np.inf, 0.0)
 
-    def majorant_curvature(self, z0: Array, lo: Array, hi: Array) -> Array:
+    def majorant_curvature(self, z0: Array, lo: Array, hi: Array, at: Tangent | None = None) -> Array:
         return _two_piece_curvature(z0, lo, hi, 2.0)
 
     def majorant(self, z0: Array, lo: Array, hi: Array) -> tuple[Array, Array, Array]:
@@ -171,7 +185,7 @@ class AbsLink(_EvenLink):
 
 def _two_piece_curvature(z0: Array, lo: Array, hi: Array, jump: float) -> Array:
     """The exact kappa for two affine pieces whose slope jumps by ``jump`` at 0; inf where z0 sits on the kink."""
-    z = np.clip(-z0, lo, hi)
+    z = np.minimum(np.maximum(-z0, lo), hi)
     # The slope at z0 = 0 is that of the left piece, so only points to the right exceed the tangent there.
     crosses = ((z > 0.0) & (z0 <= 0.0)) | ((z < 0.0) & (z0 > 0.0))
     on_kink = (z0 == 0.0) & (hi > 0.0)
@@ -224,7 +238,7 @@ class IndicatorLink(Link):
     def curvature_sup(self, lo: Array, hi: Array) -> Array:
         return np.where((lo < 0.0) & (hi >= 0.0), np.inf, 0.0)
 
-    def majorant_curvature(self, z0: Array, lo: Array, hi: Array) -> Array:
+    def majorant_curvature(self, z0: Array, lo: Array, hi: Array, at: Tangent | None = None) -> Array:
         reach = np.maximum(lo, 0.0) - z0  # the nearest point of the interval where g = 1
         below = (z0 < 0.0) & (hi >= 0.0)
         safe = np.where(below, reach, 1.0)
@@ -257,12 +271,12 @@ class BumpLink(Link):
     def curvature_sup(self, lo: Array, hi: Array) -> Array:
         # g'' falls from 1 at 0 to its minimum at |z| = sqrt 3 and rises to 0: the supremum is at the end nearest to
         # 0 or at the end farthest from it.
-        near = np.clip(0.0, lo, hi)
+        near = np.minimum(np.maximum(0.0, lo), hi)
         far = np.maximum(np.abs(lo), np.abs(hi))
         finite = np.where(np.isfinite(far), far, 0.0)
         return np.maximum(self.curvature(near), np.where(np.isfinite(far), self.curvature(finite), 0.0))
 
-    def majorant_curvature(self, z0: Array, lo: Array, hi: Array) -> Array:
+    def majorant_curvature(self, z0: Array, lo: Array, hi: Array, at: Tangent | None = None) -> Array:
         # Everywhere: g is concave in z^2, and its tangent in z^2 has curvature exp(-z0^2/2) in z.
         everywhere = np.exp(-0.5 * np.square(z0))
         return np.maximum(np.minimum(everywhere, self.curvature_sup(np.minimum(lo, z0), np.maximum(hi, z0))), 0.0)
