@@ -17,24 +17,18 @@ from torch.nn.utils import parameters_to_vector
 from experiments.deep import models, stacked_models
 from experiments.deep.config import Config
 from experiments.deep.data import Split
+from experiments.deep.order import data_order
 from experiments.deep.stacked_updates import Rule, rule_for
 
-__all__ = ["Stack", "compatible", "data_order", "initial_weights", "train"]
+__all__ = ["Stack", "compatible", "initial_weights", "train"]
 
 
 def compatible(config: Config) -> tuple[object, ...]:
     """Configurations with equal values here can be trained in one stack."""
     rule = rule_for(config.method)
     shared = (config.dataset, config.model, config.epochs, config.batch_size, config.parts, config.select, config.limit)
-    return (*shared, config.schedule, config.warmup, config.milestones, rule.passes, rule.squares)
-
-
-def data_order(count: int, batch_size: int, seed: int, epoch: int) -> Tensor:
-    """The batches of one epoch (steps, batch_size); the last incomplete batch is left out."""
-    size = min(batch_size, count)
-    generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
-    order = torch.randperm(count, generator=generator)
-    return order[: count // size * size].view(-1, size)
+    swag = (config.swag_epoch, config.swag_rank) if config.method == "swag" else ()
+    return (*shared, config.schedule, config.warmup, config.milestones, rule.passes, rule.squares, swag)
 
 
 def initial_weights(config: Config, shape: tuple[int, int, int], classes: int, seed: int) -> Tensor:
@@ -80,6 +74,10 @@ def train(
         for method, block in blocks.items()
     ]
     loop = _Loop(rules, first, split, len(seeds))
+    if device.type == "cuda":
+        torch.cuda.manual_seed(int(seeds[0]))
+    else:
+        torch.manual_seed(int(seeds[0]))
     begin = time.perf_counter()
     for epoch in range(first.epochs):
         loop.run_epoch(epoch, seeds)

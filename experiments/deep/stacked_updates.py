@@ -272,6 +272,8 @@ class SWAG(SGD):
 
     def __init__(self, configs: Sequence[Config], mean: Tensor, num_data: int) -> None:
         super().__init__(configs, mean, num_data)
+        if len({(c.swag_epoch, c.swag_rank) for c in configs}) != 1:
+            raise ValueError("SWAG configurations of one stack must agree on when they collect and on the rank")
         self.points: list[Tensor] = []
 
     def end_epoch(self, epoch: int) -> None:
@@ -305,7 +307,7 @@ def _moved(mean: Tensor, direction: Tensor, scale: Tensor) -> Tensor:
 
 def _along_gradient(mean: Tensor, gradient: Tensor, rho: Tensor) -> Tensor:
     norm = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
-    return mean + gradient * (rho / (norm + 1e-12))
+    return mean + gradient * torch.where(norm > 0, rho / norm, torch.zeros_like(norm))
 
 
 _RULES: dict[str, type[Rule]] = {

@@ -1,0 +1,81 @@
+"""Finished runs as rows: one small JSON file each while a sweep runs, one line each in the committed tables."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments import store
+from experiments.deep.config import Config
+
+__all__ = ["Row", "RowStore", "committed_directory", "write_committed"]
+
+Row = dict[str, Any]
+
+
+def committed_directory() -> Path:
+    """Where the rows of full runs are kept under version control."""
+    return store.results_directory() / "rows"
+
+
+class RowStore:
+    """Rows by configuration key: a directory of finished ones, and committed files that are only read.
+
+    A row is written to a temporary file and renamed, so a killed process leaves a whole row or none.
+    """
+
+    def __init__(self, directory: Path, committed: Path | None = None) -> None:
+        self.directory = directory
+        self._committed = {row["key"]: row for row in _read_lines(committed)} if committed is not None else {}
+
+    def get(self, config: Config) -> Row | None:
+        """The finished row of ``config``, or None."""
+        key = config.key()
+        path = self.directory / f"{key}.json"
+        if path.exists():
+            return json.loads(path.read_text())  # type: ignore[no-any-return]
+        return self._committed.get(key)
+
+    def put(self, row: Mapping[str, Any]) -> None:
+        """Store a finished row."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        path = self.directory / f"{row['key']}.json"
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(store.plain(row)) + "\n")
+        temporary.replace(path)
+
+    def missing(self, configs: Iterable[Config]) -> list[Config]:
+        """The configurations without a row, each once, in order."""
+        found: dict[str, Config] = {}
+        for config in configs:
+            if self.get(config) is None:
+                found.setdefault(config.key(), config)
+        return list(found.values())
+
+
+def write_committed(rows: Iterable[Row]) -> None:
+    """Merge rows into the committed files, one a task, sorted by key."""
+    directory = committed_directory()
+    by_file: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        kind = "search" if row["settings"]["select"] else "final"
+        name = f"{row['settings']['dataset']}-{row['settings']['model']}-{kind}.jsonl"
+        by_file.setdefault(name, {})[row["key"]] = row
+    for name, new in by_file.items():
+        merged = {row["key"]: row for row in _read_lines(directory / name)} | new
+        directory.mkdir(parents=True, exist_ok=True)
+        temporary = directory / f"{name}.{os.getpid()}.tmp"
+        lines = (json.dumps(store.plain(merged[key]), sort_keys=True) for key in sorted(merged))
+        temporary.write_text("\n".join(lines) + "\n")
+        temporary.replace(directory / name)
+
+
+def _read_lines(path: Path) -> list[Row]:
+    if path.is_dir():
+        return [row for file in sorted(path.glob("*.jsonl")) for row in _read_lines(file)]
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
