@@ -1,7 +1,7 @@
 """Discrete distributions with prescribed moments: repair of a residual, and starting designs.
 
-An upper bound on f** is only one if its atoms have q's moments. A linear program, or Newton's method, leaves a residual;
-it is never ignored but removed, by a move of the atoms or by mixing in atoms that cancel it.
+An upper bound on f** is only one if its atoms have q's moments. A linear program, or Newton's method, leaves a
+residual; it is never ignored but removed, by a move of the atoms or by mixing in atoms that cancel it.
 """
 
 from __future__ import annotations

@@ -54,20 +54,21 @@ def biconjugate(
         method: "cutting-plane" (any loss; certified), "closed-form" (theory section 3.2, where the loss has one),
             "hull" (P = 1), or "sampled" (the paper's program, Eqs. 32, 33; never certified).
         tol: the bracket is to be no wider than tol * max(1, |f**|).
-        structure: "full", "diagonal" or "isotropic" in place of q's family; it then sees q's covariance, its diagonal or
-            its trace.
+        structure: "full", "diagonal" or "isotropic" in place of q's family; it then sees q's covariance, its
+            diagonal or its trace.
         warm: an earlier result for the same loss and a nearby q, or atoms (K, P), to start from.
-        max_seconds, max_boxes, max_rounds: limits; the bracket reached is returned, with `certified` False if it is wide.
-            60 seconds by default.
+        max_seconds, max_boxes, max_rounds: limits (60 seconds by default); the bracket reached is returned, with
+            `certified` False if it is wide.
         master: "highs", the built-in linear program, or "cvxpy", the reference program (with ``solver``).
         num_pieces, rng: of the sampled program.
         solver: CVXPY solver (or `SolverOptions`) of the sampled program and of the reference master.
 
     Returns:
-        `BiconjugateResult`. ``lower`` rests on a quadratic above the loss everywhere, ``upper`` on atoms with the moments
-        mu. ``value`` is the upper end where the bracket has closed (at least for the local searches), else the proved lower
-        end. ``certified``: bracket proved and within tol. ``natural`` = grad f**(mu). ``info["majorant_offset"]`` is t
-        with t - <lambda', T(theta)> >= l(theta) proved for all theta. A loss that no quadratic majorizes has value -inf.
+        `BiconjugateResult`. ``lower`` rests on a quadratic above the loss everywhere, ``upper`` on atoms with the
+        moments mu. ``value`` is the upper end where the bracket has closed (at least for the local searches), else the
+        proved lower end. ``certified``: bracket proved and within tol. ``natural`` = grad f**(mu).
+        ``info["majorant_offset"]`` is t with t - <lambda', T(theta)> >= l(theta) proved for all theta. A loss that no
+        quadratic majorizes has value -inf, and ``message`` says so.
 
     Raises:
         TypeError, ValueError: bad input, each with one sentence.

@@ -1,8 +1,8 @@
 """f** by column generation: linear program, Newton polish, local oracle, and the certified search last.
 
-A round solves the moment problem over the atoms known so far, moves the active atoms to the maximizers of l - Q, polishes
-them with Newton's method, and asks where l rises above the resulting quadratic. Cheap local searches answer first;
-the global search is asked only when they find nothing, and whatever it finds is added.
+A round solves the moment problem over the atoms known so far, moves the active atoms to the maximizers of l - Q,
+polishes them with Newton's method, and asks where l rises above the resulting quadratic. Cheap local searches answer
+first; the global search is asked only when they find nothing, and whatever it finds is added.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 from fenchel.atoms import design
 from fenchel.certificate import LowerBound, UpperBound, certify_lower, make_upper
 from fenchel.moment_problem import MasterSolution, MomentProblem
-from fenchel.polish import ActiveSet, polish
+from fenchel.polish import ActiveSet, free_directions, least_step, polish
 from fenchel.white_loss import WhiteLoss
 
 __all__ = ["Budget", "Outcome", "Start", "cutting_plane"]
 
 Array = NDArray[np.float64]
 Master = Callable[[Array, Array], MasterSolution]
+_TURNS = 8
+_ACTIVE_STEPS = 6
 _LIFTS = np.array([1e-12, 1e-10, 1e-8, 1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4])
 
 
@@ -134,6 +136,58 @@ class _Rounds:
         nearest = np.argpartition(-slackness, count - 1)[:count]
         return np.concatenate([active, self.problem.points[nearest]])
 
+    def closed(self) -> bool:
+        """The bracket is narrow enough for the local searches."""
+        upper, best = self.outcome.upper, self.best
+        return upper is not None and best is not None and upper.value - best.lower <= 0.3 * self.tol * self.scale()
+
+    def improve(self, polished: ActiveSet | None) -> None:
+        """Active-set steps: polish, look where the loss crosses the result, take the crossings in, polish again."""
+        for _ in range(_ACTIVE_STEPS):
+            if polished is None or polished.residual > 1e-3:
+                return
+            self.outcome.offer_upper(make_upper(self.white, polished.points, polished.weights))
+            candidate = self.look(polished.coefficients, self.starts(polished.coefficients, polished.points))
+            self.add(self.near_violations(candidate))
+            if self.closed() or candidate.violations.size == 0:
+                return
+            crossing = candidate.violations > max(0.1 * candidate.violations[0], 1e-12 * self.scale())
+            points = np.concatenate([polished.points, candidate.points[crossing]])
+            fresh = _distinct_from(polished.points, points)
+            if not fresh.any():
+                return
+            weights = np.concatenate([polished.weights, np.zeros(int(crossing.sum()))])
+            fresh[: polished.weights.size] = True
+            before = polished
+            polished = self.polish(ActiveSet(points[fresh], weights[fresh], polished.coefficients, np.inf))
+            if polished is None or polished.points.shape[0] <= before.points.shape[0]:
+                self.turn(before, candidate)
+                if self.closed():
+                    return
+
+    def turn(self, active: ActiveSet, candidate: _Candidate) -> None:
+        """Move Q along the directions its contacts leave free, until the loss no longer crosses it elsewhere."""
+        if self.closed():
+            return
+        free = free_directions(self.white, active)
+        if free.shape[1] == 0:
+            return
+        rows, short = np.zeros((0, free.shape[1])), np.zeros(0)
+        for _ in range(_TURNS):
+            crossing = candidate.violations > 1e-15 * self.scale()
+            moved = (candidate.coefficients - active.coefficients) @ free
+            fresh = self.frame.features(candidate.points[crossing]) @ free
+            rows = np.concatenate([rows, fresh])
+            short = np.concatenate([short, candidate.violations[crossing] + fresh @ moved])
+            step = least_step(rows, short) if short.size else None
+            if step is None:
+                return
+            c = active.coefficients + free @ step
+            candidate = self.look(c, self.starts(c, np.concatenate([active.points, candidate.points])))
+            self.add(self.near_violations(candidate))
+            if self.closed() or not np.isfinite(candidate.lower):
+                return
+
     def lift(self, c: Array) -> _Candidate | None:
         """The least tried multiple of |x|^2 that makes l - Q bounded when added to Q; None where none does.
 
@@ -154,7 +208,7 @@ class _Rounds:
             return None
         distance = np.linalg.norm(active[:, None, :] - candidate.points[None, :, :], axis=2)
         owner = np.argmin(distance, axis=1)
-        mass = np.bincount(owner, weights=weights, minlength=candidate.points.shape[0])
+        mass = np.asarray(np.bincount(owner, weights=weights, minlength=candidate.points.shape[0]), dtype=float)
         used = mass > 0.0
         return self.polish(ActiveSet(candidate.points[used], mass[used], candidate.coefficients, np.inf))
 
@@ -238,17 +292,8 @@ class _Rounds:
         if not np.isfinite(candidate.lower):
             candidate = self.lift(solution.coefficients) or candidate
         self.add(self.near_violations(candidate))
-        polished = self.newton(candidate, active, weights)
-        if polished is not None and polished.residual < 1e-3:
-            self.outcome.offer_upper(make_upper(self.white, polished.points, polished.weights))
-            second = self.look(polished.coefficients, self.starts(polished.coefficients, polished.points))
-            self.add(self.near_violations(second))
-        best = self.best
-        if best is None or self.outcome.upper is None:
-            return True
-        if self.outcome.upper.value - best.lower <= 0.3 * self.tol * self.scale():
-            return self.certify(best)
-        return True
+        self.improve(self.newton(candidate, active, weights))
+        return self.certify(self.best) if self.best is not None and self.closed() else True
 
     def near_violations(self, candidate: _Candidate) -> Array:
         """The maximizers worth a column: those not far below the highest."""
@@ -293,6 +338,13 @@ def _distinct(points: Array, values: Array) -> tuple[Array, Array]:
     close = np.linalg.norm(points[:, None, :] - points[None, :, :], axis=2) < 1e-6 * size[:, None]
     first = np.argmax(close, axis=1) == np.arange(values.size)
     return points[first], values[first]
+
+
+def _distinct_from(known: Array, points: Array) -> NDArray[np.bool_]:
+    """Which points are none of the known ones, within 1e-6."""
+    size = 1.0 + np.linalg.norm(points, axis=1)
+    distance = np.linalg.norm(points[:, None, :] - known[None, :, :], axis=2)
+    return np.asarray(np.min(distance, axis=1) >= 1e-6 * size, dtype=np.bool_)
 
 
 def cutting_plane(

@@ -42,10 +42,10 @@ class MomentFrame:
         elif structure == "diagonal":
             factor = np.diag(np.sqrt(np.diag(cov)))
         elif structure == "isotropic":
-            factor = np.sqrt(np.trace(cov) / dim) * np.eye(dim)
+            factor = float(np.sqrt(np.trace(cov) / dim)) * np.eye(dim)
         else:
             raise ValueError(f"structure must be one of {', '.join(STRUCTURES)}; got {structure!r}.")
-        return cls(np.array(mean, dtype=float), factor, structure)
+        return cls(np.array(mean, dtype=float), np.asarray(factor, dtype=float), structure)
 
     @property
     def dim(self) -> int:
@@ -58,10 +58,10 @@ class MomentFrame:
         return np.asarray(np.linalg.inv(self.factor))
 
     @cached_property
-    def pairs(self) -> tuple[Array, Array]:
+    def pairs(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Index pairs (i <= j) of the second-order block of the full family."""
         rows, columns = np.triu_indices(self.dim)
-        return rows, columns
+        return rows.astype(np.intp), columns.astype(np.intp)
 
     @cached_property
     def target(self) -> Array:

@@ -1,7 +1,7 @@
 """The restricted moment problem: a small linear program over given atoms, kept warm while atoms are added.
 
-minimize -sum_k w_k l(theta_k) over w >= 0 with sum_k w_k features(x_k) = target. Its rows are the 1 + dim T moments, so it
-stays small however many atoms there are; its dual is the least quadratic above the atoms. This is the fast path;
+minimize -sum_k w_k l(theta_k) over w >= 0 with sum_k w_k features(x_k) = target. Its rows are the 1 + dim T moments,
+so it stays small however many atoms there are; its dual is the least quadratic above the atoms. This is the fast path;
 `fenchel.programs.reference_master` states the same program once more in CVXPY.
 """
 
@@ -106,7 +106,7 @@ class MomentProblem:
 
 
 def _column_scale(points: Array) -> Array:
-    return 1.0 + np.sum(points * points, axis=1)
+    return np.asarray(1.0 + np.sum(points * points, axis=1))
 
 
 def _empty_model(target: Array) -> Any:
@@ -114,7 +114,7 @@ def _empty_model(target: Array) -> Any:
         import highspy
     except ImportError as error:
         raise MissingDependencyError("the moment problem needs highspy (pip install highspy).") from error
-    model = highspy.Highs()
+    model: Any = highspy.Highs()  # type: ignore[no-untyped-call]
     for name, value in (
         ("output_flag", False),
         ("presolve", "off"),

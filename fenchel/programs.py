@@ -37,7 +37,7 @@ class SolverOptions:
 
 @dataclass(frozen=True)
 class SampledSolution:
-    """Maximizer of Eq. 33: natural parameter (lam1 (P,), lam2 (P, P)), t, the optimal value, and the multipliers (K,)."""
+    """Maximizer of Eq. 33: lam1 (P,), lam2 (P, P), t, the optimal value, and the multipliers (K,) of the pieces."""
 
     lam1: Array
     lam2: Array

@@ -22,9 +22,10 @@ def sampled_biconjugate(
 ) -> BiconjugateResult:
     """Eq. 33 with first-order expansions of l at ``num_pieces`` points drawn from q.
 
-    The pieces of a convex loss lie below it, so the value is too large. It is never certified. Its multipliers give atoms
-    theta_k = Prec^-1 (eta + a_k), which, with their moments repaired, are a valid upper bound for any loss; ``upper`` is the
-    larger of that bound and the value, ``info["atoms_upper"]`` the bound itself. There is no lower bound.
+    The pieces of a convex loss lie below it, so the value is too large. It is never certified. Its multipliers give
+    atoms theta_k = Prec^-1 (eta + a_k), which, with their moments repaired, are a valid upper bound for any loss;
+    ``upper`` is the larger of that bound and the value, ``info["atoms_upper"]`` the bound itself. There is no lower
+    bound.
 
     Raises:
         SolverError: the solver is missing or did not end in an accepted status.
@@ -40,7 +41,8 @@ def sampled_biconjugate(
     weights: Array = np.zeros(0)
     atoms_upper = np.inf
     if active.any():
-        points = np.linalg.lstsq(-2.0 * solved.lam2, (solved.lam1 + slopes[active]).T, rcond=None)[0].T
+        shifted = (solved.lam1 + slopes[active]).T
+        points = np.asarray(np.linalg.lstsq(-2.0 * solved.lam2, shifted, rcond=None)[0].T, dtype=float)
         bound = make_upper(white, frame.to_white(points), solved.multipliers[active])
         if bound is not None:
             atoms, weights, atoms_upper = bound.points, bound.weights, bound.value

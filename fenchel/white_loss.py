@@ -1,4 +1,4 @@
-"""The loss in whitened coordinates, with the two oracles of the dual: local maximizers and the global bound of l - Q."""
+"""The loss in whitened coordinates, with the two oracles of the dual: local maximizers and a global bound."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class WhiteLoss:
             ahead = points[steep] + (1e-6 * size[steep] / norm[steep])[:, None] * slope[steep]
             climbs = self.value(ahead) - self.frame.features(ahead) @ c > values[steep]
             steep[steep] = climbs
-        return ~steep
+        return np.asarray(~steep, dtype=np.bool_)
 
     def shortfall(self, c: Array) -> float | None:
         """How much |x|^2 has to be added to Q for it to grow like the loss; None where the growth is not known."""
@@ -126,8 +126,8 @@ class WhiteLoss:
     ) -> tuple[SearchResult, float, float]:
         """Certified search for sup l - Q, to ``tol`` in units of the loss.
 
-        Returns the search (its points converted to x, its values to those of l - Q), E_q[Q], and the sum of the sizes of
-        the terms that were added up, which bounds the rounding error.
+        Returns the search (its points converted to x, its values to those of l - Q), E_q[Q], and the sum of the sizes
+        of the terms that were added up, which bounds the rounding error.
         """
         if self._white is not None:
             u, v, w = self.frame.quadratic(c)
