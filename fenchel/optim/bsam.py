@@ -123,7 +123,7 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
             self.param_groups.pop()
             raise
         if group["capturable"] and not isinstance(group["lr"], Tensor):
-            group["lr"] = torch.tensor(float(group["lr"]), dtype=torch.float32, device=group["params"][0].device)
+            group["lr"] = torch.tensor(float(group["lr"]), dtype=torch.float64, device=group["params"][0].device)
 
     def _state_of(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[p]

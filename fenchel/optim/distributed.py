@@ -60,7 +60,7 @@ def sum_across_ranks(tensors: Sequence[Tensor], group: Group) -> None:
     for same in places.values():
         flat = torch.cat([t.reshape(-1) for t in same])
         dist.all_reduce(flat, group=group)
-        for t, piece in zip(same, flat.split([t.numel() for t in same]), strict=True):
+        for t, piece in zip(same, torch.split(flat, [t.numel() for t in same]), strict=True):
             t.copy_(piece.view_as(t))
 
 

@@ -70,10 +70,13 @@ class NoiseSource:
         if key not in self.generators:
             count = STREAMS if device.type == "cpu" else 1
             made = [torch.Generator(device) for _ in range(count)]
-            for i, generator in enumerate(made):
-                generator.manual_seed(_derived("fenchel.optim", self.seed, self.rank, key, i))
+            self._seed(key, made)
             self.generators[key] = made
         return self.generators[key]
+
+    def _seed(self, key: str, made: list[torch.Generator]) -> None:
+        for i, generator in enumerate(made):
+            generator.manual_seed(_derived("fenchel.optim", self.seed, self.rank, key, i))
 
     def flat(self, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """``size`` standard normals as a vector."""
@@ -101,7 +104,7 @@ class NoiseSource:
         noise: list[Tensor] = list(params)
         for (device, dtype), indices in places.items():
             sizes = [params[i].numel() for i in indices]
-            for i, piece in zip(indices, self.flat(sum(sizes), dtype, device).split(sizes), strict=True):
+            for i, piece in zip(indices, torch.split(self.flat(sum(sizes), dtype, device), sizes), strict=True):
                 noise[i] = piece.view(params[i].shape)
         return noise
 
@@ -114,6 +117,9 @@ class NoiseSource:
         """Continue the saved streams; a process of another rank starts streams of its own from the saved seed."""
         own = int(state["rank"]) == self.rank
         self.seed = int(state["seed"])
+        for key, made in self.generators.items():
+            if key not in state["states"]:  # had not drawn yet when the state was saved
+                self._seed(key, made)
         for key, saved in state["states"].items():
             device = torch.device(key)
             if device.type != "cpu" and not torch.accelerator.is_available():
