@@ -105,7 +105,15 @@ def _prepare_user(loss: UserLoss, lam1: Array, lam2: Array) -> Setting | Unbound
         basis = vectors / np.sqrt(values)
         return Setting(UserModel(loss, *_transformed(lam1, lam2, np.zeros(dim), basis)))
     values, vectors = np.linalg.eigh(-2.0 * lam2)
-    basis = vectors / np.sqrt(np.maximum(np.abs(values), 1e-6 * max(1.0, np.abs(values).max())))
+    size = 2.0 * np.abs(lam2).max()
+    if values[0] < -_FLAT * dim * size:
+        return Unbounded(
+            f"lam2 has the positive eigenvalue {-0.5 * values[0]:.3g}, and a loss is bounded below (Theorem 1 asks for it)"
+        )
+    null = vectors[:, values <= _FLAT * dim * size]
+    if (np.abs(lam1 @ null) > 1e-12 * np.abs(lam1).sum()).any():
+        return Unbounded("h drifts to infinity along a direction in which lam2 vanishes, for a loss is bounded below")
+    basis = vectors / np.sqrt(np.maximum(values, 1e-6 * max(1.0, values.max())))
     model = UserModel(loss, *_transformed(lam1, lam2, np.zeros(dim), basis))
     note = (
         "lam2 + H/2 is not negative definite for the declared majorizer (or curvature), so the search is not confined"

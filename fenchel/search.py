@@ -18,7 +18,7 @@ from fenchel.ascent import distinct
 from fenchel.bounds import LinearModel
 from fenchel.branch import BranchAndBound
 from fenchel.confine import Unbounded, prepare
-from fenchel.losses import LinearPredictorLoss, Loss
+from fenchel.losses import LinearPredictorLoss, Loss, UserLoss
 from fenchel.starts import climb, given_starts, starting_points
 
 __all__ = ["SearchResult", "local_maximizers", "maximize"]
@@ -83,8 +83,7 @@ def maximize(
         search.run()
     else:
         search.message = setting.note
-        if isinstance(loss, LinearPredictorLoss):
-            search.upper = _without_bounded_terms(loss, lam1, lam2, tol)
+        search.upper = _unconfined_upper(loss, lam1, lam2, tol)
     return _result(search, loss, lam1, lam2)
 
 
@@ -119,8 +118,12 @@ def _result(search: BranchAndBound, loss: Loss, lam1: Array, lam2: Array) -> Sea
     return SearchResult(lower, upper, theta[0], theta, values, bool(certified), search.boxes, message)
 
 
-def _without_bounded_terms(loss: LinearPredictorLoss, lam1: Array, lam2: Array, tol: float) -> float:
-    """An upper bound where only terms bounded above vary along the null space: their suprema in their place."""
+def _unconfined_upper(loss: Loss, lam1: Array, lam2: Array, tol: float) -> float:
+    """An upper bound where nothing confines the search: bounded terms at their suprema, or the declared majorizer."""
+    if isinstance(loss, UserLoss):
+        return np.inf if loss.majorizer is None else maximize(loss.majorizer, lam1, lam2).upper
+    if not isinstance(loss, LinearPredictorLoss):
+        return np.inf
     kept = [g for g in loss.groups if g.link.convex]
     ends = np.array(-np.inf), np.array(np.inf)
     most = sum(float(g.weights.sum() * g.link.sup(*ends)) for g in loss.groups if not g.link.convex)
