@@ -1,6 +1,34 @@
-"""Optimizers of the paper for PyTorch: bSAM and the methods it is compared with."""
+"""Optimizers of the paper for PyTorch: bSAM, and the methods it is compared with.
 
+`BSAM` and `SAM` take closures; `VOGN` takes per-example losses; `IVON` closures; `SWAG` watches another optimizer.
+"""
+
+from fenchel.optim.adam import UncorrectedAdam
+from fenchel.optim.batch_norm import frozen_statistics, reestimate_statistics
 from fenchel.optim.bsam import BSAM
+from fenchel.optim.checkpoint import load_checkpoint, save_checkpoint
+from fenchel.optim.cuda_graph import GraphedStep
+from fenchel.optim.distributed import broadcast_module
+from fenchel.optim.ivon import IVON
 from fenchel.optim.sam import SAM
+from fenchel.optim.swag import SWAG
+from fenchel.optim.vectorized import functional_loss, split_batch
+from fenchel.optim.vogn import VOGN, per_example_loss
 
-__all__ = ["BSAM", "SAM"]
+__all__ = [
+    "BSAM",
+    "IVON",
+    "SAM",
+    "SWAG",
+    "VOGN",
+    "GraphedStep",
+    "UncorrectedAdam",
+    "broadcast_module",
+    "frozen_statistics",
+    "functional_loss",
+    "load_checkpoint",
+    "per_example_loss",
+    "reestimate_statistics",
+    "save_checkpoint",
+    "split_batch",
+]

@@ -15,6 +15,7 @@ __all__ = [
     "adversarial_point",
     "bsam_update",
     "curvature_estimate",
+    "ivon_hessian",
     "noisy_point",
     "posterior_variance",
     "update_mean",
@@ -91,3 +92,11 @@ def bsam_update(
     momentum = update_momentum(momentum, gradient, mean, beta1, weight_decay)
     new_s = update_precision(s, curvature, beta2, weight_decay, damping, factor)
     return update_mean(mean, momentum, new_s if precision_first else s, lr), new_s, momentum
+
+
+def ivon_hessian(h: Tensor, h_hat: Tensor, beta2: Scalar, weight_decay: Scalar) -> Tensor:
+    """h <- beta2 h + (1 - beta2) h_hat + (1 - beta2)^2 (h - h_hat)^2 / (2 (h + delta)), of IVON.
+
+    The last term is the one that keeps h + delta positive, whatever h_hat is.
+    """
+    return beta2 * h + (1 - beta2) * h_hat + 0.5 * (1 - beta2) ** 2 * (h - h_hat).square() / (h + weight_decay)

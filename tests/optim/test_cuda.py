@@ -239,7 +239,9 @@ def test_parameters_on_cpu_and_cuda_in_one_optimizer() -> None:
         x, y = data(torch.float64, "cpu")
         opt = Fed([*first.parameters(), *last.parameters()], 0.2, max_grad_norm=0.5, seed=0, **SETTINGS)
 
-        def closure(opt: Any = opt, first: Any = first, last: Any = last, where: Any = where) -> Tensor:
+        def closure(
+            opt: Any = opt, first: Any = first, last: Any = last, where: Any = where, x: Any = x, y: Any = y
+        ) -> Tensor:
             opt.zero_grad()
             loss = nn.functional.cross_entropy(last(first(x.to(where[0])).to(where[1])), y.to(where[1]))
             loss.backward()
