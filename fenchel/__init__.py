@@ -7,6 +7,7 @@ from fenchel import losses
 from fenchel.biconjugate import biconjugate
 from fenchel.conjugate import conjugate
 from fenchel.errors import CertificateError, DomainError, FenchelError, MissingDependencyError, SolverError
+from fenchel.expected_loss import ExpectedLoss, expected_loss, expected_loss_gradient, expected_loss_result
 from fenchel.gaussian import Gaussian
 from fenchel.results import BiconjugateResult, ConjugateResult, Natural, ObjectiveResult, Verdict
 from fenchel.sums import sum_of_biconjugates
@@ -16,6 +17,7 @@ __all__ = [
     "CertificateError",
     "ConjugateResult",
     "DomainError",
+    "ExpectedLoss",
     "FenchelError",
     "Gaussian",
     "MissingDependencyError",
@@ -25,6 +27,9 @@ __all__ = [
     "Verdict",
     "biconjugate",
     "conjugate",
+    "expected_loss",
+    "expected_loss_gradient",
+    "expected_loss_result",
     "losses",
     "sum_of_biconjugates",
 ]
