@@ -16,7 +16,8 @@ __all__ = ["UncorrectedAdam"]
 class UncorrectedAdam(torch.optim.Optimizer):
     """With g the gradient plus delta omega (line 7 to 9 of Algorithm 1, right-hand column):
 
-        g_m <- beta1 g_m + (1 - beta1) g;  s <- beta2 s + (1 - beta2) g^2;  omega <- omega - alpha g_m / (sqrt(s) + gamma)
+        g_m <- beta1 g_m + (1 - beta1) g;  s <- beta2 s + (1 - beta2) g^2
+        omega <- omega - alpha g_m / (sqrt(s) + gamma)
 
     `SAM(params, UncorrectedAdam, rho, ...)` is the column as a whole.
 
@@ -38,7 +39,7 @@ class UncorrectedAdam(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "eps": eps})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step from the gradients at hand; returns what ``closure``, if any, returned."""
         loss = None
         if closure is not None:

@@ -50,7 +50,7 @@ class GraphedStep:
         had_state = {p for p in params if optimizer.state.get(p)}
         saved = {p: {k: v.clone() for k, v in optimizer.state[p].items()} for p in had_state}
         noise = optimizer.noise_state()
-        stream = torch.cuda.Stream(device)
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
             for _ in range(warmup):

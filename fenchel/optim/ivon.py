@@ -59,7 +59,7 @@ class IVON(DiagonalVariational):
         }
         super().__init__(params, defaults, seed)
 
-    def step(self, closure: Callable[[], Any] | Iterable[Callable[[], Any]] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | Iterable[Callable[[], Any]] | None = None) -> Any:
         """One step: a closure evaluates one sample, several closures several (each with its own noise).
 
         Returns:

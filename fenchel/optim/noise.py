@@ -127,7 +127,7 @@ class NoiseSource:
             made = self.on(device)
             for i, (generator, row) in enumerate(zip(made, saved, strict=True)):
                 if own:
-                    generator.set_state(row.to(device="cpu", dtype=torch.uint8).contiguous())
+                    generator.set_state(row.to(device="cpu", dtype=torch.uint8, copy=True))
                 else:
                     digest = hashlib.blake2b(row.cpu().numpy().tobytes(), digest_size=8).hexdigest()
                     generator.manual_seed(_derived("fenchel.optim", digest, self.rank, key, i))

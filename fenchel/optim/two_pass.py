@@ -88,9 +88,7 @@ class TwoPassOptimizer(torch.optim.Optimizer):
     def restore(self) -> None:
         """Give the step up: put the mean back, forget what was collected."""
 
-    def step(  # type: ignore[override]
-        self, closure: Closure | Iterable[Closure] | None = None, *, grad_scaler: Any = None
-    ) -> Any:
+    def step(self, closure: Closure | Iterable[Closure] | None = None, *, grad_scaler: Any = None) -> Any:
         """One step from a closure, or from one closure for each sub-batch (m-sharpness).
 
         A closure zeroes the gradients, evaluates the loss, calls backward and returns the loss; each is called twice.
@@ -173,7 +171,7 @@ def mean_loss(losses: list[Any]) -> Any:
     if any(loss is None for loss in losses):
         return None
     if len(losses) == 1:
-        return losses[0]
+        return losses[0].detach() if isinstance(losses[0], Tensor) else losses[0]
     if all(isinstance(loss, Tensor) for loss in losses):
         return torch.stack([loss.detach() for loss in losses]).mean()
     return sum(float(loss) for loss in losses) / len(losses)
