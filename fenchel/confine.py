@@ -108,7 +108,7 @@ def _prepare_user(loss: UserLoss, lam1: Array, lam2: Array) -> Setting | Unbound
     size = 2.0 * np.abs(lam2).max()
     if values[0] < -_FLAT * dim * size:
         return Unbounded(
-            f"lam2 has the positive eigenvalue {-0.5 * values[0]:.3g}, and a loss is bounded below (Theorem 1 asks for it)"
+            f"lam2 has the positive eigenvalue {-0.5 * values[0]:.3g}, and Theorem 1 takes losses as bounded below"
         )
     null = vectors[:, values <= _FLAT * dim * size]
     if (np.abs(lam1 @ null) > 1e-12 * np.abs(lam1).sum()).any():

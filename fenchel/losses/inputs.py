@@ -52,5 +52,5 @@ def symmetric_matrix(value: Any, name: str) -> Array:
     if matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"{name} must be square, got shape {matrix.shape}")
     if np.abs(matrix - matrix.T).max(initial=0.0) > 1e-9 * max(1e-300, np.abs(matrix).max(initial=0.0)):
-        raise ValueError(f"{name} must be symmetric")
+        raise ValueError(f"{name} must be a symmetric matrix")
     return 0.5 * (matrix + matrix.T)

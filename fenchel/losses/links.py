@@ -22,6 +22,7 @@ Tangent = tuple[Array, Array]
 
 # A divided difference over a shorter step than this is mostly rounding: the curvature's supremum replaces it.
 _SHORT_STEP = 1e-2
+_ON_KINK = 1e-100
 
 
 class Link(ABC):
@@ -188,7 +189,9 @@ def _two_piece_curvature(z0: Array, lo: Array, hi: Array, jump: float) -> Array:
     z = np.minimum(np.maximum(-z0, lo), hi)
     # The slope at z0 = 0 is that of the left piece, so only points to the right exceed the tangent there.
     crosses = ((z > 0.0) & (z0 <= 0.0)) | ((z < 0.0) & (z0 > 0.0))
-    on_kink = (z0 == 0.0) & (hi > 0.0)
+    # Nearer than this the slope of the piece under z0 means nothing, and squares underflow.
+    on_kink = (np.abs(z0) < _ON_KINK) & (crosses | ((z0 <= 0.0) & (hi > 0.0)))
+    crosses &= ~on_kink
     step = np.where(crosses, z - z0, 1.0)
     kappa = np.where(crosses, 2.0 * jump * np.abs(z) / (step * step), 0.0)
     return np.where(on_kink, np.inf, kappa * (1.0 + 1e-14))
@@ -241,12 +244,12 @@ class IndicatorLink(Link):
     def majorant_curvature(self, z0: Array, lo: Array, hi: Array, at: Tangent | None = None) -> Array:
         reach = np.maximum(lo, 0.0) - z0  # the nearest point of the interval where g = 1
         below = (z0 < 0.0) & (hi >= 0.0)
-        safe = np.where(below, reach, 1.0)
+        safe = np.where(below, np.maximum(reach, _ON_KINK), 1.0)
         return np.where(below, 2.0 / (safe * safe) * (1.0 + 1e-14), 0.0)
 
     def majorant(self, z0: Array, lo: Array, hi: Array) -> tuple[Array, Array, Array]:
         kappa = self.majorant_curvature(z0, lo, hi)
-        near = (z0 < 0.0) & (kappa * np.square(np.minimum(hi - lo, 1e150)) > 20.0)
+        near = (z0 < 0.0) & (hi - lo > np.sqrt(20.0 / np.maximum(kappa, 1e-200)))
         return np.where(near, 1.0, self.value(z0)), self.slope(z0), np.where(near, 0.0, kappa)
 
     def sup(self, lo: Array, hi: Array) -> Array:
