@@ -142,6 +142,11 @@ class UserModel(_Frame):
             H = basis.T @ q.H @ basis
             self._majorizer = (float(q(origin)), basis.T @ (q.b + q.H @ origin), H)
 
+    def theta(self, u: Array) -> Array:
+        """(n, D) -> (n, P), never outside the loss's bounds."""
+        theta = super().theta(u)
+        return theta if self.loss.bounds is None else np.clip(theta, *self.loss.bounds)
+
     def value(self, u: Array) -> Array:
         return self._quadratic(u)[0] + self.loss._value(self.theta(u))
 

@@ -151,6 +151,8 @@ def _objective(loss: Loss, lam1: Array, lam2: Array, theta: Array) -> Array:
 
 
 def _parameters(loss: Loss, lam1: Any, lam2: Any) -> tuple[Array, Array]:
+    if not isinstance(loss, Loss):
+        raise TypeError(f"loss must be a Loss from fenchel.losses, got {type(loss).__name__}")
     first, second = np.asarray(lam1, dtype=float), np.asarray(lam2, dtype=float)
     if first.shape != (loss.dim,):
         raise ValueError(f"lam1 must have shape ({loss.dim},), got {first.shape}")
