@@ -39,7 +39,7 @@ def biconjugate(
     structure: str | None = None,
     warm: BiconjugateResult | Array | None = None,
     max_seconds: float | None = None,
-    max_boxes: int | None = None,
+    max_boxes: int = 10_000_000,
     max_rounds: int = 60,
     master: str = "highs",
     num_pieces: int = 100,

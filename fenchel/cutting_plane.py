@@ -24,6 +24,7 @@ __all__ = ["Budget", "Outcome", "Start", "cutting_plane"]
 
 Array = NDArray[np.float64]
 Master = Callable[[Array, Array], MasterSolution]
+_PATIENCE = 8
 _TURNS = 8
 _ACTIVE_STEPS = 6
 _LIFTS = np.array([1e-12, 1e-10, 1e-8, 1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4])
@@ -31,11 +32,11 @@ _LIFTS = np.array([1e-12, 1e-10, 1e-8, 1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4])
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits of one computation; ``max_boxes`` is the search's own default where None."""
+    """Limits of one computation; ``max_boxes`` holds for each global search."""
 
     max_rounds: int = 60
     max_seconds: float = 60.0
-    max_boxes: int | None = None
+    max_boxes: int = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class _Rounds:
         self.outcome = Outcome()
         self.deadline = time.perf_counter() + budget.max_seconds
         self.best: _Candidate | None = None
+        self.searched: _Candidate | None = None
 
     # --- pieces of a round ---------------------------------------------------------------------------------------
 
@@ -245,7 +247,7 @@ class _Rounds:
             if out.gap() <= self.tol * self.scale():
                 break
             stalled = stalled + 1 if after == before else 0
-            if stalled >= 4:
+            if stalled >= _PATIENCE:
                 out.message = "no progress within rounding error"
                 break
             if time.perf_counter() > self.deadline:
@@ -255,7 +257,7 @@ class _Rounds:
             out.message = "round limit reached"
         if self.best is None or not np.isfinite(self.best.lower):
             self.unbounded()
-        elif out.gap() > self.tol * self.scale():
+        elif out.gap() > self.tol * self.scale() and self.best is not self.searched:
             self.certify(self.best)
         out.atoms = self.problem.values.size
         return out
@@ -293,6 +295,14 @@ class _Rounds:
             candidate = self.lift(solution.coefficients) or candidate
         self.add(self.near_violations(candidate))
         self.improve(self.newton(candidate, active, weights))
+        best = self.best
+        if best is not None and not self.closed() and candidate.lower < best.lower:
+            # The dual of a program with few atoms swings wildly: also ask halfway to the best quadratic known.
+            middle = 0.5 * (best.coefficients + solution.coefficients)
+            halfway = self.look(middle, self.starts(middle, np.concatenate([active, best.points])))
+            self.add(self.near_violations(halfway))
+            if halfway.lower > candidate.lower:
+                self.improve(self.newton(halfway, active, weights))
         return self.certify(self.best) if self.best is not None and self.closed() else True
 
     def near_violations(self, candidate: _Candidate) -> Array:
@@ -304,25 +314,27 @@ class _Rounds:
 
     def certify(self, candidate: _Candidate) -> bool:
         """Search globally; False where nothing more can be learned."""
-        out = self.outcome
+        out, allowed = self.outcome, self.tol * self.scale()
+        self.searched = candidate
         out.searches += 1
+        spent = np.inf if out.upper is None else out.upper.value - candidate.lower
         bound, found = certify_lower(
             self.white,
             candidate.coefficients,
-            tol=0.3 * self.tol * self.scale(),
+            tol=0.8 * max(allowed - spent, 0.3 * allowed),
             starts=candidate.points,
             max_seconds=max(1e-3, self.deadline - time.perf_counter()),
-            **({} if self.budget.max_boxes is None else {"max_boxes": self.budget.max_boxes}),
+            max_boxes=self.budget.max_boxes,
         )
         out.offer_lower(bound)
         out.boxes += found.boxes
-        true_lower = -float(candidate.coefficients @ self.frame.target) - found.lower
-        if true_lower < candidate.lower - 0.1 * self.tol * self.scale():
+        proved = -float(candidate.coefficients @ self.frame.target) - found.lower
+        if proved < candidate.lower - 0.1 * allowed:
             # The local searches had missed a violation: the candidate is worth less than it seemed.
-            self.best = _Candidate(candidate.coefficients, candidate.points, candidate.violations, true_lower)
+            self.best = _Candidate(candidate.coefficients, candidate.points, candidate.violations, proved)
             self.add(found.maximizers)
             return True
-        if not found.certified:
+        if out.gap() > allowed and not found.certified:
             out.message = found.message or "the global search was stopped before its proof was complete"
             return False
         return True
