@@ -3,12 +3,17 @@
 The optimizers live in `fenchel.optim` and need torch; nothing here imports it.
 """
 
-from fenchel import losses
+from fenchel import losses, problems
 from fenchel.biconjugate import biconjugate
 from fenchel.conjugate import conjugate
 from fenchel.errors import CertificateError, DomainError, FenchelError, MissingDependencyError, SolverError
+from fenchel.exact import ExactPosterior, exact_posterior
 from fenchel.expected_loss import ExpectedLoss, expected_loss, expected_loss_gradient, expected_loss_result
 from fenchel.gaussian import Gaussian
+from fenchel.laplace import laplace, map_estimate
+from fenchel.learning_rules import LearningResult, bayesian_learning_rule
+from fenchel.objectives import bayes_objective, proximal_objective, relaxed_bayes_objective
+from fenchel.relaxed import RelaxedResult, minimize_relaxed
 from fenchel.results import BiconjugateResult, ConjugateResult, Natural, ObjectiveResult, Verdict
 from fenchel.sums import sum_of_biconjugates
 
@@ -17,19 +22,31 @@ __all__ = [
     "CertificateError",
     "ConjugateResult",
     "DomainError",
+    "ExactPosterior",
     "ExpectedLoss",
     "FenchelError",
     "Gaussian",
+    "LearningResult",
     "MissingDependencyError",
     "Natural",
     "ObjectiveResult",
+    "RelaxedResult",
     "SolverError",
     "Verdict",
+    "bayes_objective",
+    "bayesian_learning_rule",
     "biconjugate",
     "conjugate",
+    "exact_posterior",
     "expected_loss",
     "expected_loss_gradient",
     "expected_loss_result",
+    "laplace",
     "losses",
+    "map_estimate",
+    "minimize_relaxed",
+    "problems",
+    "proximal_objective",
+    "relaxed_bayes_objective",
     "sum_of_biconjugates",
 ]

@@ -1,0 +1,196 @@
+"""Two independent quadratures of exp(log density) for P <= 2: adaptive Gauss-Kronrod boxes, and a uniform grid.
+
+Both work in coordinates u with theta = center + factor u, in which the main mode has unit scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Nodes", "adaptive_nodes", "uniform_nodes"]
+
+Array = NDArray[np.float64]
+LogDensity = Callable[[Array], Array]
+
+# Gauss-Kronrod (7, 15) on [-1, 1]: the usual table, right half; the Gauss nodes are every second one.
+_XK = np.array(
+    [
+        0.991455371120812639206854697526329,
+        0.949107912342758524526189684047851,
+        0.864864423359769072789712788640926,
+        0.741531185599394439863864773280788,
+        0.586087235467691130294144838258730,
+        0.405845151377397166906606412076961,
+        0.207784955007898467600689403773245,
+        0.0,
+    ]
+)
+_WK = np.array(
+    [
+        0.022935322010529224963732008058970,
+        0.063092092629978553290700663189204,
+        0.104790010322250183839876322541518,
+        0.140653259715525918745189590510238,
+        0.169004726639267902826583426598550,
+        0.190350578064785409913256402421014,
+        0.204432940075298892414161999234649,
+        0.209482141084727828012999174891714,
+    ]
+)
+_WG = np.array(
+    [
+        0.0,
+        0.129484966168869693270611432679082,
+        0.0,
+        0.279705391489276667901467771423780,
+        0.0,
+        0.381830050505118944950369775488975,
+        0.0,
+        0.417959183673469387755102040816327,
+    ]
+)
+_NODES = np.r_[-_XK, _XK[-2::-1]]
+_KRONROD = np.r_[_WK, _WK[-2::-1]]
+_GAUSS = np.r_[_WG, _WG[-2::-1]]
+# exp(-60) of the maximum times any box that can matter is below rounding.
+_NEGLIGIBLE = -60.0
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """A discrete measure that integrates exp(log density): points (n, P) in u, weights (n,) that sum to 1.
+
+    ``log_mass`` is the log of the integral over u; ``error`` estimates the relative error of the integral and the
+    absolute error of first and second moments in units of u.
+    """
+
+    points: Array
+    weights: Array
+    log_mass: float
+    error: float
+    evaluations: int
+
+
+def adaptive_nodes(
+    log_density: LogDensity, lo: Array, hi: Array, modes: Array, *, tol: float = 1e-11, max_boxes: int = 60_000
+) -> Nodes:
+    """Integrate over the box lo, hi (P,) with bisections where Gauss and Kronrod differ.
+
+    ``modes`` (K, P) are points around which the mesh starts out graded, so that no narrow peak is stepped over.
+    A peak higher than every mode that turns up on the way is added to them.
+    """
+    dim = lo.size
+    grid = np.stack(np.meshgrid(*[_NODES] * dim, indexing="ij"), axis=-1).reshape(-1, dim)
+    kronrod, gauss = _tensor(_KRONROD, dim), _tensor(_GAUSS, dim)
+    top = float(log_density(modes).max())
+    while True:
+        boxes = _graded(lo, hi, modes)
+        done: list[tuple[Array, Array, Array]] = []  # points, weights * density, error a box
+        evaluations, total, restart = 0, 0.0, False
+        while True:
+            center, half = 0.5 * (boxes[:, 0] + boxes[:, 1]), 0.5 * (boxes[:, 1] - boxes[:, 0])
+            points = center[:, None, :] + half[:, None, :] * grid
+            values = log_density(points.reshape(-1, dim)).reshape(len(boxes), -1)
+            evaluations += values.size
+            if values.max() > top + 1.0:
+                new = points.reshape(-1, dim)[int(values.argmax())]
+                modes, top, restart = np.vstack([modes, new]), float(values.max()), True
+                break
+            density = np.exp(np.maximum(values - top, -745.0)) * half.prod(axis=1)[:, None]
+            density[values - top < _NEGLIGIBLE] = 0.0
+            features = _moments(points)
+            difference = np.einsum("bn,bnf->bf", density * (kronrod - gauss), features)
+            error = np.abs(difference).max(axis=1)
+            mass = density * kronrod
+            total = sum(float(d[1].sum()) for d in done) + float(mass.sum())
+            pending = sum(float(d[2].sum()) for d in done)
+            count = sum(d[2].size for d in done) + len(boxes)
+            # Boxes share the tolerance equally; those that keep within their share are finished.
+            bad = error > tol * total / max(200, count)
+            done.append((points[~bad], mass[~bad], error[~bad]))
+            if not bad.any():
+                break
+            if count + len(boxes) * 2**dim > max_boxes or pending + float(error.sum()) < tol * total:
+                done.append((points[bad], mass[bad], error[bad]))
+                break
+            boxes = _split(boxes[bad])
+        if not restart:
+            break
+    weights = np.concatenate([d[1].ravel() for d in done])
+    points = np.concatenate([d[0].reshape(-1, dim) for d in done])
+    keep = weights > 0.0
+    error_sum = sum(float(d[2].sum()) for d in done)
+    return Nodes(points[keep], weights[keep] / total, top + float(np.log(total)), error_sum / total, evaluations)
+
+
+def uniform_nodes(
+    log_density: LogDensity, lo: Array, hi: Array, *, tol: float = 1e-11, max_points: int = 4_000_000
+) -> Nodes:
+    """The trapezoidal rule on lo, hi (P,), halving the step until integral and moments settle.
+
+    For a smooth density that vanishes at the border the convergence is exponential; ``error`` is the last change.
+    """
+    dim = lo.size
+    count = 257 if dim == 1 else 97
+    previous: Array | None = None
+    evaluations = 0
+    while True:
+        axes = [np.linspace(lo[j], hi[j], count) for j in range(dim)]
+        points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, dim)
+        values = np.concatenate([log_density(part) for part in np.array_split(points, max(1, points.size // 400_000))])
+        evaluations += values.size
+        top = float(values.max())
+        density = np.exp(np.maximum(values - top, -745.0))
+        total = float(density.sum())
+        cell = float(np.prod((hi - lo) / (count - 1)))
+        log_mass = top + np.log(total * cell)
+        moments = np.r_[log_mass, (density @ _moments(points[None])[0][:, 1:]) / total]
+        change = np.inf if previous is None else float(np.abs(moments - previous).max())
+        if change < tol or (2 * count - 1) ** dim > max_points:
+            return Nodes(points, density / total, float(log_mass), change, evaluations)
+        previous, count = moments, 2 * count - 1
+
+
+def _tensor(weights: Array, dim: int) -> Array:
+    return weights if dim == 1 else np.outer(weights, weights).ravel()
+
+
+def _moments(points: Array) -> Array:
+    """(b, n, P) -> (b, n, 1 + P + P (P + 1) / 2): 1, u, and the products u_i u_j."""
+    i, j = np.triu_indices(points.shape[-1])
+    return np.concatenate([np.ones((*points.shape[:-1], 1)), points, points[..., i] * points[..., j]], axis=-1)
+
+
+def _split(boxes: Array) -> Array:
+    """(b, 2, P) -> (b 2^P, 2, P): every box halved along every axis."""
+    for axis in range(boxes.shape[2]):
+        left, right = boxes.copy(), boxes.copy()
+        left[:, 1, axis] = right[:, 0, axis] = 0.5 * (boxes[:, 0, axis] + boxes[:, 1, axis])
+        boxes = np.concatenate([left, right])
+    return boxes
+
+
+def _graded(lo: Array, hi: Array, modes: Array) -> Array:
+    """Boxes (b, 2, P) over lo, hi: about 4 units at the modes, and nowhere larger than their distance to one."""
+    boxes, ready = np.stack([lo, hi])[None], []
+    for _ in range(60):
+        size = (boxes[:, 1] - boxes[:, 0]).max(axis=1)
+        gap = np.maximum(boxes[:, None, 0] - modes, modes - boxes[:, None, 1]).max(axis=2).min(axis=1)
+        large = (size > 4.0) & (size > np.maximum(gap, 0.0))
+        ready.append(boxes[~large])
+        if not large.any():
+            break
+        boxes = _halve_longest(boxes[large])
+    return np.concatenate(ready)
+
+
+def _halve_longest(boxes: Array) -> Array:
+    rows, axis = np.arange(len(boxes)), (boxes[:, 1] - boxes[:, 0]).argmax(axis=1)
+    left, right = boxes.copy(), boxes.copy()
+    middle = 0.5 * (boxes[rows, 0, axis] + boxes[rows, 1, axis])
+    left[rows, 1, axis] = right[rows, 0, axis] = middle
+    return np.concatenate([left, right])
