@@ -50,40 +50,73 @@ def worst_covariance(H: Array, cov: Array, structure: str) -> tuple[Array, Array
 
 
 def _diagonal_worst(H: Array, spread: Array) -> tuple[Array, Array, float]:
-    """Maximize sum_ij H_ij s_i s_j v_i.v_j over unit vectors v_i (the covariance's correlations), one v_i at a time.
+    """Maximize sum_ij H_ij s_i s_j v_i.v_j over unit vectors v_i, the rows of a root of the covariance's correlations.
 
-    In P dimensions the vectors have no spurious local maxima generically; the multiplier D is
-    made feasible by a shift of its smallest eigenvalue, so that the bound is valid whatever the iteration did.
+    In P dimensions the vectors have no spurious local maxima generically; whatever the iteration did, the multiplier D
+    is made feasible by a shift of its smallest eigenvalue, so that the bound is valid.
     """
-    dim = H.shape[0]
     scaled = H * np.outer(spread, spread)
-    off = scaled - np.diag(np.diagonal(scaled))
-    signs = _balanced_signs(off)
+    signs = _balanced_signs(scaled - np.diag(np.diagonal(scaled)))
     if signs is not None:
-        vectors = signs[:, None]
+        best = _feasible(scaled, signs[:, None])
     else:
-        vectors = np.random.default_rng(0).normal(size=(dim, dim))
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        previous = -np.inf
-        for _ in range(20_000):
-            for i in range(dim):
-                pull = off[i] @ vectors
-                length = np.linalg.norm(pull)
-                if length > 0.0:
-                    vectors[i] = pull / length
-            value = float(np.sum(off * (vectors @ vectors.T)))
-            if value - previous <= 1e-16 * abs(value):
-                break
-            previous = value
+        vectors = _coordinate_ascent(scaled)
+        best = min((_feasible(scaled, v) for v in (vectors, _polished(scaled, vectors))), key=lambda pair: pair[2])
+    correlation, dual, excess = best
+    return correlation * np.outer(spread, spread), dual / spread**2, excess
+
+
+def _feasible(scaled: Array, vectors: Array) -> tuple[Array, Array, float]:
+    """(correlations, feasible multiplier, half the gap between the two)."""
     correlation = vectors @ vectors.T
     dual = np.einsum("ij,ij->i", scaled, correlation)
     smallest = float(np.linalg.eigvalsh(np.diag(dual) - scaled)[0])
-    size = float(np.abs(scaled).max(initial=0.0))
-    if smallest < -1e-14 * dim * size:
+    if smallest < -1e-14 * scaled.shape[0] * float(np.abs(scaled).max()):
         dual = dual - smallest
-    worst = correlation * np.outer(spread, spread)
-    excess = 0.5 * max(float(dual.sum() - np.sum(scaled * correlation)), 0.0)
-    return worst, dual / spread**2, excess
+    return correlation, dual, 0.5 * max(float(dual.sum() - np.sum(scaled * correlation)), 0.0)
+
+
+def _coordinate_ascent(scaled: Array) -> Array:
+    """Unit vectors (P, P), each in turn turned along the pull of the others."""
+    dim = scaled.shape[0]
+    off = scaled - np.diag(np.diagonal(scaled))
+    vectors = np.random.default_rng(0).normal(size=(dim, dim))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    previous = -np.inf
+    for _ in range(2000):
+        for i in range(dim):
+            pull = off[i] @ vectors
+            length = np.linalg.norm(pull)
+            if length > 0.0:
+                vectors[i] = pull / length
+        value = float(np.sum(off * (vectors @ vectors.T)))
+        if value - previous <= 1e-15 * abs(value):
+            break
+        previous = value
+    return vectors
+
+
+def _polished(scaled: Array, vectors: Array) -> Array:
+    """Newton steps for (diag(D) - H) V = 0, |v_i| = 1 at the rank found; least squares leaves rotations of V alone."""
+    dim = scaled.shape[0]
+    values, axes = np.linalg.eigh(vectors @ vectors.T)
+    kept = values > 1e-5 * values[-1]
+    V = axes[:, kept] * np.sqrt(values[kept])
+    rank = V.shape[1]
+    D = np.einsum("ij,ik,jk->i", scaled, V, V)
+    for _ in range(8):
+        V = V / np.linalg.norm(V, axis=1, keepdims=True)
+        residual = (np.diag(D) - scaled) @ V
+        # Unknowns: the entries of V row by row, then D.
+        jacobian = np.zeros((dim * rank + dim, dim * rank + dim))
+        jacobian[: dim * rank, : dim * rank] = np.kron(np.diag(D) - scaled, np.eye(rank))
+        for i in range(dim):
+            rows = slice(i * rank, (i + 1) * rank)
+            jacobian[rows, dim * rank + i] = V[i]
+            jacobian[dim * rank + i, rows] = V[i]
+        step = np.linalg.lstsq(jacobian, -np.r_[residual.ravel(), np.zeros(dim)], rcond=1e-12)[0]
+        V, D = V + step[: dim * rank].reshape(dim, rank), D + step[dim * rank :]
+    return np.asarray(V / np.linalg.norm(V, axis=1, keepdims=True))
 
 
 def _balanced_signs(off: Array) -> Array | None:

@@ -1,0 +1,99 @@
+"""The per-datum relaxation: exact for one datum, a bound for many, linear in their number."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fenchel import Gaussian, conjugate, sum_of_biconjugates
+from fenchel import losses as L
+from fenchel.closed_forms import closed_form_biconjugate
+
+STRUCTURES = ("full", "diagonal", "isotropic")
+
+
+def gaussian(rng: np.random.Generator, dim: int) -> Gaussian:
+    A = rng.normal(size=(dim, dim))
+    return Gaussian(rng.normal(size=dim), A @ A.T + 0.1 * np.eye(dim))
+
+
+def pairing(natural: object, q: Gaussian, structure: str) -> float:
+    lam1, lam2 = natural  # type: ignore[misc]
+    second = q.cov + np.outer(q.mean, q.mean)
+    if structure == "full":
+        return float(lam1 @ q.mean + np.sum(lam2 * second))
+    return float(lam1 @ q.mean + np.sum(lam2 * (np.diag(second) if structure == "diagonal" else np.trace(second))))
+
+
+@settings(max_examples=60)
+@given(seed=st.integers(0, 10**6), structure=st.sampled_from(STRUCTURES))
+def test_equals_the_sum_of_the_closed_forms(seed: int, structure: str) -> None:
+    rng = np.random.default_rng(seed)
+    dim, n = int(rng.integers(1, 5)), int(rng.integers(1, 12))
+    q = gaussian(rng, dim)
+    X, y = rng.normal(size=(n, dim)), rng.integers(0, 2, size=n)
+    total = sum_of_biconjugates(L.LogisticRegression(X, y), q, structure)
+    parts = [closed_form_biconjugate(L.LogisticRegression(X[i : i + 1], y[i : i + 1]), q, structure) for i in range(n)]
+    expected = sum(part[0] for part in parts if part is not None)
+    assert total.value == pytest.approx(expected, rel=1e-12)
+    assert total.lower <= total.value <= total.upper
+    np.testing.assert_allclose(
+        total.natural.lam2, sum(np.asarray(p[1].lam2) for p in parts if p is not None), rtol=1e-10, atol=1e-12
+    )
+    np.testing.assert_allclose(
+        total.natural.lam1, sum(p[1].lam1 for p in parts if p is not None), rtol=1e-9, atol=1e-11
+    )
+
+
+@settings(max_examples=60)
+@given(seed=st.integers(0, 10**6), structure=st.sampled_from(STRUCTURES))
+def test_the_summed_majorant_majorizes(seed: int, structure: str) -> None:
+    rng = np.random.default_rng(seed)
+    dim = int(rng.integers(1, 4))
+    q = gaussian(rng, dim)
+    loss = L.LogisticRegression(2 * rng.normal(size=(8, dim)), rng.integers(0, 2, size=8))
+    mixed = loss + L.Huber(0.5).compose(rng.normal(size=dim), [0.2]) + L.Quadratic(0.3 * np.eye(dim), np.ones(dim))
+    result = sum_of_biconjugates(mixed, q, structure)
+    constant = pairing(result.natural, q, structure) - result.value
+    theta = 4 * rng.normal(size=(400, dim))
+    lam1, lam2 = result.natural
+    quadratic = np.diag(lam2) if structure == "diagonal" else lam2 * np.eye(dim) if structure == "isotropic" else lam2
+    majorant = constant - theta @ lam1 - np.einsum("ni,ij,nj->n", theta, quadratic, theta)
+    assert (majorant >= mixed(theta) - 1e-10 * (1 + np.abs(majorant))).all()
+    # Hence the certified conjugate there is no larger than the constant.
+    assert conjugate(mixed, lam1, lam2, tol=1e-6).lower <= constant + 1e-10 * (1 + abs(constant))
+
+
+def test_one_term_with_a_constant_row_and_an_indicator() -> None:
+    q = Gaussian(np.array([0.3]), np.array([[0.5]]))
+    loss = L.LogisticRegression(np.array([[0.0], [1.0]]), np.ones(2)) + L.Indicator(1.0)
+    one = closed_form_biconjugate(L.LogisticRegression(np.array([[1.0]]), np.ones(1)), q, "full")
+    jump = closed_form_biconjugate(L.Indicator(1.0), q, "full")
+    assert one is not None
+    assert jump is not None
+    assert sum_of_biconjugates(loss, q).value == pytest.approx(one[0] + jump[0] - np.log(2), rel=1e-12)
+
+
+def test_chunks_do_not_change_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    loss = L.LogisticRegression(rng.normal(size=(1000, 5)), rng.integers(0, 2, size=1000))
+    q = gaussian(rng, 5)
+    for structure in STRUCTURES:
+        whole = sum_of_biconjugates(loss, q, structure)
+        monkeypatch.setattr("fenchel.sums._CHUNK_ENTRIES", 35)
+        pieces = sum_of_biconjugates(loss, q, structure)
+        monkeypatch.undo()
+        assert pieces.value == pytest.approx(whole.value, rel=1e-12)
+        np.testing.assert_allclose(pieces.natural.lam2, whole.natural.lam2, rtol=1e-10)
+
+
+def test_bad_input() -> None:
+    cauchy = L.from_function(lambda t: np.log1p(t[:, 0] ** 2), lambda t: 2 * t / (1 + t**2), 1, curvature=2.0)
+    with pytest.raises(TypeError, match="LinearPredictorLoss"):
+        sum_of_biconjugates(cauchy, Gaussian(np.zeros(1), np.eye(1)))
+    with pytest.raises(ValueError, match="dimension"):
+        sum_of_biconjugates(L.ReLU(), Gaussian(np.zeros(2), np.eye(2)))
+    with pytest.raises(ValueError, match="structure"):
+        sum_of_biconjugates(L.ReLU(), Gaussian(np.zeros(1), np.eye(1)), "banded")
