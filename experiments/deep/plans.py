@@ -24,7 +24,7 @@ PARTS = (1, 2, 4, 8, 16)
 SWEEP_METHODS = ("sam-sgd", "sam-adam", "bsam")
 # 192 is the largest batch not above the paper's 200 that 16 sub-batches divide.
 TABLE5_BATCH = 192
-EPOCHS = 120
+EPOCHS, ABLATION_EPOCHS = 120, 40
 MAIN_SEEDS, ABLATION_SEEDS = 5, 3
 
 
@@ -75,7 +75,7 @@ def table5(context: Context) -> list[Config]:
     """bSAM and SAM-SGD with m sub-batches."""
     batch = TABLE5_BATCH if context.scale == "full" else 48
     configs = [
-        replace(tuned("lenet5", method, context), parts=m, batch_size=batch, samples=(_samples(context),))
+        replace(_ablation(method, context), parts=m, batch_size=batch)
         for method in ("bsam", "sam-sgd")
         for m in (PARTS if context.scale == "full" else (1, 2, 4))
     ]
@@ -90,13 +90,10 @@ def rho_grid(context: Context, method: str) -> list[float]:
 
 
 def sensitivity(context: Context) -> list[Config]:
-    """The three SAM variants over their grids of rho; the middle is the run of Table 6."""
+    """The three SAM variants over their grids of rho."""
     configs = []
     for method in SWEEP_METHODS:
-        center = tuned("lenet5", method, context)
-        for rho in rho_grid(context, method):
-            aside = replace(center, rho=rho, samples=(_samples(context),))
-            configs.append(center if rho == center.rho else aside)
+        configs += [replace(_ablation(method, context), rho=rho) for rho in rho_grid(context, method)]
     return seeded(configs, context, ABLATION_SEEDS)
 
 
@@ -104,6 +101,12 @@ def sqrt_n(context: Context) -> list[Config]:
     """bSAM with and without the factor sqrt(N) in the s-update, each with hyperparameters of its own search."""
     with_factor = replace(tuned("lenet5", "bsam-sqrt-n", context), samples=(_samples(context),))
     return seeded([tuned("lenet5", "bsam", context), with_factor], context, MAIN_SEEDS)
+
+
+def _ablation(method: str, context: Context) -> Config:
+    """The tuned run on LeNet-5 with fewer epochs, for ablations of many runs."""
+    config = replace(tuned("lenet5", method, context), samples=(_samples(context),))
+    return replace(config, epochs=min(config.epochs, ABLATION_EPOCHS))
 
 
 def _samples(context: Context) -> int:

@@ -134,7 +134,7 @@ def _step(config: Config, model: nn.Module, method: Method, split: Split, batch:
     def loss_of(x: Tensor, y: Tensor) -> Tensor:
         with torch.autocast("cuda", torch.bfloat16, enabled=half):
             scores = model(x)
-        return F.cross_entropy(scores.float(), y)
+        return F.cross_entropy(scores.float() if half else scores, y)
 
     return method.step(model, pieces, loss_of)
 
@@ -173,7 +173,7 @@ def _probabilities(model: nn.Module, split: Split) -> Tensor:
     training = model.training
     model.eval()
     try:
-        return torch.cat([model(x).float().softmax(1) for x in split.eval_images.split(_EVAL_BATCH)])
+        return torch.cat([model(x).softmax(1) for x in split.eval_images.split(_EVAL_BATCH)])
     finally:
         model.train(training)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.deep.config import Config
 
-__all__ = ["SEARCHED", "SPACES", "TASKS", "draws", "select"]
+__all__ = ["SEARCHED", "SPACES", "TASKS", "base", "draws", "ranked"]
 
 TASKS = {"mlp": "mnist", "lenet5": "fashion-mnist"}
 
@@ -61,19 +61,25 @@ def draws(model: str, entry: str, budget: int, epochs: int, seed: int = 0) -> li
     return found
 
 
-def select(candidates: list[tuple[Config, dict[str, float]]], held_out: int) -> Config:
-    """The configuration chosen from (configuration, validation metrics).
+def ranked(candidates: list[tuple[Config, dict[str, float]]], held_out: int) -> list[Config]:
+    """(configuration, validation metrics) in the order of preference.
 
     As in the paper validation accuracy decides; accuracies within one binomial standard error of the best are a tie,
-    which the lower validation NLL breaks.
+    which the lower validation NLL breaks. The same rule then picks the next among the rest. Runs that diverged are
+    left out.
 
     Raises:
         ValueError: there are no candidates with finite metrics.
     """
-    finite = [(c, m) for c, m in candidates if np.isfinite(m["nll"]) and np.isfinite(m["accuracy"])]
-    if not finite:
+    rest = [(c, m) for c, m in candidates if np.isfinite(m["nll"]) and np.isfinite(m["accuracy"])]
+    if not rest:
         raise ValueError("no candidate has finite validation metrics")
-    best = max(m["accuracy"] for _, m in finite)
-    error = float(np.sqrt(best * (1 - best) / held_out))
-    tied = [(c, m) for c, m in finite if m["accuracy"] >= best - error]
-    return min(tied, key=lambda item: item[1]["nll"])[0]
+    order = []
+    while rest:
+        best = max(m["accuracy"] for _, m in rest)
+        error = float(np.sqrt(best * (1 - best) / held_out))
+        tied = [(c, m) for c, m in rest if m["accuracy"] >= best - error]
+        pick = min(tied, key=lambda item: item[1]["nll"])
+        order.append(pick[0])
+        rest.remove(pick)
+    return order

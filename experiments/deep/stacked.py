@@ -6,6 +6,7 @@ rounding and the random numbers of the noise: same data order, same initial weig
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,9 +27,26 @@ __all__ = ["Stack", "compatible", "initial_weights", "train"]
 def compatible(config: Config) -> tuple[object, ...]:
     """Configurations with equal values here can be trained in one stack."""
     rule = rule_for(config.method)
-    shared = (config.dataset, config.model, config.epochs, config.batch_size, config.parts, config.select, config.limit)
-    swag = (config.swag_epoch, config.swag_rank) if config.method == "swag" else ()
-    return (*shared, config.schedule, config.warmup, config.milestones, rule.passes, rule.squares, swag)
+    shared = (config.dataset, config.model, config.epochs, config.batch_size, config.select, config.limit)
+    # Weights of the MLP are large: cutting its batch finer than its own sub-batches would only move them more often.
+    parts = config.parts if config.model == "mlp" else 0
+    return (*shared, parts, config.schedule, config.warmup, config.milestones, rule.passes, rule.squares)
+
+
+def pieces(configs: Sequence[Config], size: int) -> int:
+    """How many equal pieces every batch of ``size`` is cut into: a multiple of everyone's sub-batches.
+
+    Averaging gradients over the pieces of one sub-batch changes nothing, and convolutions on about 25 examples fill a
+    GPU best.
+
+    Raises:
+        ValueError: the sub-batches do not divide the batch.
+    """
+    common = math.lcm(*(c.parts for c in configs))
+    if size % common:
+        raise ValueError(f"parts must divide the batch, got {sorted({c.parts for c in configs})} and {size}")
+    wanted = max(size // common // 25, 1) if configs[0].model == "lenet5" else 1
+    return common * next(k for k in range(wanted, 0, -1) if size // common % k == 0)
 
 
 def initial_weights(config: Config, shape: tuple[int, int, int], classes: int, seed: int) -> Tensor:
@@ -59,21 +77,21 @@ def train(
     Raises:
         ValueError: configurations that cannot share a stack, or parts that do not divide the batch.
     """
-    configs = sorted(configs, key=lambda c: c.method)
+    configs = sorted(configs, key=_block)
     first = configs[0]
     if len({compatible(c) for c in configs}) != 1:
         raise ValueError("configurations of one stack must share data, model, batches, epochs and passes")
     shape = (split.images.shape[1], split.images.shape[2], split.images.shape[3])
     device = split.images.device
     start = torch.stack([initial_weights(first, shape, split.classes, s) for s in seeds]).to(device)
-    blocks: dict[str, list[Config]] = {}
+    blocks: dict[tuple[object, ...], list[Config]] = {}
     for config in configs:
-        blocks.setdefault(config.method, []).append(config)
+        blocks.setdefault(_block(config), []).append(config)
     rules = [
-        rule_for(method)(block, start[:, None].repeat(1, len(block), 1), len(split.labels))
-        for method, block in blocks.items()
+        rule_for(block[0].method)(block, start[:, None].repeat(1, len(block), 1), len(split.labels))
+        for block in blocks.values()
     ]
-    loop = _Loop(rules, first, split, len(seeds))
+    loop = _Loop(rules, split, len(seeds))
     if device.type == "cuda":
         torch.cuda.manual_seed(int(seeds[0]))
     else:
@@ -89,23 +107,25 @@ def train(
     return Stack(rules, list(configs), tuple(seeds), loop.mean_loss().cpu(), seconds)
 
 
+def _block(config: Config) -> tuple[object, ...]:
+    """Configurations with equal values here share one rule."""
+    swag = (config.swag_epoch, config.swag_rank) if config.method == "swag" else (0, 0)
+    return (config.method, config.parts, *swag)
+
+
 class _Loop:
     """The buffers of a training loop, and its step, captured where the device is a GPU."""
 
-    def __init__(self, rules: list[Rule], config: Config, split: Split, seeds: int) -> None:
-        self.rules, self.config, self.split = rules, config, split
-        size = min(config.batch_size, len(split.labels))
-        if size % config.parts:
-            raise ValueError(f"parts must divide the batch, got {config.parts} and {size}")
+    def __init__(self, rules: list[Rule], split: Split, seeds: int) -> None:
+        self.rules, self.split = rules, split
+        self.config = rules[0].configs[0]
+        size = min(self.config.batch_size, len(split.labels))
+        self.pieces = pieces([c for rule in rules for c in rule.configs], size)
         device = split.images.device
         self.steps = len(split.labels) // size
         self.order = torch.zeros(self.steps, seeds, size, dtype=torch.long, device=device)
         self.position = torch.zeros(1, dtype=torch.long, device=device)
         self.loss = torch.zeros(seeds, sum(len(r.configs) for r in rules), device=device)
-        # About 25 examples a product suit the convolutions; the MLP's large matrices are better left whole.
-        each = size // config.parts
-        wanted = max(each // 25, 1) if config.model == "lenet5" else 1
-        self.chunks = next(k for k in range(wanted, 0, -1) if each % k == 0)
         self.graph: torch.cuda.CUDAGraph | None = None
         if device.type == "cuda":
             self._capture()
@@ -132,34 +152,49 @@ class _Loop:
 
     def step(self) -> None:
         """One step of every member."""
-        parts, rules = self.config.parts, self.rules
+        rules = self.rules
         chosen = self.order.index_select(0, self.position)[0]
-        batch = chosen.view(len(chosen), parts, -1).transpose(0, 1)
+        batch = chosen.view(len(chosen), self.pieces, -1).transpose(0, 1)
         images, labels = self.split.images[batch], self.split.labels[batch]
-        noises = [rule.noise(parts) for rule in rules]
-        points = [rule.first_points(parts, z) for rule, z in zip(rules, noises, strict=True)]
-        squares = None
+        noises = [rule.noise() for rule in rules]
+        points = [rule.first_points(z) for rule, z in zip(rules, noises, strict=True)]
+        squares: Sequence[Tensor | None] = [None] * len(rules)
         if rules[0].squares:
-            gradient, squares, losses = stacked_models.squared_gradients(
-                self.config.model, _join(points), images, labels, self.split.classes
+            gradient, mean_squares, losses = stacked_models.squared_gradients(
+                self.config.model, self._spread(points), images, labels, self.split.classes
             )
+            squares = self._gathered(mean_squares)
         else:
             gradient, losses = self._gradients(points, images, labels)
-        first = gradient.split([len(r.configs) for r in rules], 2)
+        first = self._gathered(gradient)
         second: Sequence[Tensor | None] = [None] * len(rules)
         if rules[0].passes == 2:
             points = [rule.second_points(g) for rule, g in zip(rules, first, strict=True)]
-            second = self._gradients(points, images, labels)[0].split([len(r.configs) for r in rules], 2)
-        for rule, g1, g2, z in zip(rules, first, second, noises, strict=True):
-            rule.update(g1, g2, squares, z)
+            second = self._gathered(self._gradients(points, images, labels)[0])
+        for rule, g1, g2, square, z in zip(rules, first, second, squares, noises, strict=True):
+            rule.update(g1, g2, square, z)
         self.loss.add_(losses.mean(0))
         self.position.add_(1)
 
     def _gradients(self, points: list[Tensor], images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        weights = _join(points)
-        return stacked_models.gradients(
-            self.config.model, weights, images, labels, self.split.classes, self.chunks
-        )
+        weights = self._spread(points)
+        return stacked_models.gradients(self.config.model, weights, images, labels, self.split.classes)
+
+    def _spread(self, points: list[Tensor]) -> Tensor:
+        """Every rule's weights by sub-batch, repeated for the pieces of a sub-batch: (pieces, seeds, configs, P)."""
+        repeated = [
+            p if len(p) == self.pieces else p.repeat_interleave(self.pieces // len(p), 0) for p in points
+        ]
+        return repeated[0] if len(repeated) == 1 else torch.cat(repeated, 2)
+
+    def _gathered(self, values: Tensor) -> list[Tensor]:
+        """The inverse: each rule's configurations, averaged over the pieces of each of its sub-batches."""
+        found = []
+        for rule, own in zip(self.rules, values.split([len(r.configs) for r in self.rules], 2), strict=True):
+            if rule.parts != self.pieces:
+                own = own.unflatten(0, (rule.parts, self.pieces // rule.parts)).mean(1)
+            found.append(own)
+        return found
 
     def _capture(self) -> None:
         changed = [self.position, self.loss, *(t for rule in self.rules for t in rule.state())]
@@ -175,7 +210,3 @@ class _Loop:
             self.step()
         for tensor, value in zip(changed, saved, strict=True):
             tensor.copy_(value)
-
-
-def _join(points: list[Tensor]) -> Tensor:
-    return points[0] if len(points) == 1 else torch.cat(points, 2)

@@ -55,30 +55,16 @@ def mean_losses(scores: Tensor, labels: Tensor) -> Tensor:
     return (scores.logsumexp(1) - picked).mean(1)
 
 
-def gradients(
-    model: str, weights: Tensor, images: Tensor, labels: Tensor, classes: int, chunks: int = 1
-) -> tuple[Tensor, Tensor]:
+def gradients(model: str, weights: Tensor, images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Every group's gradient of its mean loss, (parts, seeds, configs, P), and the losses (parts, seeds, configs).
 
-    ``labels``: (parts, seeds, examples). ``chunks`` cuts each group's examples into that many equal pieces whose
-    gradients are averaged: the same number by smaller matrix products, which fill a GPU better.
+    ``labels``: (parts, seeds, examples).
     """
     weights = weights.detach().requires_grad_()
-    parts = len(weights)
-    spread = weights
-    if chunks > 1:
-        spread = weights[:, None].expand(-1, chunks, -1, -1, -1).flatten(0, 1)
-        images, labels = _chunked(images, chunks), _chunked(labels, chunks)
-    scores, _ = logits(model, spread, images, classes)
-    losses = mean_losses(scores, _grouped_labels(labels, spread)) / chunks
+    scores, _ = logits(model, weights, images, classes)
+    losses = mean_losses(scores, _grouped_labels(labels, weights))
     (gradient,) = torch.autograd.grad(losses.sum(), weights)
-    return gradient, losses.detach().view(parts, chunks, *weights.shape[1:3]).sum(1)
-
-
-def _chunked(values: Tensor, chunks: int) -> Tensor:
-    parts, seeds, examples = values.shape[:3]
-    pieces = values.view(parts, seeds, chunks, examples // chunks, *values.shape[3:])
-    return pieces.transpose(1, 2).flatten(0, 1)
+    return gradient, losses.detach().view(weights.shape[:3])
 
 
 def squared_gradients(

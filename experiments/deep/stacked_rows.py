@@ -42,7 +42,7 @@ def plan_stacks(configs: Iterable[Config]) -> list[tuple[list[Config], tuple[int
         size = max(1, _MEMBERS[members[0].model] // len(wanted))
         pieces = -(-len(members) // size)
         size = -(-len(members) // pieces)
-        ordered = sorted(members, key=lambda c: c.method)
+        ordered = sorted(members, key=lambda c: (c.method, c.key()))
         plan += [(ordered[i : i + size], wanted) for i in range(0, len(ordered), size)]
     return plan
 
@@ -77,6 +77,7 @@ def train_rows(
             "key": config.key(),
             "settings": config.settings(),
             "metrics": found,
+            "parameters": stack.rules[0].mean.shape[-1],
             "train_loss": float(stack.train_loss[s, c]),
             "seconds": round(stack.seconds / members, 3),
             "evaluation_seconds": round(evaluation / members, 3),

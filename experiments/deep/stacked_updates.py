@@ -55,7 +55,7 @@ class Hyper:
 
 
 class Rule:
-    """One method on a block of configurations: where to evaluate, and what to do with the gradients.
+    """One method on a block of configurations (of equal ``parts``): where to evaluate, what to do with the gradients.
 
     ``passes`` gradients are asked for in each step; ``squares`` asks for mean squared per-example gradients too.
     """
@@ -66,6 +66,7 @@ class Rule:
 
     def __init__(self, configs: Sequence[Config], mean: Tensor, num_data: int) -> None:
         self.configs = list(configs)
+        self.parts = configs[0].parts
         self.mean = mean.clone()
         self.hyper = Hyper.of(configs, num_data, mean)
         self.momentum = torch.zeros_like(mean)
@@ -74,15 +75,15 @@ class Rule:
         """Every tensor a step changes."""
         return [value for value in vars(self).values() if isinstance(value, Tensor)]
 
-    def noise(self, parts: int) -> Tensor | None:
+    def noise(self) -> Tensor | None:
         """Standard normal numbers of one step (parts, seeds, configs, P)."""
         if not self.uses_noise:
             return None
-        return torch.randn(parts, *self.mean.shape, dtype=self.mean.dtype, device=self.mean.device)
+        return torch.randn(self.parts, *self.mean.shape, dtype=self.mean.dtype, device=self.mean.device)
 
-    def first_points(self, parts: int, noise: Tensor | None) -> Tensor:
+    def first_points(self, noise: Tensor | None) -> Tensor:
         """Weights of the first evaluation (parts, seeds, configs, P)."""
-        return self.mean.expand(parts, *self.mean.shape)
+        return self.mean.expand(self.parts, *self.mean.shape)
 
     def second_points(self, gradient: Tensor) -> Tensor:
         """Weights of the second evaluation, from the gradient of the first."""
@@ -166,9 +167,9 @@ class BSAM(Rule):
         s_init = torch.tensor([c.s_init for c in configs], dtype=mean.dtype, device=mean.device)[:, None]
         self.s = torch.ones_like(mean) * s_init
 
-    def first_points(self, parts: int, noise: Tensor | None) -> Tensor:
+    def first_points(self, noise: Tensor | None) -> Tensor:
         if noise is None:
-            return super().first_points(parts, noise)
+            return super().first_points(noise)
         return _moved(self.mean, noise, self.hyper.noise / (self.s * self.hyper.num_data).sqrt())
 
     def second_points(self, gradient: Tensor) -> Tensor:
@@ -211,9 +212,9 @@ class VOGN(Rule):
         s_init = torch.tensor([c.s_init for c in configs], dtype=mean.dtype, device=mean.device)[:, None]
         self.s = torch.ones_like(mean) * s_init
 
-    def first_points(self, parts: int, noise: Tensor | None) -> Tensor:
+    def first_points(self, noise: Tensor | None) -> Tensor:
         if noise is None:
-            return super().first_points(parts, noise)
+            return super().first_points(noise)
         return _moved(self.mean, noise, (self._precision() * self.hyper.num_data).rsqrt())
 
     def update(self, first: Tensor, second: Tensor | None, squares: Tensor | None, noise: Tensor | None) -> None:
@@ -242,9 +243,9 @@ class IVON(Rule):
         self.s = torch.ones_like(mean) * s_init
         self.steps = torch.zeros(1, dtype=torch.float64, device=mean.device)
 
-    def first_points(self, parts: int, noise: Tensor | None) -> Tensor:
+    def first_points(self, noise: Tensor | None) -> Tensor:
         if noise is None:
-            return super().first_points(parts, noise)
+            return super().first_points(noise)
         return _moved(self.mean, noise, (self._precision() * self.hyper.num_data).rsqrt())
 
     def update(self, first: Tensor, second: Tensor | None, squares: Tensor | None, noise: Tensor | None) -> None:

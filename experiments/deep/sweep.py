@@ -63,6 +63,8 @@ def run(
 
 
 def _run_stacks(configs: Sequence[Config], rows: RowStore, data: Path | None, device: str, progress: bool) -> None:
+    # Tensor cores for the products (10 bits of mantissa, sums in float32): as PyTorch's convolutions do by default.
+    torch.set_float32_matmul_precision("high" if device.startswith("cuda") else "highest")
     plan = stacked_rows.plan_stacks(configs)
     bar = Progress(sum(group[0].epochs for group, _ in plan), "epochs of stacks", progress)
     loaded: dict[tuple[str, bool, int], data_sets.Split] = {}
