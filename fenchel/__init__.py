@@ -15,7 +15,9 @@ from fenchel.learning_rules import LearningResult, bayesian_learning_rule
 from fenchel.objectives import bayes_objective, proximal_objective, relaxed_bayes_objective
 from fenchel.relaxed import RelaxedResult, minimize_relaxed
 from fenchel.results import BiconjugateResult, ConjugateResult, Natural, ObjectiveResult, Verdict
+from fenchel.sam import minimize_sam, sam_objective
 from fenchel.sums import sum_of_biconjugates
+from fenchel.theorem2 import verify_theorem2
 
 __all__ = [
     "BiconjugateResult",
@@ -45,8 +47,11 @@ __all__ = [
     "losses",
     "map_estimate",
     "minimize_relaxed",
+    "minimize_sam",
     "problems",
     "proximal_objective",
     "relaxed_bayes_objective",
+    "sam_objective",
     "sum_of_biconjugates",
+    "verify_theorem2",
 ]
