@@ -109,12 +109,15 @@ def design(dim: int) -> Array:
 
 
 def _directions(dim: int) -> Array:
-    """Unit vectors in +- pairs: even on the circle, fixed pseudo-random in higher dimensions."""
+    """Unit vectors in +- pairs: even on the circle, fixed pseudo-random for P <= 5, the axes above."""
     if dim == 2:
         angle = np.pi * np.arange(12) / 12
         half = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    elif dim > 5:
+        # The linear program has of the order of dim^2 rows here, and every column is paid for.
+        half = np.eye(dim)
     else:
-        count = 40 if dim == 3 else min(20 * dim, 200)
+        count = 40 if dim == 3 else 20 * dim
         half = np.random.default_rng(dim).normal(size=(count, dim))
         half = np.concatenate([np.eye(dim), half / np.linalg.norm(half, axis=1, keepdims=True)])
     return np.concatenate([half, -half])

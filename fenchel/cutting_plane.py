@@ -106,9 +106,9 @@ class _Rounds:
         if points.shape[0]:
             self.problem.add(points, self.white.value(points))
 
-    def solve(self) -> MasterSolution:
+    def solve(self) -> MasterSolution | None:
         if self.reference is None:
-            return self.problem.solve()
+            return self.problem.solve(max(1.0, self.deadline - time.perf_counter()))
         return self.reference(self.problem.points, self.problem.values)
 
     def scale(self) -> float:
@@ -230,12 +230,12 @@ class _Rounds:
         if start.lower is not None:
             out.offer_lower(start.lower)
         self.add(start.points)
-        for c in start.coefficients:
-            self.add(self.look(c, start.points).points)
         if start.active is not None and self.resume(start.active):
             out.atoms = self.problem.values.size
             return out
         self.add(design(self.frame.dim))
+        for c in start.coefficients:
+            self.add(self.look(c, self.starts(c, start.points)).points)
         stalled = 0
         for _ in range(self.budget.max_rounds):
             out.rounds += 1
@@ -267,12 +267,13 @@ class _Rounds:
         polished = self.polish(active)
         if polished is None or polished.residual > 1e-6 or polished.weights.min() < 0.0:
             return False
-        candidate = self.look(polished.coefficients, np.concatenate([active.points, polished.points]))
-        self.add(candidate.points)
+        self.add(polished.points)
         self.outcome.offer_upper(make_upper(self.white, polished.points, polished.weights))
-        if self.outcome.upper is None or self.outcome.upper.value - candidate.lower > 0.3 * self.tol * self.scale():
+        if self.outcome.upper is None:
             return False
-        self.certify(candidate)
+        # The global search climbs from these points itself, so nothing is gained by a local look before it.
+        supposed = -float(polished.coefficients @ self.frame.target)
+        self.certify(_Candidate(polished.coefficients, polished.points, np.zeros(polished.weights.size), supposed))
         return self.outcome.gap() <= self.tol * self.scale()
 
     def unbounded(self) -> None:
@@ -284,6 +285,9 @@ class _Rounds:
 
     def round(self) -> bool:
         solution = self.solve()
+        if solution is None:
+            self.outcome.message = "time limit reached"
+            return False
         if not solution.feasible:
             self.outcome.message = "no distribution on the atoms tried has these moments"
             return False

@@ -72,17 +72,21 @@ class MomentProblem:
         self.points = np.concatenate([self.points, points])
         self.values = np.concatenate([self.values, values])
 
-    def solve(self) -> MasterSolution:
-        """Solve from the last basis.
+    def solve(self, max_seconds: float = np.inf) -> MasterSolution | None:
+        """Solve from the last basis; None where ``max_seconds`` were not enough.
 
         Raises:
             SolverError: HiGHS ended with a status that is neither optimal nor infeasible.
         """
         import highspy
 
+        # HiGHS compares its limit with the time of all its runs together.
+        self._model.setOptionValue("time_limit", self._model.getRunTime() + max_seconds)
         self._model.run()
         status = self._model.getModelStatus()
         statuses = highspy.HighsModelStatus
+        if status == statuses.kTimeLimit:
+            return None
         if status not in (statuses.kOptimal, statuses.kInfeasible, statuses.kUnboundedOrInfeasible):
             # The simplex method sometimes gives up on a basis of far atoms; a cold start without scaling is cheap.
             for strategy in (_DUAL_SIMPLEX, _PRIMAL_SIMPLEX):
