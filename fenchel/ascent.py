@@ -28,14 +28,15 @@ def ascend(
             u = u + model.tangent(u)[1]
     value, slope, hessian = (part.copy() for part in model.derivatives(u))
     active = np.arange(u.shape[0])
-    for _ in range(_MOST_STEPS):
+    # Below a jump every step is cut short: going on would only creep towards it.
+    for _ in range(_MOST_STEPS if model.continuous else _MOST_STEPS // 6):
         step, gain = _newton_step(u[active], slope[active], hessian[active], domain)
         rising = gain > 4e-16 * (1.0 + np.abs(value[active]))
         active, step, gain = active[rising], step[rising], gain[rising]
         if active.size == 0:
             break
         length, todo, moved = 1.0, np.arange(active.size), []
-        for _ in range(_MOST_HALVINGS):
+        for _ in range(_MOST_HALVINGS if model.continuous else _MOST_HALVINGS // 3):
             rows = active[todo]
             trial = u[rows] + length * step[todo]
             if domain is not None:

@@ -74,13 +74,14 @@ def _single(
 def onto_jump(theta: Array, term: Terms) -> Array:
     """theta (K, P), points that rounding left just below the jump at z = 0 of a one-row term moved onto it."""
     moved, row = theta.copy(), term.rows[0]
-    scale = 1e-14 * (np.abs(theta) @ np.abs(row) + abs(term.offsets[0]))
+    # All atoms were computed from the same numbers, the largest of which sets the rounding.
+    scale = 1e-14 * float((np.abs(theta) @ np.abs(row)).max() + abs(term.offsets[0]))
     for step in (0.1, 0.3, 1.0):
         z = term.predictors(moved)[:, 0]
         below = (z < 0.0) & (z > -scale)
         if not below.any():
             break
-        moved[below] += (step * scale[below] / (row @ row))[:, None] * row
+        moved[below] += (step * scale / (row @ row)) * row
     return moved
 
 

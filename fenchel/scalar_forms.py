@@ -54,15 +54,20 @@ def scalar_form(link: Link, mean: Array, variance: Array) -> ScalarForm | None:
 
 
 def _cantelli(mean: Array, variance: Array) -> ScalarForm:
-    """sup P(z >= 0); for mean >= 0 it is 1, and at mean = 0 not attained."""
-    above = mean >= 0.0
-    safe = np.where(mean == 0.0, 1.0, mean)
+    """sup P(z >= 0): Cantelli's bound below the threshold, 1 from there on, not attained at mean = 0.
+
+    Means nearer to 0 than the square root of rounding count as 0: the atom that attains is then too far to represent.
+    """
+    spread = np.sqrt(variance)
+    on_jump = np.abs(mean) <= 1e-7 * spread
+    above = (mean > 0.0) | on_jump
+    safe = np.where(on_jump, 1.0, mean)
+    far = np.where(on_jump, spread, mean + variance / safe)
     second = variance + mean * mean
-    far = np.where(mean == 0.0, np.sqrt(variance), mean + variance / safe)
     value = np.where(above, 1.0, variance / second)
     curvature = np.where(above, 0.0, 2.0 / (far * far))
     slope = np.where(above, 0.0, curvature * (mean - far))
     # Above the threshold both atoms have z >= 0; below it one sits on the jump.
-    weight_far = np.where(mean == 0.0, 0.5, mean * mean / second)
-    other = np.where(mean == 0.0, -far, 0.0)
-    return ScalarForm(value, slope, curvature, far, other, weight_far, bool((mean != 0.0).all()))
+    weight = np.where(on_jump, 0.5, mean * mean / second)
+    other = np.where(on_jump, -far, 0.0)
+    return ScalarForm(value, slope, curvature, far, other, weight, not bool(on_jump.any()))
