@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fenchel.acceleration import Anderson
-from fenchel.errors import DomainError
+from fenchel.errors import DomainError, SolverError
 from fenchel.gaussian import STRUCTURES, Gaussian
 from fenchel.losses import Loss
 from fenchel.objectives import raise_block
@@ -224,7 +224,7 @@ class _Run:
             try:
                 q = self.member(_mix(old, target, alpha))
                 at = self.rule.evaluate(q, self.at)
-            except (DomainError, np.linalg.LinAlgError):
+            except (DomainError, SolverError, np.linalg.LinAlgError):
                 continue
             if self.accept(q, at):
                 self.q, self.at = q, at
@@ -253,7 +253,7 @@ class _Run:
         try:
             q = self.member(proposal)
             at = self.rule.evaluate(q, self.at)
-        except (DomainError, np.linalg.LinAlgError):
+        except (DomainError, SolverError, np.linalg.LinAlgError):
             self.anderson.reset()
             return False
         if not at.value + q.kl(self.prior) < self.rows[-1][0]:

@@ -39,7 +39,7 @@ class Statistics:
         # An off-diagonal entry of lam2 counts twice in <lam2, theta theta^T>.
         one = np.einsum("ki,kj->kij", eye[i], eye[j])
         both = one + np.transpose(one, (0, 2, 1))
-        return np.where((i == j)[:, None, None], one, both)
+        return np.asarray(np.where((i == j)[:, None, None], one, both))
 
     @property
     def size(self) -> int:

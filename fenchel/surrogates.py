@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fenchel.biconjugate import biconjugate
+from fenchel.errors import SolverError
 from fenchel.expected_loss import expected_loss_result
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
@@ -76,19 +77,37 @@ class Relaxed(Surrogate):
 
 
 class Sampled(Surrogate):
-    """F = the paper's program for f** (Eqs. 32, 33), with ``num_pieces`` fresh pieces a call; random and too large."""
+    """F = the paper's program for f** (Eqs. 32, 33), with ``num_pieces`` fresh pieces a call; random and too large.
+
+    Where the conic solver fails, pieces are drawn again, at most ``retries`` times; ``failures`` counts these.
+    """
 
     name = "sampled"
     deterministic = False
 
     def __init__(
-        self, loss: Loss, *, num_pieces: int = 100, rng: np.random.Generator | int | None = None, **options: Any
+        self,
+        loss: Loss,
+        *,
+        num_pieces: int = 100,
+        rng: np.random.Generator | int | None = None,
+        retries: int = 5,
+        **options: Any,
     ) -> None:
         super().__init__(loss)
         self.rng = rng if isinstance(rng, np.random.Generator) else np.random.default_rng(0 if rng is None else rng)
         self.options = {"num_pieces": num_pieces, **options}
+        self.retries, self.failures = retries, 0
 
     def evaluate(self, q: Gaussian, previous: Evaluation | None) -> Evaluation:
+        for _ in range(self.retries):
+            try:
+                return self._once(q)
+            except SolverError:
+                self.failures += 1
+        return self._once(q)
+
+    def _once(self, q: Gaussian) -> Evaluation:
         return _from_biconjugate(biconjugate(self.loss, q, method="sampled", rng=self.rng, **self.options))
 
 
