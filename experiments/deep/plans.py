@@ -24,7 +24,7 @@ PARTS = (1, 2, 4, 8, 16)
 SWEEP_METHODS = ("sam-sgd", "sam-adam", "bsam")
 # 192 is the largest batch not above the paper's 200 that 16 sub-batches divide.
 TABLE5_BATCH = 192
-EPOCHS, ABLATION_EPOCHS = 120, 40
+EPOCHS, ABLATION_EPOCHS = 120, 60
 MAIN_SEEDS, ABLATION_SEEDS = 5, 3
 
 
