@@ -83,14 +83,15 @@ def biconjugate(
     if method == "closed-form":
         return _closed_form(loss, q, frame)
     options = solver if isinstance(solver, SolverOptions) else SolverOptions(solver or "CLARABEL")
-    white = WhiteLoss(loss, frame)
     if method == "sampled":
         generator = rng if isinstance(rng, np.random.Generator) else np.random.default_rng(0 if rng is None else rng)
-        return sampled_biconjugate(white, tol, num_pieces=num_pieces, rng=generator, options=options)
+        return sampled_biconjugate(WhiteLoss(loss, frame), tol, num_pieces=num_pieces, rng=generator, options=options)
     begin = time.perf_counter()
     if getattr(loss, "quadratic_only", False):
         return _quadratic(loss, frame, tol, begin)
     budget = Budget(max_rounds, 60.0 if max_seconds is None else float(max_seconds), max_boxes)
+    white = WhiteLoss.reduced(loss, frame)
+    frame = white.frame
     start = _start(loss, q, frame, warm)
     solve = _reference(frame, options) if master == "cvxpy" else None
     outcome = cutting_plane(white, tol=tol, start=start, budget=budget, master=solve)
@@ -138,8 +139,8 @@ def _start(loss: Loss, q: Gaussian, frame: MomentFrame, warm: Any) -> Start:
     points = np.zeros((0, frame.dim))
     if warm is not None:
         theta = np.asarray(warm, dtype=float)
-        if theta.ndim != 2 or theta.shape[1] != frame.dim or not np.all(np.isfinite(theta)):
-            raise ValueError(f"warm must be a BiconjugateResult or finite atoms of shape (K, {frame.dim}).")
+        if theta.ndim != 2 or theta.shape[1] != q.dim or not np.all(np.isfinite(theta)):
+            raise ValueError(f"warm must be a BiconjugateResult or finite atoms of shape (K, {q.dim}).")
         points = frame.to_white(theta)
     if frame.dim <= 2:
         # The starting design already brings the bracket to a few percent here, and costs less.
@@ -157,8 +158,8 @@ def _start(loss: Loss, q: Gaussian, frame: MomentFrame, warm: Any) -> Start:
 
 
 def _warm_start(frame: MomentFrame, warm: BiconjugateResult) -> Start:
-    if warm.atoms.ndim != 2 or warm.atoms.shape[1] != frame.dim or warm.natural is None:
-        raise ValueError(f"warm must be a result for {frame.dim} parameters, with atoms and a natural parameter.")
+    if warm.atoms.ndim != 2 or warm.atoms.shape[1] != frame.mean.size or warm.natural is None:
+        raise ValueError(f"warm must be a result for {frame.mean.size} parameters, with atoms and a natural parameter.")
     points = frame.to_white(warm.atoms)
     if warm.structure != frame.structure:
         return Start(points)
@@ -210,7 +211,7 @@ def _result(frame: MomentFrame, outcome: Outcome, tol: float, seconds: float) ->
         upper=high,
         certified=certified,
         natural=None if lower is None else frame.blocks(lower.lam1, lower.lam2),
-        atoms=np.zeros((0, frame.dim)) if upper is None else upper.points,
+        atoms=np.zeros((0, frame.mean.size)) if upper is None else upper.points,
         weights=np.zeros(0) if upper is None else upper.weights,
         iterations=outcome.rounds,
         seconds=seconds,
@@ -284,7 +285,7 @@ def _closed_form(loss: Loss, q: Gaussian, frame: MomentFrame) -> BiconjugateResu
         upper=float(value) + slack,
         certified=True,
         natural=blocks,
-        atoms=np.zeros((0, frame.dim)) if atoms is None else atoms,
+        atoms=np.zeros((0, frame.mean.size)) if atoms is None else atoms,
         weights=np.zeros(0) if weights is None else weights,
         iterations=0,
         seconds=time.perf_counter() - begin,

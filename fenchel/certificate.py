@@ -79,11 +79,11 @@ def make_upper(white: WhiteLoss, points: Array, weights: Array) -> UpperBound | 
         # Far atoms carry weights as small as 1/|x|^2, so the residual is compared with the rounding of w |x|^2.
         if np.min(w) < 0.0 or moment_error(frame, x, w) > 1e-12:
             continue
-        theta, losses = white.parameters(x)
+        theta, spread, losses = white.distribution(x, w)
         if not np.all(np.isfinite(losses)):
             continue
-        slack = 4.0 * _EPS * float(np.sum(w * np.abs(losses)))
-        value = slack - float(w @ losses)
+        slack = 4.0 * _EPS * float(np.sum(spread * np.abs(losses)))
+        value = slack - float(spread @ losses)
         if best is None or value < best.value:
-            best = UpperBound(value, theta, w)
+            best = UpperBound(value, theta, spread)
     return best

@@ -338,10 +338,36 @@ class _Rounds:
             self.best = _Candidate(candidate.coefficients, candidate.points, candidate.violations, proved)
             self.add(found.maximizers)
             return True
+        if found.upper == np.inf:
+            self.confine(candidate.coefficients)
         if out.gap() > allowed and not found.certified:
             out.message = found.message or "the global search was stopped before its proof was complete"
             return False
         return True
+
+
+    def confine(self, c: Array) -> None:
+        """Lower bounds from what is declared of the growth of a user's loss, where that is steeper than Q.
+
+        The declared quadratic itself; and Q, steep enough for the global search to be confined by it.
+        """
+        declared, frame = self.white.majorizer(), self.frame
+        if declared is None:
+            return
+        _, _, w = frame.quadratic(c)
+        short = max(0.0, float(np.linalg.eigvalsh(declared[2] - w)[-1]))
+        if np.array_equal(frame.quadratic(frame.coefficients(*declared))[2], declared[2]):
+            own = frame.coefficients(*declared)
+            _, lam1, lam2 = frame.to_natural(own)
+            value = -float(own @ frame.target)
+            slack = 1e-14 * float(np.abs(own) @ np.abs(frame.target))
+            self.outcome.offer_lower(LowerBound(value - slack, lam1, lam2, "declared majorizer"))
+        steep = c + frame.coefficients(0.0, np.zeros(frame.dim), (1.0 + 1e-6) * short * np.eye(frame.dim))
+        starts = self.starts(steep, np.zeros((0, frame.dim)))
+        allowed = self.tol * self.scale()
+        bound, found = certify_lower(self.white, steep, tol=allowed, starts=starts, max_boxes=self.budget.max_boxes)
+        self.outcome.offer_lower(bound)
+        self.outcome.boxes += found.boxes
 
 
 def _distinct(points: Array, values: Array) -> tuple[Array, Array]:

@@ -23,15 +23,21 @@ STRUCTURES = ("full", "diagonal", "isotropic")
 
 @dataclass(frozen=True)
 class MomentFrame:
-    """Mean (P,), factor L (P, P) with L L^T the covariance seen by the family, and the family's name.
+    """Mean (P,), factor L (P, r) with its left inverse (r, P), and the family's name; r = P unless reduced.
 
-    A quadratic is a coefficient vector c (D,) of the features (1, x, second-order block):
+    A quadratic is a coefficient vector c (D,) of the features (1, x, second-order block) of the r whitened coordinates:
     Q(x) = c . features(x), and E_q[Q] = c . target for every distribution with q's moments.
+
+    A reduced frame (see `reduced`) leaves out directions of x in which the loss is affine: ``rest`` (P, P - r) spans
+    them (whitened, in the units of theta) and ``tilt`` (P,) is the slope of the loss in them.
     """
 
     mean: Array
     factor: Array
+    inverse: Array
     structure: str
+    rest: Array
+    tilt: Array
 
     @classmethod
     def of(cls, mean: Array, cov: Array, structure: str) -> MomentFrame:
@@ -45,17 +51,39 @@ class MomentFrame:
             factor = float(np.sqrt(np.trace(cov) / dim)) * np.eye(dim)
         else:
             raise ValueError(f"structure must be one of {', '.join(STRUCTURES)}; got {structure!r}.")
-        return cls(np.array(mean, dtype=float), np.asarray(factor, dtype=float), structure)
+        factor = np.asarray(factor, dtype=float)
+        inverse = np.asarray(np.linalg.inv(factor))
+        return cls(np.array(mean, dtype=float), factor, inverse, structure, np.zeros((dim, 0)), np.zeros(dim))
+
+    def reduced(self, kept: Array, left: Array, slope: Array) -> MomentFrame:
+        """The frame of the coordinates kept^T x, for a loss that along ``left`` only has the ``slope`` (P - r,).
+
+        ``kept`` (P, r) and ``left`` (P, P - r) are orthonormal bases of complementary subspaces (of coordinates, in the
+        diagonal family). The other coordinates carry their share of the covariance whatever the loss does, so the
+        problem in r dimensions has the same value.
+        """
+        tilt = self.inverse.T @ (left @ slope)
+        return MomentFrame(
+            self.mean, self.factor @ kept, kept.T @ self.inverse, self.structure, self.factor @ left, tilt
+        )
 
     @property
     def dim(self) -> int:
-        """P."""
-        return int(self.mean.size)
+        """r, the number of whitened coordinates."""
+        return int(self.factor.shape[1])
 
-    @cached_property
-    def inverse(self) -> Array:
-        """L^-1."""
-        return np.asarray(np.linalg.inv(self.factor))
+    def complete(self, x: Array, weights: Array) -> tuple[Array, Array]:
+        """Atoms theta (K', P) and weights (K',) with q's moments, from x (K, r) that have the reduced ones.
+
+        Every atom is spread over the sigma points of the coordinates left out, in +- pairs.
+        """
+        theta = self.to_theta(x)
+        left = self.rest.shape[1]
+        if left == 0:
+            return theta, weights
+        steps = np.sqrt(left) * np.concatenate([self.rest.T, -self.rest.T])
+        spread = (theta[:, None, :] + steps[None, :, :]).reshape(-1, self.mean.size)
+        return spread, np.repeat(weights / (2 * left), 2 * left)
 
     @cached_property
     def pairs(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -81,15 +109,15 @@ class MomentFrame:
         return int(self.target.size)
 
     def to_theta(self, x: Array) -> Array:
-        """(K, P) whitened points to parameters."""
+        """(K, r) whitened points to parameters (K, P)."""
         return self.mean + x @ self.factor.T
 
     def to_white(self, theta: Array) -> Array:
-        """(K, P) parameters to whitened points."""
+        """(K, P) parameters to whitened points (K, r)."""
         return (theta - self.mean) @ self.inverse.T
 
     def features(self, x: Array) -> Array:
-        """(K, P) -> (K, D)."""
+        """(K, r) -> (K, D)."""
         if self.structure == "full":
             rows, columns = self.pairs
             second = x[:, rows] * x[:, columns]
@@ -125,7 +153,7 @@ class MomentFrame:
         return np.concatenate([[u], v, second])
 
     def jacobians(self, x: Array) -> Array:
-        """Derivatives of the features: (K, P) -> (K, P, D)."""
+        """Derivatives of the features: (K, r) -> (K, r, D)."""
         k, p = x.shape
         out = np.zeros((k, p, self.size))
         index = np.arange(p)
@@ -148,7 +176,7 @@ class MomentFrame:
         if self.structure != "full":
             lam2 = np.diag(np.diag(lam2))
         lam2 = 0.5 * (lam2 + lam2.T)
-        slope = self.inverse.T @ v
+        slope = self.inverse.T @ v + self.tilt
         lam1 = -slope - 2.0 * lam2 @ self.mean
         t = u - slope @ self.mean - self.mean @ lam2 @ self.mean
         return float(t), lam1, lam2
@@ -156,7 +184,7 @@ class MomentFrame:
     def from_natural(self, t: float, lam1: Array, lam2: Array) -> Array:
         """Inverse of `to_natural`."""
         w = -(self.factor.T @ lam2 @ self.factor)
-        v = -self.factor.T @ (lam1 + 2.0 * lam2 @ self.mean)
+        v = -self.factor.T @ (lam1 + 2.0 * lam2 @ self.mean + self.tilt)
         u = t - lam1 @ self.mean - self.mean @ lam2 @ self.mean
         return self.coefficients(float(u), v, w)
 
@@ -173,7 +201,7 @@ class MomentFrame:
         block = np.asarray(lam2, dtype=float)
         if block.ndim == 2:
             return block
-        return block * np.eye(self.dim) if block.ndim == 0 else np.diag(block)
+        return block * np.eye(self.mean.size) if block.ndim == 0 else np.diag(block)
 
     def pairing(self, lam1: Array, lam2: Array) -> tuple[float, float]:
         """<lambda', mu> and the sum of the sizes of its terms, which bounds its rounding error."""

@@ -104,7 +104,10 @@ def _newton(white: WhiteLoss, start: ActiveSet, normals: Array, steps: int) -> A
             stalled += 1
         if residual < 1e-16 or stalled > 2:
             break
-        inverse = _curvature_inverse(2.0 * frame.quadratic(c)[2] - hessian, normals)
+        curvature = 2.0 * frame.quadratic(c)[2] - hessian
+        if not np.all(np.isfinite(curvature)) or float(np.max(np.abs(curvature))) < 1e-12:
+            return best
+        inverse = _curvature_inverse(curvature, normals)
         newton = np.einsum("kij,kj->ki", inverse, slope)
         response = inverse @ jacobian
         system = np.zeros((size + count, size + count))
@@ -114,6 +117,8 @@ def _newton(white: WhiteLoss, start: ActiveSet, normals: Array, steps: int) -> A
         right = np.concatenate(
             [moment - np.einsum("k,kpd,kp->d", w, jacobian, newton), gap + np.sum(slope * newton, axis=1)]
         )
+        if not np.all(np.isfinite(system)):
+            return best
         step = _solve(system, right)
         x = white.snap(x + newton - response @ step[:size])
         c = c + step[:size]
@@ -126,7 +131,7 @@ def _curvature_inverse(curvature: Array, normals: Array) -> Array:
     dim = curvature.shape[1]
     across = normals[:, :, None] * normals[:, None, :]
     tangent = np.eye(dim) - across
-    scale = max(1e-300, float(np.max(np.abs(curvature))))
+    scale = float(np.max(np.abs(curvature)))
     if dim == 1:
         return np.asarray(tangent / np.maximum(curvature, 1e-9 * scale))
     eigenvalues, vectors = np.linalg.eigh(tangent @ curvature @ tangent + scale * across)

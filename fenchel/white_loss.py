@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fenchel.jumps import JumpPlanes
-from fenchel.losses import Loss
+from fenchel.losses import Loss, UserLoss
 from fenchel.losses.linear_predictor import LinearPredictorLoss
 from fenchel.moment_frame import MomentFrame
 from fenchel.search import SearchResult, local_maximizers, maximize
@@ -32,6 +32,27 @@ class WhiteLoss:
         self._white = loss.compose(frame.factor, frame.mean) if isinstance(loss, LinearPredictorLoss) else None
         self._white_jumps = JumpPlanes.of(loss if self._white is None else self._white)
         self._jumps = JumpPlanes.of(loss)
+
+    @classmethod
+    def reduced(cls, loss: Loss, frame: MomentFrame) -> WhiteLoss:
+        """The loss in the directions in which it is not affine, where the family allows to leave the others out.
+
+        Along an affine direction the best quadratic is flat, so that the supremum would be attained on whole planes.
+        """
+        if not isinstance(loss, LinearPredictorLoss) or frame.structure == "isotropic":
+            return cls(loss, frame)
+        white = loss.compose(frame.factor, frame.mean)
+        rows = np.concatenate([white.H, *(group.rows[group.weights > 0.0] for group in white.groups)])
+        if frame.structure == "diagonal":
+            basis, live = np.eye(frame.dim), np.any(rows != 0.0, axis=0)
+        else:
+            _, singular, basis = np.linalg.svd(rows, full_matrices=True)
+            singular = np.concatenate([singular, np.zeros(frame.dim - singular.size)])
+            live = singular > 1e-13 * max(rows.shape) * max(float(singular[0]), 1e-300)
+        if live.all() or not live.any():
+            return cls(loss, frame)
+        kept, left = basis[live].T, basis[~live].T
+        return cls(loss, frame.reduced(kept, left, left.T @ white.b))
 
     def value(self, x: Array) -> Array:
         """(K, P) -> (K,)."""
@@ -86,12 +107,18 @@ class WhiteLoss:
         """Whitened points that lie on a jump of the loss up to rounding, on its upper side."""
         return self._white_jumps.snap(x, self.value)
 
-    def parameters(self, x: Array) -> tuple[Array, Array]:
-        """theta (K, P) of whitened points, on the upper side of a jump, and the losses there (K,)."""
-        theta = self._jumps.snap(self.frame.to_theta(x), self.loss._value)
-        if self.loss.bounds is not None:
-            theta = np.where(np.isfinite(self.value(x))[:, None], np.clip(theta, *self.loss.bounds), theta)
-        return theta, np.where(np.isfinite(self.value(x)), self.loss._value(theta), -np.inf)
+    def distribution(self, x: Array, weights: Array) -> tuple[Array, Array, Array]:
+        """Atoms theta (K', P) of whitened points, on the upper side of a jump, their weights, and the losses there.
+
+        Points outside the bounds of the loss have loss -inf.
+        """
+        theta, weights = self.frame.complete(x, weights)
+        theta = self._jumps.snap(theta, self.loss._value)
+        if self.loss.bounds is None:
+            return theta, weights, np.asarray(self.loss._value(theta))
+        inside = np.isfinite(self.value(x))
+        theta = np.where(inside[:, None], np.clip(theta, *self.loss.bounds), theta)
+        return theta, weights, np.where(inside, self.loss._value(theta), -np.inf)
 
     def _maximal(self, c: Array, points: Array, values: Array) -> NDArray[np.bool_]:
         """Which points are stationary, or sit on a kink or jump from where no small step along the slope climbs."""
@@ -115,6 +142,22 @@ class WhiteLoss:
             return None
         _, _, w = self.frame.quadratic(c)
         return max(0.0, float(np.linalg.eigvalsh(0.5 * self._white.H - w)[-1]))
+
+    def majorizer(self) -> tuple[float, Array, Array] | None:
+        """(u, v, W) of the quadratic a user declared above the loss, or of the one its curvature gives; else None."""
+        loss = self.loss
+        if not isinstance(loss, UserLoss) or loss.bounds is not None:
+            return None
+        mean, factor = self.frame.mean, self.frame.factor
+        if loss.majorizer is not None:
+            q = loss.majorizer
+            height, slope, hessian = float(q(mean)), q.gradient(mean), q.H
+        elif np.isfinite(loss.curvature):
+            height, slope = float(loss(mean)), loss.gradient(mean)
+            hessian = max(loss.curvature, 0.0) * np.eye(loss.dim)
+        else:
+            return None
+        return height, slope @ factor, 0.5 * factor.T @ hessian @ factor
 
     def slope(self, c: Array, points: Array) -> Array:
         """Gradient of l - Q, (K, P)."""
