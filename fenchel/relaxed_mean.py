@@ -131,7 +131,7 @@ def closing_on_line(loss: Loss, sigma: float, grid: Array) -> Array:
             else:
                 break
         hull.append(i)
-    return np.asarray(np.square(grid) / (2.0 * sigma * sigma)) - np.interp(grid, grid[hull], bowl[hull])
+    return np.asarray(np.square(grid) / (2.0 * sigma * sigma) - np.interp(grid, grid[hull], bowl[hull]))
 
 
 def _branches(loss: Loss, m: Array, nu: float, cloud: Array) -> Branches:

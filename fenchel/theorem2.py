@@ -310,6 +310,7 @@ def _sentence(m: dict[str, Any], outer: OuterMinimum) -> tuple[bool | None, dict
         tail = (
             f"relaxed Bayes still has its global minimum there at the dual multiplier, sigma = {m['sigma']:.4g}"
             + (", the edge of its domain" if m["edge"] else "")
+            + ("" if m["prior_valid"] else ", which no prior has")
             if m["maps_to_global"]
             else f"and a duality gap of {m['duality_gap_lower']:.3g} or more keeps relaxed Bayes from it"
         )
