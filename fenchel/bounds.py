@@ -60,10 +60,15 @@ class LinearModel(_Frame):
         self, loss: LinearPredictorLoss, origin: Array, basis: Array, concave: Array, linear: Array, constant: float
     ) -> None:
         super().__init__(origin, basis, concave, linear, constant)
+        self.loss = loss
         self.groups = [Terms(g.link, g.rows @ basis, g.predictors(origin), g.weights) for g in loss.groups]
         self._sizes = [np.abs(g.rows).T for g in self.groups]
         self.convex = all(g.link.convex for g in self.groups)
         self.continuous = loss.continuous
+
+    def rotated(self, axes: Array) -> LinearModel:
+        """The same h in coordinates u' with u = axes u', axes orthogonal; for whitened models."""
+        return LinearModel(self.loss, self.origin, self.basis @ axes, self.concave, self.linear @ axes, self.constant)
 
     def value(self, u: Array) -> Array:
         total, _ = self._quadratic(u)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 from fenchel.ascent import distinct
 from fenchel.bounds import LinearModel, UserModel
 from fenchel.box_quadratic import box_maximum
-from fenchel.confine import Setting, enclosing_box
+from fenchel.confine import Setting
+from fenchel.enclose import box_around, global_majorants
 from fenchel.starts import climb
 
 __all__ = ["BranchAndBound"]
@@ -54,12 +56,29 @@ class BranchAndBound:
 
     def run(self) -> None:
         """Search until every box is closed, or the budget is spent."""
-        center, half, top = enclosing_box(self.setting, self.best, self.points[0])
-        self.upper = max(top, self.best)
-        if top <= self._target() or not np.isfinite(half).all():
+        room = self._target() - self.best
+        majorants = global_majorants(self.setting, self.best, self.points[0], room)
+        if majorants:
+            self.upper = max(majorants[-1].top, self.best)
+            if majorants[-1].top <= self._target():
+                return
+            axes = np.eye(self.model.dim)
+            if isinstance(self.model, LinearModel) and self.model.dim > 2 and self.model.whitened:
+                # Along its flat directions the least majorant has to be split; the others it closes by itself.
+                axes = np.linalg.eigh(majorants[-1].concave)[1]
+                self._rotate(self.model, axes)
+            center, half = box_around(majorants, self.best, axes)
+        elif self.setting.domain is not None:
+            center, half = self.setting.domain
+        else:
             return
         centers, halves = _grid(center, half, _FIRST_CUTS.get(self.model.dim, 1))
-        self._branch(centers, halves, np.full(centers.shape[0], top))
+        self._branch(centers, halves, np.full(centers.shape[0], self.upper))
+
+    def _rotate(self, model: LinearModel, axes: Array) -> None:
+        self.model = model.rotated(axes)
+        self.setting = replace(self.setting, model=self.model)
+        self._adopt(self.points @ axes, self.values)
 
     def _target(self) -> float:
         return self.best + 0.5 * self.tol * max(1.0, abs(self.best))

@@ -1,4 +1,4 @@
-"""Where the supremum of h can be: proofs of infinity, whitened coordinates, a box outside of which h is small."""
+"""What is known before the search: proofs that sup h is infinite, or whitened coordinates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fenchel.bounds import LinearModel, UserModel
 from fenchel.losses import LinearPredictorLoss, Loss, Quadratic, UserLoss
 
-__all__ = ["Setting", "Unbounded", "enclosing_box", "prepare"]
+__all__ = ["Setting", "Unbounded", "descent_majorizer", "prepare"]
 
 Array = NDArray[np.float64]
 # An eigenvalue within this factor of the largest matrix in the problem is rounding.
@@ -97,7 +97,7 @@ def _prepare_user(loss: UserLoss, lam1: Array, lam2: Array) -> Setting | Unbound
         return Setting(model, domain=(np.zeros(dim), np.ones(dim)))
     if np.isinf(loss.curvature) and loss.majorizer is None:
         return Unbounded("the loss is declared with infinite curvature and no majorizer: no quadratic majorizes it")
-    majorizer = loss.majorizer or _descent_majorizer(loss)
+    majorizer = loss.majorizer or descent_majorizer(loss)
     concave = -(2.0 * lam2 + majorizer.H)
     size = 2.0 * np.abs(lam2).max() + np.abs(majorizer.H).max()
     values, vectors = np.linalg.eigh(concave)
@@ -128,75 +128,8 @@ def _transformed(lam1: Array, lam2: Array, origin: Array, basis: Array) -> tuple
     return origin, basis, 0.5 * (concave + concave.T), linear, constant
 
 
-def _descent_majorizer(loss: UserLoss) -> Quadratic:
+def descent_majorizer(loss: UserLoss) -> Quadratic:
     """The descent lemma at 0: l(theta) <= l(0) + grad.theta + curvature |theta|^2 / 2."""
     zero = np.zeros((1, loss.dim))
     H = max(loss.curvature, 0.0) * np.eye(loss.dim)
     return Quadratic(H, loss._gradient(zero)[0], float(loss._value(zero)[0]))
-
-
-def enclosing_box(setting: Setting, best: float, best_u: Array) -> tuple[Array, Array, float]:
-    """(center, half, upper): {h >= best} lies in the box, and h <= upper everywhere. Needs a confined setting."""
-    if isinstance(setting.model, UserModel):
-        return _user_box(setting.model, setting.domain, best)
-    return _linear_box(setting.model, best, best_u)
-
-
-def _user_box(model: UserModel, domain: tuple[Array, Array] | None, best: float) -> tuple[Array, Array, float]:
-    upper = np.inf
-    center, half = domain if domain is not None else (np.zeros(model.dim), np.full(model.dim, np.inf))
-    loss = model.loss
-    if domain is None:
-        q = loss.majorizer or _descent_majorizer(loss)
-        H = model.basis.T @ q.H @ model.basis
-        slope = model.linear + model.basis.T @ (q.b + q.H @ model.origin)
-        constant = model.constant + float(q(model.origin))
-        center, half, upper = _ellipsoid_box(constant, slope, H - model.concave, best)
-    return center, half, upper
-
-
-def _linear_box(model: LinearModel, best: float, best_u: Array) -> tuple[Array, Array, float]:
-    """Intersect the ellipsoids of global quadratic majorants with contacts ever nearer to their own extent."""
-    lo, hi = np.full(model.dim, -np.inf), np.full(model.dim, np.inf)
-    upper = np.inf
-    stretch = 1.0
-    contacts = [np.abs(g.predictors(best_u[None, :])[0]) + np.linalg.norm(g.rows, axis=1) for g in model.groups]
-    for attempt in range(60):
-        constant, slope, matrix = model.constant, model.linear, -model.concave
-        for g, contact in zip(model.groups, contacts, strict=True):
-            z0 = stretch * contact
-            v, s, kappa = g.link.majorant(z0, np.full(z0.shape, -np.inf), np.full(z0.shape, np.inf))
-            about = z0 - g.offsets
-            constant = constant + float(g.weights @ (v - s * about + 0.5 * kappa * about * about))
-            slope = slope + (g.weights * (s - kappa * about)) @ g.rows
-            matrix = matrix + (g.rows.T * (g.weights * kappa)) @ g.rows
-        # Contacts far out flatten every majorant, so that the concave part wins in the end.
-        if np.linalg.eigvalsh(matrix)[-1] > -0.1:
-            stretch *= 2.0
-            continue
-        center, half, top = _ellipsoid_box(constant, slope, matrix, best)
-        lo, hi, upper = np.maximum(lo, center - half), np.minimum(hi, center + half), min(upper, top)
-        if attempt >= 3 and stretch == 1.0 and (half > 0.8 * 0.5 * (hi - lo)).all() and attempt > 8:
-            break
-        stretch = 1.0
-        inverse = np.linalg.inv(-matrix)
-        radius = 2.0 * max(top - best, 0.0)
-        fresh = []
-        for g, old in zip(model.groups, contacts, strict=True):
-            middle = np.abs(g.predictors(center[None, :])[0])
-            extent = radius * np.einsum("ni,ij,nj->n", g.rows, inverse, g.rows)
-            fresh.append(np.maximum(np.sqrt(middle**2 + 0.5 * extent), 1e-3 * old))
-        contacts = fresh
-        if attempt > 8:
-            break
-    return 0.5 * (lo + hi), 0.5 * (hi - lo), upper
-
-
-def _ellipsoid_box(constant: float, slope: Array, matrix: Array, best: float) -> tuple[Array, Array, float]:
-    """The box around {constant + slope.u + u^T K u / 2 >= best}, K negative definite, and the maximum."""
-    inverse = np.linalg.inv(-matrix)
-    center = inverse @ slope
-    top = constant + 0.5 * float(slope @ center)
-    excess = max(top - best, 0.0) + 1e-12 * (abs(top) + abs(best))
-    half = np.sqrt(2.0 * excess * np.maximum(np.diagonal(inverse), 0.0)) * (1.0 + 1e-9)
-    return center, half, top

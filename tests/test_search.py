@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fenchel import Gaussian, sum_of_biconjugates
 from fenchel import losses as L
 from fenchel.box_quadratic import box_maximum
+from fenchel.confine import Setting, prepare
+from fenchel.enclose import box_around, global_majorants
 from fenchel.losses.links import AbsLink, BumpLink, HuberLink, IndicatorLink, ReLULink, SoftplusLink
 from fenchel.search import local_maximizers, maximize
 
@@ -278,3 +281,43 @@ def test_bad_input_is_a_sentence(call: object) -> None:
     with pytest.raises((ValueError, TypeError)) as caught:
         call()  # type: ignore[operator]
     assert len(str(caught.value)) > 20
+
+
+def test_the_root_bound_is_the_dual_of_the_sum_of_biconjugates() -> None:
+    """At the summed majorant's parameter the best per-term quadratic bound is the summed majorant itself."""
+    rng = np.random.default_rng(4)
+    loss = L.LogisticRegression(rng.normal(size=(90, 12)), rng.integers(0, 2, size=90))
+    mixed = loss + L.Huber(0.5).compose(rng.normal(size=12), [0.2]) + 0.5 * L.Absolute().compose(rng.normal(size=12))
+    q = Gaussian(0.3 * rng.normal(size=12), 0.4 * np.eye(12))
+    summed = sum_of_biconjugates(mixed, q, "full")
+    lam1, lam2 = summed.natural
+    constant = lam1 @ q.mean + np.sum(lam2 * (q.cov + np.outer(q.mean, q.mean))) - summed.value
+    found = maximize(mixed, lam1, lam2, tol=1e-6, max_boxes=1)
+    assert found.lower <= found.upper
+    assert found.upper == pytest.approx(constant, rel=2e-6)
+    # In steeper problems it closes the bracket by itself, in any dimension.
+    steep = maximize(mixed, lam1, 2.0 * lam2, tol=1e-6, max_boxes=1)
+    assert steep.certified
+    theta = found.argmax + rng.normal(size=(2000, 12)) * np.exp(rng.uniform(-3, 2, size=(2000, 1)))
+    assert objective(mixed, lam1, lam2, theta).max() <= found.upper
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 10**6))
+def test_global_majorants_majorize(seed: int) -> None:
+    loss, lam1, lam2 = random_problem(seed, jumps=seed % 2 == 0)
+    setting = prepare(loss, lam1, lam2)
+    assert isinstance(setting, Setting)
+    rng = np.random.default_rng(seed)
+    model = setting.model
+    u = 5.0 * rng.normal(size=(300, model.dim))
+    h = model.value(u)
+    majorants = global_majorants(setting, float(h.max()), u[h.argmax()], 1e-6)
+    assert majorants
+    for q in majorants:
+        above = q.constant + u @ q.linear - 0.5 * np.einsum("ni,ij,nj->n", u, q.concave, u)
+        assert (above >= h - 1e-9 * (1.0 + np.abs(above))).all()
+        assert q.top >= h.max() - 1e-9 * (1.0 + abs(q.top))
+    center, half = box_around(majorants, float(h.max()) - 1.0, np.eye(model.dim))
+    near = h >= h.max() - 1.0
+    assert (np.abs(u[near] - center) <= half * (1.0 + 1e-9) + 1e-9).all()
