@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from fenchel.atoms import design
+from fenchel.atoms import design, sigma_points
 from fenchel.certificate import LowerBound, UpperBound, certify_lower, make_upper
 from fenchel.moment_problem import MasterSolution, MomentProblem
 from fenchel.polish import ActiveSet, free_directions, least_step, polish
@@ -26,6 +26,8 @@ Array = NDArray[np.float64]
 Master = Callable[[Array, Array], MasterSolution]
 _PATIENCE = 8
 _TURNS = 8
+_MARGINS = (1e-9, 1e-6, 1e-3)
+_CONFINED_BOXES = 100_000
 _ACTIVE_STEPS = 6
 _LIFTS = np.array([1e-12, 1e-10, 1e-8, 1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4])
 
@@ -227,6 +229,11 @@ class _Rounds:
 
     def run(self, start: Start) -> Outcome:
         out = self.outcome
+        if self.white.superquadratic:
+            points = sigma_points(self.frame.dim)
+            out.offer_upper(make_upper(self.white, points, np.full(points.shape[0], 1.0 / points.shape[0])))
+            self.unbounded()
+            return out
         if start.lower is not None:
             out.offer_lower(start.lower)
         self.add(start.points)
@@ -256,7 +263,8 @@ class _Rounds:
         else:
             out.message = "round limit reached"
         if self.best is None or not np.isfinite(self.best.lower):
-            self.unbounded()
+            if not out.message:
+                self.unbounded()
         elif out.gap() > self.tol * self.scale() and self.best is not self.searched:
             self.certify(self.best)
         out.atoms = self.problem.values.size
@@ -362,12 +370,15 @@ class _Rounds:
             value = -float(own @ frame.target)
             slack = 1e-14 * float(np.abs(own) @ np.abs(frame.target))
             self.outcome.offer_lower(LowerBound(value - slack, lam1, lam2, "declared majorizer"))
-        steep = c + frame.coefficients(0.0, np.zeros(frame.dim), (1.0 + 1e-6) * short * np.eye(frame.dim))
-        starts = self.starts(steep, np.zeros((0, frame.dim)))
-        allowed = self.tol * self.scale()
-        bound, found = certify_lower(self.white, steep, tol=allowed, starts=starts, max_boxes=self.budget.max_boxes)
-        self.outcome.offer_lower(bound)
-        self.outcome.boxes += found.boxes
+        square = frame.coefficients(0.0, np.zeros(frame.dim), np.eye(frame.dim))
+        for margin in _MARGINS:
+            # A wider margin costs more of the bound, but confines the search to a smaller region.
+            steep = c + (short + margin * max(1.0, float(np.abs(declared[2]).max()))) * square
+            starts = self.starts(steep, np.zeros((0, frame.dim)))
+            allowed = self.tol * self.scale()
+            bound, found = certify_lower(self.white, steep, tol=allowed, starts=starts, max_boxes=_CONFINED_BOXES)
+            self.outcome.offer_lower(bound)
+            self.outcome.boxes += found.boxes
 
 
 def _distinct(points: Array, values: Array) -> tuple[Array, Array]:

@@ -143,6 +143,12 @@ class WhiteLoss:
         _, _, w = self.frame.quadratic(c)
         return max(0.0, float(np.linalg.eigvalsh(0.5 * self._white.H - w)[-1]))
 
+    @property
+    def superquadratic(self) -> bool:
+        """A user's loss declared without a curvature bound, a majorizer or bounds: no quadratic is known above it."""
+        loss = self.loss
+        return isinstance(loss, UserLoss) and loss.bounds is None and self.majorizer() is None
+
     def majorizer(self) -> tuple[float, Array, Array] | None:
         """(u, v, W) of the quadratic a user declared above the loss, or of the one its curvature gives; else None."""
         loss = self.loss
@@ -185,12 +191,11 @@ class WhiteLoss:
 
 
 def _shifted(found: SearchResult, t: float, convert: Any) -> SearchResult:
-    points = np.asarray(found.maximizers, dtype=float).reshape(len(found.values), -1)
     return replace(
         found,
         lower=found.lower - t,
         upper=found.upper - t,
         argmax=convert(np.asarray(found.argmax, dtype=float)[None, :])[0],
-        maximizers=convert(points) if points.size else points,
+        maximizers=convert(np.asarray(found.maximizers, dtype=float)),
         values=np.asarray(found.values, dtype=float) - t,
     )
