@@ -137,12 +137,14 @@ def test_compiled_equals_eager(backend: str, precision_first: bool, monkeypatch:
             loss.backward()
             return loss
 
-        for _ in range(4):
+        for step in range(5):
             opt.step([closure, closure])
             schedule.step()
+            if step == 1:
+                compilations = counted.frame_count
         ends.append(flat([p]))
     torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-13)
-    assert counted.frame_count == 1
+    assert counted.frame_count == compilations > 0
 
 
 def test_tensor_lr_equals_number_and_follows_schedules() -> None:

@@ -1,0 +1,194 @@
+"""Saving and continuing bit for bit, through torch.save, safetensors and a killed process."""
+
+from __future__ import annotations
+
+import copy
+import io
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from optim_cases import SETTINGS, closures_for, data, flat, network
+from torch import Tensor, nn
+
+from fenchel.optim import (
+    BSAM,
+    IVON,
+    SAM,
+    SWAG,
+    VOGN,
+    UncorrectedAdam,
+    load_checkpoint,
+    per_example_loss,
+    save_checkpoint,
+)
+
+SCRIPT = Path(__file__).parent / "killed_training.py"
+
+
+def bsam(net: nn.Module) -> Any:
+    return BSAM([{"params": net[0].parameters(), "lr": 0.1}, {"params": net[2].parameters()}], 0.2, **SETTINGS)
+
+
+def sam(net: nn.Module) -> Any:
+    return SAM(net.parameters(), torch.optim.Adam, 0.05, lr=0.02)
+
+
+def sam_uncorrected(net: nn.Module) -> Any:
+    return SAM(net.parameters(), UncorrectedAdam, 0.05, lr=0.02)
+
+
+def ivon(net: nn.Module) -> Any:
+    return IVON(net.parameters(), 0.1, num_data=60, h_init=0.1, betas=(0.9, 0.99))
+
+
+def vogn(net: nn.Module) -> Any:
+    return VOGN(net.parameters(), 0.02, num_data=60)
+
+
+MAKERS = [bsam, sam, sam_uncorrected, ivon, vogn]
+
+
+def advance(net: nn.Module, opt: Any, schedule: Any, steps: int) -> None:
+    x, y = data()
+    for _ in range(steps):
+        if isinstance(opt, VOGN):
+            opt.step(per_example_loss(net, nn.functional.cross_entropy, opt.trainable()), (x, y))
+        else:
+            opt.step(closures_for(net, opt, x, y, 2))
+        schedule.step()
+
+
+def through_torch(saved: Any) -> Any:
+    buffer = io.BytesIO()
+    torch.save(saved, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+def through_safetensors(saved: Any, path: Path) -> Any:
+    save_checkpoint(path, **saved)
+    return load_checkpoint(path)
+
+
+@pytest.mark.parametrize("how", ["memory", "torch", "safetensors"])
+@pytest.mark.parametrize("make", MAKERS)
+def test_continues_bit_for_bit(make: Any, how: str, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    net = network()
+    opt = make(net)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(opt, 8)
+    advance(net, opt, schedule, 3)
+    saved = {"net": net.state_dict(), "opt": opt.state_dict(), "schedule": schedule.state_dict()}
+    if how == "memory":
+        saved = copy.deepcopy(saved)
+    elif how == "torch":
+        saved = through_torch(saved)
+    else:
+        saved = through_safetensors(saved, tmp_path / "checkpoint.safetensors")
+    advance(net, opt, schedule, 4)
+
+    torch.manual_seed(6)
+    again = network(9)
+    other = make(again)
+    again_schedule = torch.optim.lr_scheduler.CosineAnnealingLR(other, 8)
+    again.load_state_dict(saved["net"])
+    other.load_state_dict(saved["opt"])
+    again_schedule.load_state_dict(saved["schedule"])
+    advance(again, other, again_schedule, 4)
+    assert torch.equal(flat(again), flat(net))
+    if not isinstance(opt, SAM):
+        with opt.sampled_params(), other.sampled_params():
+            assert torch.equal(flat(again), flat(net))
+            assert not torch.equal(flat(again), flat(network()))
+
+
+def test_a_loaded_state_is_not_shared_with_the_dictionary() -> None:
+    net = network()
+    opt = bsam(net)
+    advance(net, opt, torch.optim.lr_scheduler.ConstantLR(opt), 2)
+    saved = copy.deepcopy(opt.state_dict())
+    kept = copy.deepcopy(saved)
+    opt.load_state_dict(saved)
+    advance(net, opt, torch.optim.lr_scheduler.ConstantLR(opt), 2)
+    for i, values in kept["state"].items():
+        for name, t in values.items():
+            assert torch.equal(saved["state"][i][name], t)
+
+
+def test_the_base_optimizer_of_sam_stays_linked() -> None:
+    net = network()
+    opt = sam(net)
+    advance(net, opt, torch.optim.lr_scheduler.ConstantLR(opt), 2)
+    opt.load_state_dict(copy.deepcopy(opt.state_dict()))
+    assert opt.param_groups is opt.base_optimizer.param_groups
+    assert opt.state is opt.base_optimizer.state
+    opt.param_groups[0]["lr"] = 0.0
+    before = flat(net)
+    advance(net, opt, torch.optim.lr_scheduler.LambdaLR(opt, lambda _: 0.0), 1)
+    assert torch.equal(flat(net), before)
+
+
+def test_swag_continues(tmp_path: Path) -> None:
+    p = nn.Parameter(torch.zeros(3))
+    swag = SWAG([p], max_rank=2, seed=1)
+    for i in range(4):
+        p.data = torch.tensor([1.0, 2.0, 3.0]) * i
+        swag.collect()
+    save_checkpoint(tmp_path / "swag.safetensors", swag=swag.state_dict())
+    again = SWAG([p], max_rank=2, seed=2)
+    again.load_state_dict(load_checkpoint(tmp_path / "swag.safetensors")["swag"])
+    samples = []
+    for s in (swag, again):
+        with s.sampled_params():
+            samples.append(p.detach().clone())
+    assert torch.equal(*samples)
+
+
+def test_checkpoint_files_restore_the_global_generator_and_refuse_strangers(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, epoch=3, betas=(0.9, 0.999), nested={1: [None, True, "x"]}, empty=[])
+    expected = torch.rand(3)
+    assert load_checkpoint(path) == {"epoch": 3, "betas": (0.9, 0.999), "nested": {1: [None, True, "x"]}, "empty": []}
+    assert torch.equal(torch.rand(3), expected)
+    with pytest.raises(TypeError, match="/parts/bad"):
+        save_checkpoint(path, bad=object())
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match="was not written by save_checkpoint"):
+        load_checkpoint(path)
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    """SIGKILL at a random moment, wherever that is in a step or a write; resume; compare with an undisturbed run."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def start(folder: Path) -> subprocess.Popen[bytes]:
+        folder.mkdir(exist_ok=True)
+        return subprocess.Popen([sys.executable, str(SCRIPT), str(folder), "60"], env=environment)
+
+    whole = start(tmp_path / "whole")
+    killed = start(tmp_path / "killed")
+    log = tmp_path / "killed" / "log"
+    while not (log.exists() and len(log.read_text().splitlines()) >= 5):
+        assert killed.poll() is None
+        time.sleep(0.005)
+    time.sleep(random.SystemRandom().uniform(0, 0.1))
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "killed" / "weights.safetensors").exists()
+    assert start(tmp_path / "killed").wait() == 0
+    assert whole.wait() == 0
+    ends: list[Tensor] = [load_checkpoint(tmp_path / n / "weights.safetensors")["weights"] for n in ("whole", "killed")]
+    assert torch.equal(*ends)
+    steps = [int(line) for line in log.read_text().splitlines()]
+    assert steps.count(0) == 1  # the second start went on, it did not begin anew
