@@ -14,6 +14,7 @@ from fenchel.laplace import laplace, map_estimate
 from fenchel.learning_rules import LearningResult, bayesian_learning_rule
 from fenchel.objectives import bayes_objective, proximal_objective, relaxed_bayes_objective
 from fenchel.relaxed import RelaxedResult, minimize_relaxed
+from fenchel.hull import Surface, biconjugate_surface, biconjugate_surface_result
 from fenchel.results import BiconjugateResult, ConjugateResult, Natural, ObjectiveResult, Verdict
 from fenchel.sam import minimize_sam, sam_objective
 from fenchel.sums import sum_of_biconjugates
@@ -34,10 +35,13 @@ __all__ = [
     "ObjectiveResult",
     "RelaxedResult",
     "SolverError",
+    "Surface",
     "Verdict",
     "bayes_objective",
     "bayesian_learning_rule",
     "biconjugate",
+    "biconjugate_surface",
+    "biconjugate_surface_result",
     "conjugate",
     "exact_posterior",
     "expected_loss",

@@ -123,7 +123,7 @@ def _of_predictors(loss: LinearPredictorLoss, q: Gaussian) -> ExpectedLoss:
 def _variances(rows: Array, block: Array) -> Array:
     if block.ndim == 2:
         # |L^T x|^2 is never negative, unlike x^T S x in floating point.
-        return np.square(rows @ np.linalg.cholesky(block)).sum(axis=1)
+        return np.asarray(np.square(rows @ np.linalg.cholesky(block)).sum(axis=1))
     return np.asarray(np.square(rows) @ np.broadcast_to(block, (rows.shape[1],)))
 
 
@@ -158,7 +158,7 @@ def _general(loss: Loss, q: Gaussian, derivatives: bool, tol: float, points: int
     in_x = np.zeros((dim, dim))
     in_x[packed] = found.value[1 + dim :]
     in_x = in_x + np.tril(in_x, -1).T
-    hessian = inverse.T @ in_x @ inverse
+    hessian = np.asarray(inverse.T @ in_x @ inverse)
     largest = float(np.abs(inverse).max())
     slack = max(largest * float(found.error[1 : 1 + dim].max()), largest**2 * float(found.error[1 + dim :].max()))
     mu1, mu2 = _in_expectation(q, gradient, hessian)
