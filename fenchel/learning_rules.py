@@ -240,8 +240,8 @@ class _Run:
             return True
         old = self.rows[-1]
         room = (at.upper - at.lower) + (old[2] - old[1])
-        if not np.isfinite(room):  # one-sided brackets: compare the best guesses
-            room = 0.0
+        if not room <= 1e-5 * max(1.0, abs(value)):  # a wide bracket says little: compare the best guesses
+            room = 1e-9 * max(1.0, abs(value))
         return bool(value <= old[0] + room + 1e-12 * max(1.0, abs(value)))
 
     def try_extrapolation(self, rate: float) -> bool:

@@ -8,6 +8,7 @@ the linearized log Z', with the Lagrangian's curvature; f* itself is certified b
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,9 +23,10 @@ from fenchel.learning_rules import family_member, parameter_distance
 from fenchel.losses import Loss
 from fenchel.objectives import normalizer, raise_block, relaxed_posterior
 from fenchel.results import Natural
-from fenchel.search import maximize
+from fenchel.search import local_maximizers, maximize
 from fenchel.simplex_qp import simplex_qp
 from fenchel.statistics import Statistics
+from fenchel.sums import sum_of_biconjugates
 
 __all__ = ["LocalMinimum", "RelaxedResult", "minimize_relaxed", "relaxed_starts"]
 
@@ -79,6 +81,8 @@ def minimize_relaxed(
     max_iterations: int = 200,
     search_tol: float = 1e-10,
     max_seconds: float | None = 20.0,
+    certify: bool = True,
+    rng: np.random.Generator | None = None,
 ) -> RelaxedResult:
     """min over lambda' of f*(lambda') - log Z'(lambda') (Eq. 18), equal to the minimum over q of -f**(mu_q) + KL.
 
@@ -88,6 +92,8 @@ def minimize_relaxed(
             posterior. The problem is not convex: every distinct local minimum is reported.
         tol: a run has converged when the stationarity residual is at most ``tol``, in q*'s units.
         search_tol, max_seconds: relative tolerance and time limit of each global maximization for f*.
+        certify: with False, f* comes from local searches (``rng`` draws their starts), all that can be afforded
+            for P > 3 or so. ``upper`` is then infinite and the value may be too small.
 
     Raises:
         ValueError: bad input, with one sentence.
@@ -103,13 +109,14 @@ def minimize_relaxed(
     named = relaxed_starts(loss, prior_member, structure) if starts is None else _named(starts, structure)
     runs: list[tuple[str, _Bundle]] = []
     for name, q in named:
-        first = biconjugate(loss, q, tol=1e-6, max_seconds=max_seconds)
+        first = biconjugate(loss, q, tol=1e-6, max_seconds=max_seconds) if certify else sum_of_biconjugates(loss, q)
         if first.natural is None:
             continue
-        run = _Bundle(loss, prior_member, structure, search_tol, max_seconds)
+        search = _certified_search(search_tol, max_seconds) if certify else _local_search(prior.dim, rng)
+        run = _Bundle(loss, prior_member, structure, search, search_tol)
         if run.start(first.natural, first.atoms):
             run.minimize(max_iterations, tol)
-            if not run.converged:
+            if certify and not run.converged:
                 run.check_by_value(tol)
             runs.append((name, run))
     if not runs:
@@ -163,15 +170,42 @@ class _Point:
     certified: bool
 
 
+# (loss, lam1, lam2, starts, q) -> maximizers (K, P), lower and upper bound of f*, certified; None outside the domain.
+_Search = Callable[[Loss, Array, Array, Array, Gaussian], tuple[Array, float, float, bool] | None]
+
+
+def _certified_search(tol: float, max_seconds: float | None) -> _Search:
+    def search(loss: Loss, lam1: Array, lam2: Array, starts: Array, q: Gaussian) -> Any:
+        given = starts if len(starts) else None
+        found = maximize(loss, lam1, lam2, tol=tol, starts=given, max_seconds=max_seconds)
+        if not np.isfinite(found.lower):
+            return None
+        return found.maximizers, found.lower, found.upper, found.certified
+
+    return search
+
+
+def _local_search(dim: int, rng: np.random.Generator | None) -> _Search:
+    # The same directions every time: the value must not jump from one evaluation to the next.
+    rng = rng or np.random.default_rng(0)
+    directions = rng.standard_normal((20 * dim, dim))
+    radii = np.exp(rng.uniform(np.log(1.0), np.log(100.0), (20 * dim, 1)))
+
+    def search(loss: Loss, lam1: Array, lam2: Array, starts: Array, q: Gaussian) -> Any:
+        far = q.mean + radii / np.sqrt(dim) * directions @ np.linalg.cholesky(q.cov).T
+        points, values = local_maximizers(loss, lam1, lam2, np.vstack([starts, -starts, q.mean, far]))
+        return (points, float(values[0]), np.inf, False) if len(values) and np.isfinite(values[0]) else None
+
+    return search
+
+
 class _Bundle:
     """One run: the current point, the multipliers of its branches, and counters."""
 
-    def __init__(
-        self, loss: Loss, prior: Gaussian, structure: str, search_tol: float, max_seconds: float | None
-    ) -> None:
+    def __init__(self, loss: Loss, prior: Gaussian, structure: str, search: _Search, search_tol: float) -> None:
         self.loss, self.prior = loss, prior
         self.statistics = Statistics(loss.dim, structure)
-        self.search_tol, self.max_seconds = search_tol, max_seconds
+        self.search, self.search_tol = search, search_tol
         self.evaluations = self.iterations = 0
         self.residual, self.converged, self.by_value = np.inf, False, False
         self.point: _Point
@@ -194,20 +228,14 @@ class _Bundle:
             q = relaxed_posterior(natural, self.prior)
         except DomainError:
             return None
-        found = maximize(
-            self.loss,
-            c[: self.loss.dim],
-            self.statistics.matrix(c),
-            tol=self.search_tol,
-            starts=starts if len(starts) else None,
-            max_seconds=self.max_seconds,
-        )
-        if not np.isfinite(found.lower):
+        lam1, lam2 = c[: self.loss.dim], self.statistics.matrix(c)
+        found = self.search(self.loss, lam1, lam2, starts, q)
+        if found is None:
             return None
+        points, lower, upper, certified = found
         constant = normalizer(natural, self.prior)
-        atoms = _sharpened(self.loss, c[: self.loss.dim], self.statistics.matrix(c), found.maximizers)
-        atoms = atoms[: 4 * self.statistics.size]
-        return _Point(c, found.lower - constant, found.upper - constant, q, atoms, found.certified)
+        atoms = _sharpened(self.loss, lam1, lam2, points)[: 4 * self.statistics.size]
+        return _Point(c, lower - constant, upper - constant, q, atoms, certified)
 
     def minimize(self, max_iterations: int, tol: float) -> None:
         trust = 0.0
@@ -230,7 +258,7 @@ class _Bundle:
     def check_by_value(self, tol: float) -> None:
         """At the border of dom f*, where maximizers are not isolated: lambda' is stationary iff Eq. 18 there equals
         -f**(mu) + KL at its q*, which is never larger."""
-        found = biconjugate(self.loss, self.point.q, tol=1e-9, max_seconds=self.max_seconds)
+        found = biconjugate(self.loss, self.point.q, tol=1e-9)
         gap = self.point.upper - (self.point.q.kl(self.prior) - found.upper)
         resolution = 1e-9 * max(1.0, abs(found.value))
         if gap <= max(tol**2, resolution):

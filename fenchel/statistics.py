@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fenchel.gaussian import Gaussian
+from fenchel.losses import Loss
 from fenchel.results import Natural
 
-__all__ = ["Statistics"]
+__all__ = ["Statistics", "tangent_natural"]
 
 Array = NDArray[np.float64]
 
@@ -90,3 +91,18 @@ class Statistics:
         inner = self.forms @ q.cov
         total[self.dim :, self.dim :] += 2.0 * np.einsum("aij,bji->ab", inner, inner)
         return np.asarray(total)
+
+
+def tangent_natural(loss: Loss, atoms: Array, structure: str) -> tuple[Natural, float]:
+    """The natural parameter lambda' whose quadratic t - <lambda', T> touches l at all ``atoms`` (K, P), and the misfit.
+
+    At a solution of the moment problem this is grad f**: value and slope of l agree with the quadratic's at every atom.
+    The misfit is the largest violation of these equations, about 0 where there is such a quadratic.
+    """
+    statistics = Statistics(loss.dim, structure)
+    values = np.hstack([statistics.values(atoms), -np.ones((len(atoms), 1))])
+    slopes = np.transpose(statistics.jacobian(atoms), (0, 2, 1)).reshape(-1, statistics.size)
+    system = np.vstack([values, np.hstack([slopes, np.zeros((len(slopes), 1))])])
+    right = -np.concatenate([np.asarray(loss(atoms)), np.asarray(loss.gradient(atoms)).ravel()])
+    solution = np.linalg.lstsq(system, right, rcond=None)[0]
+    return statistics.natural(solution[:-1]), float(np.abs(system @ solution - right).max())

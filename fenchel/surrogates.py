@@ -20,6 +20,7 @@ from fenchel.expected_loss import expected_loss_result
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
 from fenchel.results import BiconjugateResult, Natural
+from fenchel.statistics import tangent_natural
 from fenchel.sums import sum_of_biconjugates
 
 __all__ = ["SURROGATES", "Evaluation", "Surrogate", "make_surrogate"]
@@ -63,17 +64,28 @@ class Exact(Surrogate):
 
 
 class Relaxed(Surrogate):
-    """F = f**, certified by cutting planes; the last evaluation's atoms and majorant start the next."""
+    """F = f**, certified by cutting planes; the last evaluation's atoms and majorant start the next.
+
+    With ``local`` the global search is left out, for P > 3 or so: where the atoms solve the moment problem at least
+    locally, value and gradient come from them (uncertified; the proved bracket is still reported), else from the proved
+    majorant.
+    """
 
     name = "relaxed"
 
-    def __init__(self, loss: Loss, *, tol: float = 1e-9, **options: Any) -> None:
+    def __init__(self, loss: Loss, *, tol: float = 1e-9, local: bool = False, **options: Any) -> None:
         super().__init__(loss)
-        self.options = {"tol": tol, **options}
+        self.local = local
+        self.options = {"tol": tol, **({"max_boxes": 1} if local else {}), **options}
 
     def evaluate(self, q: Gaussian, previous: Evaluation | None) -> Evaluation:
         warm = None if previous is None else previous.detail
-        return _from_biconjugate(biconjugate(self.loss, q, warm=warm, **self.options))
+        result = biconjugate(self.loss, q, warm=warm, **self.options)
+        if self.local and not result.certified and len(result.atoms):
+            natural, misfit = tangent_natural(self.loss, result.atoms, result.structure)
+            if misfit <= 1e-6 * max(1.0, abs(result.upper)):
+                return Evaluation(-result.upper, -result.upper, -result.lower, natural, False, result)
+        return _from_biconjugate(result)
 
 
 class Sampled(Surrogate):
