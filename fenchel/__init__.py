@@ -10,11 +10,11 @@ from fenchel.errors import CertificateError, DomainError, FenchelError, MissingD
 from fenchel.exact import ExactPosterior, exact_posterior
 from fenchel.expected_loss import ExpectedLoss, expected_loss, expected_loss_gradient, expected_loss_result
 from fenchel.gaussian import Gaussian
+from fenchel.hull import Surface, biconjugate_surface, biconjugate_surface_result
 from fenchel.laplace import laplace, map_estimate
 from fenchel.learning_rules import LearningResult, bayesian_learning_rule
 from fenchel.objectives import bayes_objective, proximal_objective, relaxed_bayes_objective
 from fenchel.relaxed import RelaxedResult, minimize_relaxed
-from fenchel.hull import Surface, biconjugate_surface, biconjugate_surface_result
 from fenchel.results import BiconjugateResult, ConjugateResult, Natural, ObjectiveResult, Verdict
 from fenchel.sam import minimize_sam, sam_objective
 from fenchel.sums import sum_of_biconjugates
