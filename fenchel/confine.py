@@ -57,6 +57,11 @@ def _prepare_linear(loss: LinearPredictorLoss, lam1: Array, lam2: Array) -> Sett
             f"lam2 + H/2 has the positive eigenvalue {-0.5 * values[0]:.3g}: the quadratic part grows without bound, "
             "and the other terms are bounded below by a linear function"
         )
+    steepest = _one_sided_growth(loss, concave) if values[0] > flat_size else 0.0
+    if steepest > 1.0 + 1e-9:
+        return Unbounded(
+            f"a term's quadratic growth on one side is {steepest:.6g} times what -lam2 - H/2 takes off in its direction"
+        )
     flat = values <= flat_size
     null, basis = vectors[:, flat], vectors[:, ~flat] / np.sqrt(values[~flat])
     origin = np.zeros(loss.dim)
@@ -70,16 +75,27 @@ def _prepare_linear(loss: LinearPredictorLoss, lam1: Array, lam2: Array) -> Sett
             return Unbounded("h is linear and not constant along a direction in which lam2 + H/2 vanishes")
         # The loss is constant along the null space: dropping it loses nothing.
         return Setting(LinearModel(loss, origin, basis, np.eye(basis.shape[1]), linear @ basis, loss.c))
-    if all(g.link.convex for g in varying):
+    if any(g.link.convex for g in varying) and all(g.link.convex or g.link.bounded for g in varying):
         return Unbounded(
-            "h is convex and not affine along a direction in which lam2 + H/2 vanishes, so it grows without bound there"
+            "h is convex and not affine, but for bounded terms, along a direction in which lam2 + H/2 vanishes, "
+            "so it grows without bound there"
         )
-    if drift.any() and all(g.link.slopes == (0.0, 0.0) for g in varying):
+    if drift.any() and all(g.link.bounded for g in varying):
         return Unbounded("h drifts to infinity along a direction in which lam2 + H/2 vanishes")
     full = vectors / np.sqrt(np.where(flat, 1.0, values))
     weights = np.where(flat, 0.0, 1.0)
     model = LinearModel(loss, origin, full, np.diag(weights), linear @ full, loss.c)
     return Setting(model, confined=False, note="lam2 + H/2 is singular and the loss varies along its null space")
+
+
+def _one_sided_growth(loss: LinearPredictorLoss, concave: Array) -> float:
+    """The largest w bend x^T C^-1 x of one term: above 1, h grows quadratically along C^-1 x."""
+    most = 0.0
+    for g in loss.groups:
+        if g.link.bend:
+            along = np.einsum("ni,in->n", g.rows, np.linalg.solve(concave, g.rows.T))
+            most = max(most, float((g.weights * g.link.bend * along).max()))
+    return most
 
 
 def _varies(rows: Array, weights: Array, null: Array) -> bool:

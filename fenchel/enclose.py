@@ -58,8 +58,11 @@ def _ever_nearer(model: LinearModel, best: float, best_u: Array) -> tuple[list[G
     contact = np.abs(terms.rows @ best_u + terms.offsets) + np.linalg.norm(terms.rows, axis=1) + 1e-300
     found: list[GlobalQuadratic] = []
     last = contact
+    room = float(np.linalg.eigvalsh(terms.concave)[0])
+    if room <= 1e-10:
+        return [], contact
     for _ in range(60):
-        q = terms.quadratic(contact, floor=0.1)
+        q = terms.quadratic(contact, floor=0.1 * room)
         if q is None:
             # Contacts far out flatten every parabola, so that the concave part wins in the end.
             contact = 2.0 * contact

@@ -48,7 +48,8 @@ class GlobalQuadratic:
 class StackedTerms:
     """All terms of the form a z + (concave function of z^2), stacked: rows (n, D), offsets (n,), weights (n,).
 
-    The other terms are bounded, and ``constant`` includes their suprema.
+    ``constant``, ``linear`` and ``concave`` are the quadratic part of h together with fixed majorants of the other
+    terms: suprema of bounded ones, bend z^2 / 2 for the others.
     """
 
     model: LinearModel
@@ -56,6 +57,8 @@ class StackedTerms:
     offsets: Array
     weights: Array
     constant: float
+    linear: Array
+    concave: Array
 
     def parabolas(self, contact: Array) -> tuple[Array, Array, Array, Array]:
         """(a, c, kappa, g'') at the contacts (n,) > 0."""
@@ -77,12 +80,12 @@ class StackedTerms:
         """The majorant with these contacts, or None where its concavity is below ``floor``."""
         a, c, kappa, _ = self.parabolas(contact)
         o, w = self.offsets, self.weights
-        concave = self.model.concave - (self.rows.T * (w * kappa)) @ self.rows
+        concave = self.concave - (self.rows.T * (w * kappa)) @ self.rows
         values, vectors = np.linalg.eigh(concave)
         if not values[0] > floor * max(1.0, values[-1]):
             return None
         inverse = np.asarray((vectors / values) @ vectors.T)
-        linear = self.model.linear + (w * (a + kappa * o)) @ self.rows
+        linear = self.linear + (w * (a + kappa * o)) @ self.rows
         constant = self.constant + float(w @ (c + a * o + 0.5 * kappa * o * o))
         center = inverse @ linear
         return GlobalQuadratic(constant, linear, concave, inverse, center, constant + 0.5 * float(linear @ center))
@@ -123,16 +126,26 @@ def global_quadratics(model: LinearModel, best: float, contact: Array, tol: floa
 
 def stacked_terms(model: LinearModel) -> StackedTerms:
     ruled = [g for g in model.groups if g.link.rule is not None]
+    constant, linear, concave = model.constant, model.linear, model.concave
     ends = np.array(-np.inf), np.array(np.inf)
-    constant = model.constant + sum(
-        float(g.weights.sum() * g.link.sup(*ends)) for g in model.groups if g.link.rule is None
-    )
+    for g in model.groups:
+        if g.link.rule is not None:
+            continue
+        if g.link.bend == 0.0:
+            constant += float(g.weights.sum() * g.link.sup(*ends))
+            continue
+        scale = g.weights * g.link.bend
+        constant += 0.5 * float(scale @ np.square(g.offsets))
+        linear = linear + (scale * g.offsets) @ g.rows
+        concave = concave - (g.rows.T * scale) @ g.rows
     return StackedTerms(
         model,
         np.vstack([np.empty((0, model.dim)), *(g.rows for g in ruled)]),
         np.concatenate([np.empty(0), *(g.offsets for g in ruled)]),
         np.concatenate([np.empty(0), *(g.weights for g in ruled)]),
         constant,
+        linear,
+        concave,
     )
 
 

@@ -1,7 +1,8 @@
 """-f** of one link g(z) at given mean and variance of z, with its majorant and its worst-case distribution.
 
 For g(z) = a z + h(z^2), h concave, Jensen's inequality in z^2 gives -f** = a mean + h(variance + mean^2), attained by
-two atoms at +-sqrt(variance + mean^2) (theory section 3.2); for the indicator the value is Cantelli's.
+two atoms at +-sqrt(variance + mean^2) (theory section 3.2); for the indicator the value is Cantelli's, for the
+squared ReLU variance + (mean^+)^2.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fenchel.losses.links import IndicatorLink, Link
+from fenchel.losses.more_links import SquaredReLULink
 
 __all__ = ["ScalarForm", "scalar_form"]
 
@@ -40,6 +42,8 @@ def scalar_form(link: Link, mean: Array, variance: Array) -> ScalarForm | None:
     """The closed form of ``link`` at mean (n,) and variance (n,) > 0 of its argument; None where it has none."""
     if isinstance(link, IndicatorLink):
         return _cantelli(mean, variance)
+    if isinstance(link, SquaredReLULink):
+        return _squared_relu(mean, variance)
     if link.rule is None:
         return None
     a, center = link.rule
@@ -48,7 +52,7 @@ def scalar_form(link: Link, mean: Array, variance: Array) -> ScalarForm | None:
     at = center + radius
     value = link.value(at) + a * (mean - at)
     # Twice the derivative of h at radius^2.
-    curvature = np.maximum((link.slope(at) - a) / radius, 0.0)
+    curvature = (link.slope(at) - a) / radius
     slope = a + curvature * offset
     return ScalarForm(value, slope, curvature, at, center - radius, 0.5 * (1.0 + offset / radius))
 
@@ -71,3 +75,16 @@ def _cantelli(mean: Array, variance: Array) -> ScalarForm:
     weight = np.where(on_jump, 0.5, mean * mean / second)
     other = np.where(on_jump, -far, 0.0)
     return ScalarForm(value, slope, curvature, far, other, weight, not bool(on_jump.any()))
+
+
+def _squared_relu(mean: Array, variance: Array) -> ScalarForm:
+    """variance + (mean^+)^2: by two atoms z >= 0 where mean > 0, else by a vanishing mass that escapes to infinity."""
+    spread = np.sqrt(variance)
+    attained = mean > 1e-7 * spread
+    positive = np.maximum(mean, 0.0)
+    far = mean + np.where(attained, variance / np.where(attained, mean, 1.0), spread)
+    weight = np.where(attained, mean * mean / (variance + mean * mean), 0.5)
+    other = np.where(attained, 0.0, mean - spread)
+    curvature = np.full(mean.shape, 2.0)
+    value = variance + positive * positive
+    return ScalarForm(value, 2.0 * positive, curvature, far, other, weight, bool(attained.all()))

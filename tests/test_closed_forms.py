@@ -108,6 +108,60 @@ def test_scalar_forms_by_duality(m: float, log_s: float, c: float, which: int) -
     check_duality(losses[which], Gaussian(np.array([m]), np.array([[np.exp(2 * log_s)]])), "full")
 
 
+@settings(max_examples=200)
+@given(seed=st.integers(0, 10**6))
+def test_the_rule_with_random_concave_functions(seed: int) -> None:
+    """a t + h((t - c)^2), h a random mixture of sqrt(e + u), log(1 + u) and 1 - exp(-u)."""
+    rng = np.random.default_rng(seed)
+    p, q, r = rng.exponential(size=3)
+    k, e, d = np.exp(rng.normal(size=3))
+
+    def h(u: Array) -> Array:
+        return p * np.sqrt(e + u) + q * np.log1p(u / k) + r * (1 - np.exp(-u / d))
+
+    def dh(u: Array) -> Array:
+        return 0.5 * p / np.sqrt(e + u) + q / (k + u) + r * np.exp(-u / d) / d
+
+    def d2h(u: Array) -> Array:
+        return -0.25 * p * (e + u) ** -1.5 - q / (k + u) ** 2 - r * np.exp(-u / d) / d**2
+
+    a, c, m, s = rng.normal(), rng.normal(), 2 * rng.normal(), np.exp(rng.uniform(-2, 1))
+    loss = L.SquareConcave(h, dh, d2h, slope=a, center=c)
+    q1 = Gaussian(np.array([m]), np.array([[s * s]]))
+    form = closed_form_biconjugate(loss, q1, "full")
+    assert form is not None
+    assert -form[0] == pytest.approx(a * (m - c) + h(s * s + (m - c) ** 2), rel=1e-12, abs=1e-12)
+    check_duality(loss, q1, "full")
+    x = rng.normal(size=2)
+    check_duality(loss.compose(x), Gaussian(rng.normal(size=2), np.diag(rng.exponential(size=2) + 0.1)), "diagonal")
+
+
+def test_the_squared_relu_is_attained_only_above_its_threshold() -> None:
+    for m in (-0.7, 0.0, 1.3):
+        q = Gaussian(np.array([m]), np.array([[0.6]]))
+        form = closed_form_biconjugate(L.SquaredReLU(0.2), q, "full")
+        assert form is not None
+        value, natural, atoms, weights = form
+        assert -value == pytest.approx(0.6 + max(m - 0.2, 0.0) ** 2, rel=1e-14)
+        short, wide = (
+            worst_case_program(L.SquaredReLU(0.2), q, "full", np.linspace(-reach, reach, 4001)[:, None])
+            for reach in (40.0, 400.0)
+        )
+        assert max(short, wide) <= -value + 1e-9
+        assert wide == pytest.approx(-value, abs=2e-2)
+        if m > 0.2:
+            assert atoms is not None
+            assert weights is not None
+            assert -(weights @ L.SquaredReLU(0.2)(atoms)) == pytest.approx(value, rel=1e-12)
+        else:
+            assert atoms is None
+            assert short < wide - 1e-3  # mass escapes to infinity
+        lam1, lam2 = natural
+        # A little inside the domain f* is finite, a little outside infinite.
+        assert conjugate(L.SquaredReLU(0.2), lam1, 1.01 * lam2).certified
+        assert conjugate(L.SquaredReLU(0.2), lam1, 0.99 * lam2).value == np.inf
+
+
 @settings(max_examples=100)
 @given(seed=st.integers(0, 10**6), which=st.integers(0, 6), structure=st.sampled_from(STRUCTURES))
 def test_projections_and_quadratics_by_duality(seed: int, which: int, structure: str) -> None:

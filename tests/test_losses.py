@@ -9,8 +9,19 @@ from hypothesis import strategies as st
 
 from fenchel import losses as L
 from fenchel.losses.links import AbsLink, BumpLink, HuberLink, IndicatorLink, Link, ReLULink, SoftplusLink
+from fenchel.losses.more_links import SquareConcaveLink, SquaredReLULink
 
-LINKS: list[Link] = [ReLULink(), AbsLink(), SoftplusLink(), HuberLink(0.8), IndicatorLink(), BumpLink()]
+CAUCHY = (np.log1p, lambda u: 1 / (1 + u), lambda u: -1 / (1 + u) ** 2)
+LINKS: list[Link] = [
+    ReLULink(),
+    AbsLink(),
+    SoftplusLink(),
+    HuberLink(0.8),
+    IndicatorLink(),
+    BumpLink(),
+    SquaredReLULink(),
+    SquareConcaveLink(*CAUCHY, 0.3),
+]
 
 
 def logistic(n: int = 7, dim: int = 3) -> L.LogisticRegression:
@@ -27,6 +38,8 @@ def examples() -> list[L.Loss]:
         L.Huber(0.7),
         L.Indicator(0.2),
         L.ThreeWells(),
+        L.SquaredReLU(0.3),
+        L.SquareConcave(*CAUCHY, slope=0.3, center=-0.4),
         L.Quadratic([[2.0, 0.5], [0.5, 1.0]], [1.0, -1.0], 0.3),
         logistic(),
         mixed,
@@ -223,6 +236,12 @@ BAD = {
     "value shape": lambda: L.from_function(lambda t: t, slope, 2, curvature=2.0),
     "value NaN": lambda: L.from_function(lambda t: t[:, 0] * np.nan, slope, 2, curvature=2.0),
     "bounds reversed": lambda: L.from_function(value, slope, 2, curvature=2.0, bounds=(1.0, -1.0)),
+    "h convex": lambda: L.SquareConcave(np.square, lambda u: 2 * u, lambda u: 2 + 0 * u),
+    "h decreasing": lambda: L.SquareConcave(np.negative, lambda u: -1 + 0 * u, lambda u: 0 * u),
+    "dh of another h": lambda: L.SquareConcave(np.log1p, lambda u: 2 / (1 + u), lambda u: -2 / (1 + u) ** 2),
+    "h infinite at 0": lambda: L.SquareConcave(
+        lambda u: u + 0.0, lambda u: 1 + 0 * u, lambda u: np.where(u > 0, 0.0, -np.inf)
+    ),
     "not callable": lambda: L.from_function(1.0, slope, 2, curvature=2.0),
 }
 

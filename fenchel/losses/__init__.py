@@ -9,6 +9,8 @@ from fenchel.losses.builtin import (
     Quadratic,
     ReLU,
     Softplus,
+    SquareConcave,
+    SquaredReLU,
     ThreeWells,
 )
 from fenchel.losses.linear_predictor import LinearPredictorLoss, Terms
@@ -26,6 +28,8 @@ __all__ = [
     "Quadratic",
     "ReLU",
     "Softplus",
+    "SquareConcave",
+    "SquaredReLU",
     "Terms",
     "ThreeWells",
     "UserLoss",

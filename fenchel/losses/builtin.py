@@ -10,8 +10,20 @@ from numpy.typing import NDArray
 from fenchel.losses.inputs import finite_array, finite_number, positive_number
 from fenchel.losses.linear_predictor import LinearPredictorLoss, Terms
 from fenchel.losses.links import AbsLink, BumpLink, HuberLink, IndicatorLink, Link, ReLULink, SoftplusLink
+from fenchel.losses.more_links import Function, SquareConcaveLink, SquaredReLULink
 
-__all__ = ["Absolute", "Huber", "Indicator", "LogisticRegression", "Quadratic", "ReLU", "Softplus", "ThreeWells"]
+__all__ = [
+    "Absolute",
+    "Huber",
+    "Indicator",
+    "LogisticRegression",
+    "Quadratic",
+    "ReLU",
+    "Softplus",
+    "SquareConcave",
+    "SquaredReLU",
+    "ThreeWells",
+]
 
 Array = NDArray[np.float64]
 
@@ -70,26 +82,53 @@ class Indicator(_Scalar):
         super().__init__(IndicatorLink(), -self.threshold)
 
 
+class SquaredReLU(_Scalar):
+    """((theta - threshold)^+)^2, of quadratic growth on one side: its f** is not attained."""
+
+    def __init__(self, threshold: Any = 0.0) -> None:
+        self.threshold = finite_number(threshold, "threshold")
+        super().__init__(SquaredReLULink(), -self.threshold)
+
+
+class SquareConcave(_Scalar):
+    """slope (theta - center) + h((theta - center)^2), h concave and nondecreasing, with its derivatives dh and d2h.
+
+    Cauchy's loss is SquareConcave(np.log1p, lambda u: 1 / (1 + u), lambda u: -1 / (1 + u) ** 2). ValueError where h is
+    seen not to be concave, nondecreasing and finite at u = 0.
+    """
+
+    def __init__(self, h: Function, dh: Function, d2h: Function, *, slope: Any = 0.0, center: Any = 0.0) -> None:
+        self.center = finite_number(center, "center")
+        super().__init__(SquareConcaveLink(h, dh, d2h, finite_number(slope, "slope")), -self.center)
+
+
 class LogisticRegression(LinearPredictorLoss):
     """sum_i log(1 + exp(-y_i x_i.theta)), the total loss; X (n, P), labels y (n,) in {-1, +1} or in {0, 1}."""
 
     def __init__(self, X: Any, y: Any) -> None:
-        self.X = finite_array(X, "X", 2)
+        rows = finite_array(X, "X", 2)
         labels = finite_array(y, "y", 1)
-        if self.X.shape[0] == 0 or self.X.shape[1] == 0:
-            raise ValueError(f"X must have at least one row and one column, got shape {self.X.shape}")
-        if labels.shape[0] != self.X.shape[0]:
-            raise ValueError(f"X and y must have equal length, got {self.X.shape[0]} rows and {labels.shape[0]} labels")
+        if rows.shape[0] == 0 or rows.shape[1] == 0:
+            raise ValueError(f"X must have at least one row and one column, got shape {rows.shape}")
+        if labels.shape[0] != rows.shape[0]:
+            raise ValueError(f"X and y must have equal length, got {rows.shape[0]} rows and {labels.shape[0]} labels")
         if np.isin(labels, (0.0, 1.0)).all():
             labels = 2.0 * labels - 1.0
         elif not np.isin(labels, (-1.0, 1.0)).all():
             raise ValueError("y must hold labels in {0, 1} or in {-1, +1} only")
         self.y = labels
         n = labels.shape[0]
-        super().__init__([Terms(SoftplusLink(), -labels[:, None] * self.X, np.zeros(n), np.ones(n))])
+        # In place: with a million data one copy of X is what there is room for.
+        rows *= -labels[:, None]
+        super().__init__([Terms(SoftplusLink(), rows, np.zeros(n), np.ones(n))])
+
+    @property
+    def X(self) -> Array:
+        """(n, P)."""
+        return -self.y[:, None] * self.groups[0].rows
 
     def __repr__(self) -> str:
-        return f"LogisticRegression(n={self.X.shape[0]}, dim={self.dim})"
+        return f"LogisticRegression(n={self.y.shape[0]}, dim={self.dim})"
 
 
 class ThreeWells(LinearPredictorLoss):

@@ -12,10 +12,10 @@ __all__ = ["finite_array", "finite_number", "positive_number", "symmetric_matrix
 Array = NDArray[np.float64]
 
 
-def finite_array(value: Any, name: str, ndim: int) -> Array:
+def finite_array(value: Any, name: str, ndim: int, *, copy: bool = True) -> Array:
     """``value`` as a float array of ``ndim`` axes; ValueError unless it is finite, TypeError unless it is numeric."""
     try:
-        array = np.array(value, dtype=float)
+        array = np.array(value, dtype=float) if copy else np.asarray(value, dtype=float)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be an array of real numbers, got {type(value).__name__}") from error
     if array.ndim != ndim:

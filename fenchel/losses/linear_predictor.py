@@ -145,11 +145,11 @@ def outer_sum(coefficients: Array, rows: Array) -> Array:
 
 
 def _checked(group: Terms) -> Terms:
-    rows = finite_array(group.rows, "rows", 2)
+    rows = finite_array(group.rows, "rows", 2, copy=False)
     if rows.shape[0] == 0 or rows.shape[1] == 0:
         raise ValueError(f"rows must not be empty, got shape {rows.shape}")
-    offsets = finite_array(group.offsets, "offsets", 1)
-    weights = finite_array(group.weights, "weights", 1)
+    offsets = finite_array(group.offsets, "offsets", 1, copy=False)
+    weights = finite_array(group.weights, "weights", 1, copy=False)
     if offsets.shape != (rows.shape[0],) or weights.shape != (rows.shape[0],):
         raise ValueError("offsets and weights must have one entry a row")
     if (weights < 0.0).any():

@@ -26,13 +26,17 @@ _ON_KINK = 1e-100
 
 
 class Link(ABC):
-    """A lower-bounded function g: R -> R of at most linear growth; all methods broadcast over arrays of z."""
+    """A function g: R -> R, bounded below by a linear one; all methods broadcast over arrays of z."""
 
     convex: ClassVar[bool] = True
     continuous: ClassVar[bool] = True
     kinks: tuple[float, ...] = ()
     #: lim g(z)/z at -infinity and +infinity.
     slopes: tuple[float, float] = (0.0, 0.0)
+    #: lim 2 g(z)/z^2 at +infinity.
+    bend: ClassVar[float] = 0.0
+    #: sup |g| is finite.
+    bounded: ClassVar[bool] = False
     #: (a, c): g(z) = a z + h((z - c)^2) with h concave, the rule of closed forms; None where there is no such form.
     rule: tuple[float, float] | None = (0.0, 0.0)
 
@@ -225,6 +229,7 @@ class IndicatorLink(Link):
     """1 for z >= 0, else 0: the upper semicontinuous indicator."""
 
     convex = False
+    bounded = True
     continuous = False
     kinks = (0.0,)
     rule = None
@@ -260,6 +265,7 @@ class BumpLink(Link):
     """-exp(-z^2/2): a well of depth 1 and width 1."""
 
     convex = False
+    bounded = True
 
     def value(self, z: Array) -> Array:
         return np.asarray(-np.exp(-0.5 * np.square(z)))
