@@ -1,0 +1,91 @@
+"""The worst-case distribution behind f**: atoms and weights along slices of q, beside the Gaussian."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.progress import bar
+from experiments.registry import Context, Outcome, piece, register
+from fenchel import Gaussian, biconjugate, expected_loss
+from fenchel.losses import Loss, ThreeWells
+from fenchel.problems import murphy_logistic_regression
+
+Array = NDArray[np.float64]
+SIGMAS = (0.2, 0.6, 1.5)
+COVARIANCES = (0.05, 1.0)
+
+
+@register("worst_case", "The worst-case distribution behind f**, beside the Gaussian")
+def run(context: Context) -> Outcome:
+    """Atoms over the mean for three widths on the three wells; atoms for two widths on the logistic regression."""
+    count = 41 if context.scale == "quick" else 241
+    means = np.linspace(-6.0, 6.0, count)
+    wells = ThreeWells()
+    arrays: dict[str, Any] = {"means": means, "grid": np.linspace(-8.0, 8.0, 1601)}
+    arrays["loss"] = wells(arrays["grid"][:, None])
+    numbers: dict[str, Any] = {}
+    for k, sigma in enumerate(SIGMAS):
+        qs = [Gaussian([m], [[sigma**2]]) for m in means]
+        found = piece(context, f"wells{k}", lambda qs=qs: _slice(wells, qs, 3, context))  # type: ignore[misc]
+        arrays.update({f"wells{k}_{name}": value for name, value in found.items()})
+        numbers[f"three wells, sigma = {sigma}"] = _checks(found)
+    logistic = murphy_logistic_regression()
+    base = np.array([[1.0, 0.3], [0.3, 0.8]])
+    qs = [Gaussian([1.0, 1.0], scale * base) for scale in COVARIANCES]
+    found = piece(context, "logistic", lambda: _slice(logistic, qs, 6, context))
+    arrays.update({f"logistic_{name}": value for name, value in found.items()})
+    axis = np.linspace(-3.0, 5.0, 161)
+    points = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    arrays["axis"] = axis
+    arrays["logistic_loss"] = logistic(points).reshape(161, 161)
+    numbers["logistic regression"] = _checks(found)
+    return Outcome(
+        settings={"sigmas": SIGMAS, "covariance scales": COVARIANCES, "covariance": base, "means": count, "tol": 1e-9},
+        numbers=numbers,
+        arrays=arrays,
+    )
+
+
+def _slice(loss: Loss, qs: list[Gaussian], most: int, context: Context) -> dict[str, Any]:
+    """Atoms (n, most, P), weights (n, most; 0 where unused), brackets, f, and residuals recomputed from the atoms."""
+    n, dim = len(qs), loss.dim
+    atoms, weights = np.full((n, most, dim), np.nan), np.zeros((n, most))
+    lower, upper, f, moments, masses = (np.empty(n) for _ in range(5))
+    certified = np.zeros(n, dtype=bool)
+    warm = None
+    for i in bar(range(n), "worst cases", context.progress):
+        warm = biconjugate(loss, qs[i], tol=1e-9, warm=warm)
+        lower[i], upper[i], certified[i] = warm.lower, warm.upper, warm.certified
+        f[i] = -expected_loss(loss, qs[i])
+        order = np.argsort(-warm.weights)[:most]
+        weights[i, : len(order)], atoms[i, : len(order)] = warm.weights[order], warm.atoms[order]
+        step = warm.atoms - qs[i].mean
+        second = np.einsum("k,ki,kj->ij", warm.weights, step, step) - qs[i].cov
+        moments[i] = max(float(np.abs(warm.weights @ step).max()), float(np.abs(second).max()))
+        masses[i] = warm.weights[order].sum()
+    return {
+        "atoms": atoms,
+        "weights": weights,
+        "lower": lower,
+        "upper": upper,
+        "f": f,
+        "certified": certified,
+        "moments": moments,
+        "masses": masses,
+    }
+
+
+def _checks(found: dict[str, Array]) -> dict[str, Any]:
+    size = np.maximum(1.0, np.abs(found["lower"]))
+    active = (found["weights"] > 1e-9).sum(axis=1)
+    return {
+        "certified": f"{int(found['certified'].sum())} of {len(size)}",
+        "widest relative bracket": float(((found["upper"] - found["lower"]) / size).max()),
+        "largest error of the atoms' moments": float(found["moments"].max()),
+        "least mass on the atoms shown": float(found["masses"].min()),
+        "atoms": f"{int(active.min())} to {int(active.max())}",
+        "f** <= f": bool(np.all(found["lower"] <= found["f"] + 1e-9 * size)),
+    }
