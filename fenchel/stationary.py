@@ -240,7 +240,9 @@ def _newton(field: Callable[[Array], tuple[Array, Array]], x: Array, steps: int 
     for _ in range(steps):
         # A little Levenberg damping, gone near the root, keeps singular Jacobians harmless.
         J, v, s = jacobian[live], value[live], size[live]
-        normal = np.einsum("nki,nkj->nij", J, J) + (1e-12 + 1e-3 * np.minimum(s, 1.0) ** 2)[:, None, None] * eye
+        normal = np.einsum("nki,nkj->nij", J, J)
+        damping = 1e-12 + 1e-13 * np.einsum("nii->n", normal) + 1e-3 * np.minimum(s, 1.0) ** 2
+        normal = normal + damping[:, None, None] * eye
         move = -np.linalg.solve(normal, np.einsum("nki,nk->ni", J, v)[:, :, None])[:, :, 0]
         length, rows = 1.0, np.arange(live.size)
         moved = np.zeros(live.size, dtype=bool)
