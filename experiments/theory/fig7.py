@@ -7,6 +7,7 @@ and both posteriors are judged by the same certified objective and against the e
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def run(context: Context) -> Outcome:
     arrays: dict[str, Array] = {}
     for delta0 in deltas:
         key = f"{delta0:g}"
-        found = piece(context, f"delta-{key}", lambda d=delta0: _one_prior(d, pieces, iterations, context.seed))
+        found = piece(context, f"delta-{key}", partial(_one_prior, delta0, pieces, iterations, context.seed))
         numbers[key] = _summary(delta0, found, pieces)
         arrays.update({f"{key}/{name}": value for name, value in found.items()})
     count = 50 if full else 14
@@ -229,7 +230,16 @@ def _density(posterior: ExactPosterior, count: int = 161) -> dict[str, Array]:
 
 def _summary(delta0: float, found: Mapping[str, Array], pieces: tuple[int, ...]) -> dict[str, Any]:
     names = ["laplace", *DETERMINISTIC, *(f"sampled_{k}" for k in pieces)]
-    keys = ("kl_q_p", "kl_q_p_grid", "kl_p_q", "wasserstein2", "width", "width_min", "width_max", "mean_shift")
+    keys: tuple[str, ...] = (
+        "kl_q_p",
+        "kl_q_p_grid",
+        "kl_p_q",
+        "wasserstein2",
+        "width",
+        "width_min",
+        "width_max",
+        "mean_shift",
+    )
     keys += ("elbo", "relaxed", "relaxed_width", "moments_kl_q_p", "moments_kl_p_q")
     methods = {name: {key: float(found[f"{name}/final_{key}"]) for key in keys} for name in names}
     for name in names:
@@ -277,7 +287,7 @@ def claim_approximation(numbers: Mapping[str, Any], pieces: tuple[int, ...]) -> 
     def keeps(name: str) -> bool:
         found = [n["methods"][name] for n in numbers.values()]
         width = [max(m["width"], 1.0 / m["width"]) for m in found]
-        return max(width) <= WIDTH_FACTOR and max(m["mean_shift"] for m in found) <= MEAN_SHIFT
+        return bool(max(width) <= WIDTH_FACTOR and max(m["mean_shift"] for m in found) <= MEAN_SHIFT)
 
     names = ["relaxed", *(f"sampled_{k}" for k in pieces)]
     passed = [name for name in names if keeps(name)]

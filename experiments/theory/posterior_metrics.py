@@ -88,11 +88,11 @@ def predictive(inputs: Array, q: Gaussian, nodes: int = 241) -> Array:
 
 def predictive_exact(inputs: Array, posterior: ExactPosterior, block: int = 50) -> Array:
     """The same under the exact posterior (quadrature nodes or draws)."""
-    parts = [
-        posterior.expectation(lambda theta, rows=inputs[k : k + block]: expit(theta @ rows.T))
-        for k in range(0, len(inputs), block)
-    ]
-    return np.concatenate([np.atleast_1d(p) for p in parts])
+
+    def probability(rows: Array) -> Array:
+        return posterior.expectation(lambda theta: np.asarray(expit(theta @ rows.T)))
+
+    return np.concatenate([probability(inputs[k : k + block]) for k in range(0, len(inputs), block)])
 
 
 def log_score(probability: Array, labels: Array) -> float:
