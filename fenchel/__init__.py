@@ -18,6 +18,7 @@ from fenchel.relaxed import RelaxedResult, minimize_relaxed
 from fenchel.results import BiconjugateResult, ConjugateResult, Natural, ObjectiveResult, Verdict
 from fenchel.sam import minimize_sam, sam_objective
 from fenchel.sums import sum_of_biconjugates
+from fenchel.theorem1 import verify_theorem1
 from fenchel.theorem2 import verify_theorem2
 
 __all__ = [
@@ -57,5 +58,6 @@ __all__ = [
     "relaxed_bayes_objective",
     "sam_objective",
     "sum_of_biconjugates",
+    "verify_theorem1",
     "verify_theorem2",
 ]
