@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fenchel.certificate import LowerBound
 from fenchel.closed_forms import closed_form_biconjugate
-from fenchel.cutting_plane import Budget, Master, Outcome, Start, cutting_plane
+from fenchel.cutting_plane import Master, cutting_plane
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
 from fenchel.moment_frame import STRUCTURES, MomentFrame
@@ -19,6 +19,7 @@ from fenchel.polish import ActiveSet
 from fenchel.programs import SolverOptions, reference_master
 from fenchel.quadratics import quadratic_moment_problem
 from fenchel.results import BiconjugateResult, Natural
+from fenchel.rounds import Budget, Outcome, Start
 from fenchel.sampled import sampled_biconjugate
 from fenchel.sums import sum_of_biconjugates
 from fenchel.white_loss import WhiteLoss

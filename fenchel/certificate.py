@@ -67,7 +67,7 @@ def make_upper(white: WhiteLoss, points: Array, weights: Array) -> UpperBound | 
     """The better of the two repairs of an almost feasible distribution; None where neither is possible."""
     frame = white.frame
     keep = weights > 0.0
-    points, weights = points[keep], weights[keep]
+    points, weights = white.snap(points[keep]), weights[keep]
     if weights.size == 0:
         return None
     best: UpperBound | None = None

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fenchel.atoms import design, sigma_points
-from fenchel.certificate import LowerBound, UpperBound, certify_lower, make_upper
+from fenchel.certificate import LowerBound, certify_lower, make_upper
 from fenchel.moment_problem import MasterSolution, MomentProblem
 from fenchel.polish import ActiveSet, free_directions, least_step, polish
+from fenchel.rounds import Budget, Candidate, Outcome, Start, distinct, distinct_from
 from fenchel.white_loss import WhiteLoss
 
-__all__ = ["Budget", "Outcome", "Start", "cutting_plane"]
+__all__ = ["Master", "cutting_plane"]
 
 Array = NDArray[np.float64]
 Master = Callable[[Array, Array], MasterSolution]
@@ -32,64 +32,6 @@ _ACTIVE_STEPS = 6
 _LIFTS = np.array([1e-12, 1e-10, 1e-8, 1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4])
 
 
-@dataclass(frozen=True)
-class Budget:
-    """Limits of one computation; ``max_boxes`` holds for each global search."""
-
-    max_rounds: int = 60
-    max_seconds: float = 60.0
-    max_boxes: int = 10_000_000
-
-
-@dataclass(frozen=True)
-class Start:
-    """Whitened atoms (K, P), quadratics, a proved lower bound, and the active set of a nearby problem to begin from."""
-
-    points: Array
-    coefficients: tuple[Array, ...] = ()
-    lower: LowerBound | None = None
-    active: ActiveSet | None = None
-
-
-@dataclass
-class Outcome:
-    """What the rounds have established so far."""
-
-    lower: LowerBound | None = None
-    upper: UpperBound | None = None
-    local_lower: float = -np.inf
-    rounds: int = 0
-    searches: int = 0
-    boxes: int = 0
-    atoms: int = 0
-    message: str = ""
-    unbounded: bool = False
-    history: list[tuple[float, float]] = field(default_factory=list)
-
-    def offer_lower(self, bound: LowerBound) -> None:
-        if self.lower is None or bound.value > self.lower.value:
-            self.lower = bound
-
-    def offer_upper(self, bound: UpperBound | None) -> None:
-        if bound is not None and (self.upper is None or bound.value < self.upper.value):
-            self.upper = bound
-
-    def gap(self) -> float:
-        if self.lower is None or self.upper is None:
-            return np.inf
-        return self.upper.value - self.lower.value
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """A quadratic, the local maximizers of l - Q found (x (K, P), values (K,)), and the lower bound they suggest."""
-
-    coefficients: Array
-    points: Array
-    violations: Array
-    lower: float
-
-
 class _Rounds:
     """State of one column generation."""
 
@@ -99,8 +41,8 @@ class _Rounds:
         self.reference = master
         self.outcome = Outcome()
         self.deadline = time.perf_counter() + budget.max_seconds
-        self.best: _Candidate | None = None
-        self.searched: _Candidate | None = None
+        self.best: Candidate | None = None
+        self.searched: Candidate | None = None
 
     # --- pieces of a round ---------------------------------------------------------------------------------------
 
@@ -117,15 +59,15 @@ class _Rounds:
         bounds = [b.value for b in (self.outcome.lower, self.outcome.upper) if b is not None and np.isfinite(b.value)]
         return max(1.0, min((abs(b) for b in bounds), default=1.0))
 
-    def look(self, c: Array, starts: Array) -> _Candidate:
+    def look(self, c: Array, starts: Array) -> Candidate:
         """Local maximizers of l - Q from ``starts``; a runaway or non-finite one makes the quadratic worthless."""
         points, values = self.white.local_maximizers(c, starts)
         good = np.isfinite(values) & np.all(np.isfinite(points), axis=1)
         lower = -np.inf
         if np.all(good) and values.size:
             lower = -float(c @ self.frame.target) - float(np.max(values))
-        points, values = _distinct(points[good], values[good])
-        candidate = _Candidate(c, points, values, lower)
+        points, values = distinct(points[good], values[good])
+        candidate = Candidate(c, points, values, lower)
         if self.best is None or lower > self.best.lower:
             self.best = candidate
         self.outcome.local_lower = self.best.lower
@@ -157,7 +99,7 @@ class _Rounds:
                 return
             crossing = candidate.violations > max(0.1 * candidate.violations[0], 1e-12 * self.scale())
             points = np.concatenate([polished.points, candidate.points[crossing]])
-            fresh = _distinct_from(polished.points, points)
+            fresh = distinct_from(polished.points, points)
             if not fresh.any():
                 return
             weights = np.concatenate([polished.weights, np.zeros(int(crossing.sum()))])
@@ -169,7 +111,7 @@ class _Rounds:
                 if self.closed():
                     return
 
-    def turn(self, active: ActiveSet, candidate: _Candidate) -> None:
+    def turn(self, active: ActiveSet, candidate: Candidate) -> None:
         """Move Q along the directions its contacts leave free, until the loss no longer crosses it elsewhere."""
         if self.closed():
             return
@@ -192,7 +134,7 @@ class _Rounds:
             if self.closed() or not np.isfinite(candidate.lower):
                 return
 
-    def lift(self, c: Array) -> _Candidate | None:
+    def lift(self, c: Array) -> Candidate | None:
         """The least tried multiple of |x|^2 that makes l - Q bounded when added to Q; None where none does.
 
         A linear program over finitely many atoms can fall short of the growth of the loss by rounding.
@@ -206,7 +148,7 @@ class _Rounds:
                 return candidate
         return None
 
-    def newton(self, candidate: _Candidate, active: Array, weights: Array) -> ActiveSet | None:
+    def newton(self, candidate: Candidate, active: Array, weights: Array) -> ActiveSet | None:
         """Merge the active atoms into the maximizers they lead to, and solve the optimality conditions there."""
         if candidate.points.shape[0] == 0:
             return None
@@ -281,7 +223,7 @@ class _Rounds:
             return False
         # The global search climbs from these points itself, so nothing is gained by a local look before it.
         supposed = -float(polished.coefficients @ self.frame.target)
-        self.certify(_Candidate(polished.coefficients, polished.points, np.zeros(polished.weights.size), supposed))
+        self.certify(Candidate(polished.coefficients, polished.points, np.zeros(polished.weights.size), supposed))
         return self.outcome.gap() <= self.tol * self.scale()
 
     def unbounded(self) -> None:
@@ -317,14 +259,14 @@ class _Rounds:
                 self.improve(self.newton(halfway, active, weights))
         return self.certify(self.best) if self.best is not None and self.closed() else True
 
-    def near_violations(self, candidate: _Candidate) -> Array:
+    def near_violations(self, candidate: Candidate) -> Array:
         """The maximizers worth a column: those not far below the highest."""
         if candidate.violations.size == 0:
             return candidate.points
         order = np.argsort(-candidate.violations)[: 4 * self.frame.size]
         return candidate.points[order]
 
-    def certify(self, candidate: _Candidate) -> bool:
+    def certify(self, candidate: Candidate) -> bool:
         """Search globally; False where nothing more can be learned."""
         out, allowed = self.outcome, self.tol * self.scale()
         self.searched = candidate
@@ -343,7 +285,7 @@ class _Rounds:
         proved = -float(candidate.coefficients @ self.frame.target) - found.lower
         if proved < candidate.lower - 0.1 * allowed:
             # The local searches had missed a violation: the candidate is worth less than it seemed.
-            self.best = _Candidate(candidate.coefficients, candidate.points, candidate.violations, proved)
+            self.best = Candidate(candidate.coefficients, candidate.points, candidate.violations, proved)
             self.add(found.maximizers)
             return True
         if found.upper == np.inf:
@@ -352,7 +294,6 @@ class _Rounds:
             out.message = found.message or "the global search was stopped before its proof was complete"
             return False
         return True
-
 
     def confine(self, c: Array) -> None:
         """Lower bounds from what is declared of the growth of a user's loss, where that is steeper than Q.
@@ -379,25 +320,6 @@ class _Rounds:
             bound, found = certify_lower(self.white, steep, tol=allowed, starts=starts, max_boxes=_CONFINED_BOXES)
             self.outcome.offer_lower(bound)
             self.outcome.boxes += found.boxes
-
-
-def _distinct(points: Array, values: Array) -> tuple[Array, Array]:
-    """One representative of points that coincide within 1e-6, the best first."""
-    order = np.argsort(-values)
-    points, values = points[order], values[order]
-    if values.size < 2:
-        return points, values
-    size = 1.0 + np.linalg.norm(points, axis=1)
-    close = np.linalg.norm(points[:, None, :] - points[None, :, :], axis=2) < 1e-6 * size[:, None]
-    first = np.argmax(close, axis=1) == np.arange(values.size)
-    return points[first], values[first]
-
-
-def _distinct_from(known: Array, points: Array) -> NDArray[np.bool_]:
-    """Which points are none of the known ones, within 1e-6."""
-    size = 1.0 + np.linalg.norm(points, axis=1)
-    distance = np.linalg.norm(points[:, None, :] - known[None, :, :], axis=2)
-    return np.asarray(np.min(distance, axis=1) >= 1e-6 * size, dtype=np.bool_)
 
 
 def cutting_plane(

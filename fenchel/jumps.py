@@ -47,8 +47,8 @@ class JumpPlanes:
         short = (self.rows @ free + self.offsets) / np.einsum("jp,jp->j", along, self.rows)
         return np.asarray(free - short[:, None] * along)
 
-    def snap(self, points: Array, value: Callable[[Array], Array]) -> Array:
-        """Points (K, P) within rounding of a plane, moved by as little to the side on which the loss is higher."""
+    def snap(self, points: Array, value: Callable[[Array], Array], within: float = 1e-11) -> Array:
+        """Points (K, P) nearly on a plane (``within``, relative), moved onto the side on which the loss is higher."""
         if self.offsets.size == 0 or points.shape[0] == 0:
             return points
         norms = np.linalg.norm(self.rows, axis=1)
@@ -57,7 +57,7 @@ class JumpPlanes:
         nearest = np.argmin(np.abs(distance) / reach, axis=1)
         each = np.arange(points.shape[0])
         distance, reach = distance[each, nearest], reach[each, nearest]
-        close = np.abs(distance) <= 1e-11 * reach
+        close = np.abs(distance) <= within * reach
         if not close.any():
             return points
         normal = (self.rows / norms[:, None])[nearest]

@@ -51,9 +51,9 @@ class MomentFrame:
             factor = float(np.sqrt(np.trace(cov) / dim)) * np.eye(dim)
         else:
             raise ValueError(f"structure must be one of {', '.join(STRUCTURES)}; got {structure!r}.")
-        factor = np.asarray(factor, dtype=float)
-        inverse = np.asarray(np.linalg.inv(factor))
-        return cls(np.array(mean, dtype=float), factor, inverse, structure, np.zeros((dim, 0)), np.zeros(dim))
+        root: Array = np.array(factor, dtype=np.float64)
+        inverse = np.asarray(np.linalg.inv(root), dtype=float)
+        return cls(np.array(mean, dtype=float), root, inverse, structure, np.zeros((dim, 0)), np.zeros(dim))
 
     def reduced(self, kept: Array, left: Array, slope: Array) -> MomentFrame:
         """The frame of the coordinates kept^T x, for a loss that along ``left`` only has the ``slope`` (P - r,).

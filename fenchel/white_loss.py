@@ -113,7 +113,8 @@ class WhiteLoss:
         Points outside the bounds of the loss have loss -inf.
         """
         theta, weights = self.frame.complete(x, weights)
-        theta = self._jumps.snap(theta, self.loss._value)
+        # No more than the rounding of the change of coordinates: a longer move would spoil the moments.
+        theta = self._jumps.snap(theta, self.loss._value, 2e-14)
         if self.loss.bounds is None:
             return theta, weights, np.asarray(self.loss._value(theta))
         inside = np.isfinite(self.value(x))
