@@ -137,7 +137,8 @@ def pairs_correspond(loss: Loss, rho: float, delta: float) -> dict[str, Any]:
         others, done = relaxed_pairs(loss, mapped.sigma, delta)
         complete = complete and done
         forward_distance = max(forward_distance, _nearest(mapped, others))
-        for other in others[:3]:
+        # The search for mates is dear for P >= 2: one relaxed pair each goes back there, three for P = 1.
+        for other in others[: 3 if loss.dim == 1 else 1]:
             count += 1
             radius = other.rho
             again = StationaryPair(

@@ -37,7 +37,7 @@ def run(context: Context) -> Outcome:
         charts.append(piece(context, f"atlas{k}", partial(_chart, loss, rhos, deltas)))
         arrays[f"category{k}"] = charts[-1]["category"]
         arrays[f"sigma{k}"] = charts[-1]["sigma"]
-    counts = {1: 20, 2: 4} if quick else {1: 200, 2: 40}
+    counts = {1: 20, 2: 4} if quick else {1: 200, 2: 30}
     survey = {dim: _survey(context, dim, counts[dim]) for dim in (1, 2)}
     looks = piece(context, "first_looks", lambda: first_looks(context.scale))
     maps = piece(context, "radius_map", lambda: radius_map(context.scale))
