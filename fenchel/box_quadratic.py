@@ -8,20 +8,26 @@ from numpy.typing import NDArray
 __all__ = ["box_maximum"]
 
 Array = NDArray[np.float64]
+_SWEEPS = 3
 
 
 def box_maximum(slope: Array, matrix: Array, half: Array) -> Array:
     """Upper bounds (B,) of s.d + d^T K d / 2 over |d_j| <= half_j; slope (B, P), matrix K (B, P, P), half (B, P).
 
-    Exact for P <= 2; otherwise the smaller of a separable bound and, where K is negative definite, the free maximum.
-    Infinite entries of K give inf.
+    Exact for P <= 2; otherwise a semidefinite relaxation, exact where K is negative definite. Infinite entries of K
+    give inf.
     """
     dim = slope.shape[1]
     if dim == 1:
         return _separable(slope, matrix[:, 0, :], half)
     if dim == 2:
         return _exact_plane(slope, matrix, half)
-    return np.minimum(_diagonally_dominant(slope, matrix, half), _free(slope, matrix))
+    finite = np.isfinite(matrix).all(axis=(1, 2))
+    if finite.all():
+        return _relaxed(slope, matrix, half)
+    bound = np.full(slope.shape[0], np.inf)
+    bound[finite] = _relaxed(slope[finite], matrix[finite], half[finite])
+    return bound
 
 
 def _separable(slope: Array, curvature: Array, half: Array) -> Array:
@@ -59,25 +65,44 @@ def _exact_plane(slope: Array, matrix: Array, half: Array) -> Array:
     return np.asarray(np.where(inside, np.maximum(best, 0.5 * (s0 * d0 + s1 * d1)), best))
 
 
-def _diagonally_dominant(slope: Array, matrix: Array, half: Array) -> Array:
-    """Replace 2 K_ij d_i d_j by |K_ij| (d_i^2 w_j / w_i + d_j^2 w_i / w_j), exact at the corners of like sign."""
-    ratio = half[:, None, :] / np.maximum(half[:, :, None], 1e-300)
-    diagonal = np.einsum("bii->bi", matrix)
-    off = np.abs(matrix) * ratio
-    return _separable(slope, diagonal + off.sum(axis=2) - np.abs(diagonal), half)
+def _relaxed(slope: Array, matrix: Array, half: Array) -> Array:
+    """The semidefinite relaxation's dual, by coordinate descent: any D >= 0 with D - K > 0 bounds from above.
+
+    In units of the half widths, s.d + d^T K d / 2 <= sum_i D_i / 2 + s^T (D - K)^-1 s / 2 on |d_i| <= 1. The descent
+    starts from the diagonally dominant D, each exact step in one D_i keeps D - K positive definite, and rounding is
+    harmless because the last D is checked and evaluated anew.
+    """
+    s = slope * half
+    K = matrix * half[:, :, None] * half[:, None, :]
+    diagonal = np.einsum("bii->bi", K)
+    row_sums = np.abs(K).sum(axis=2)
+    radius = diagonal + row_sums - np.abs(diagonal)
+    size = row_sums.max(axis=1) + np.abs(s).max(axis=1)
+    D = np.maximum(radius, 0.0) + np.abs(s) + (1e-3 * size + 1e-280)[:, None]
+    inverse = np.linalg.inv(_minus(D, K))
+    y = np.einsum("bij,bj->bi", inverse, s)
+    for _ in range(_SWEEPS):
+        for i in range(D.shape[1]):
+            a = inverse[:, i, i]
+            # The bound as a function of a step in D_i is least where |y_i| becomes 1; the floor keeps D - K definite.
+            step = np.maximum((np.maximum(np.abs(y[:, i]), 0.05) - 1.0) / a, -D[:, i])
+            factor = step / (1.0 + step * a)
+            column = inverse[:, :, i].copy()
+            y -= (factor * y[:, i])[:, None] * column
+            inverse -= (factor[:, None] * column)[:, :, None] * column[:, None, :]
+            D[:, i] += step
+    D += (1e-12 * size)[:, None]
+    A = _minus(D, K)
+    y = np.linalg.solve(A, s[:, :, None])[:, :, 0]
+    bound = 0.5 * (D.sum(axis=1) + np.einsum("bi,bi->b", s, y)) + 1e-15 * size
+    try:
+        np.linalg.cholesky(A)
+    except np.linalg.LinAlgError:
+        bound = np.where(np.linalg.eigvalsh(A)[:, 0] > 0.0, bound, np.inf)
+    return np.asarray(np.minimum(bound, _separable(s, radius, np.ones_like(s))))
 
 
-def _free(slope: Array, matrix: Array) -> Array:
-    """The maximum over all d where K is negative definite (with room for rounding), else inf."""
-    bound = np.full(slope.shape[0], np.inf)
-    finite = np.isfinite(matrix).all(axis=(1, 2))
-    if not finite.any():
-        return bound
-    index = np.flatnonzero(finite)
-    values, vectors = np.linalg.eigh(matrix[index])
-    scale = np.abs(values).max(axis=1)
-    definite = values[:, -1] < -1e-9 * scale
-    index, values, vectors = index[definite], values[definite], vectors[definite]
-    along = np.einsum("bij,bi->bj", vectors, slope[index])
-    bound[index] = -0.5 * (along * along / values).sum(axis=1)
-    return bound
+def _minus(D: Array, K: Array) -> Array:
+    A = -K
+    np.einsum("bii->bi", A)[:] += D
+    return A
