@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib as mpl
 
@@ -28,7 +29,7 @@ METHODS = {
     "IVON": "#E69F00",
 }
 
-_PARAMETERS = {
+_PARAMETERS: dict[Any, Any] = {
     "font.family": "serif",
     "mathtext.fontset": "cm",
     "font.size": 8,

@@ -70,7 +70,8 @@ def _plane(axis: Axes, stored: Stored, j: int) -> None:
         axis.add_patch(Ellipse((1, 1), width, height, angle=angle, color=EXACT, alpha=0.18, lw=0))
     weights = a["logistic_weights"][j]
     shown = weights > 1e-9
-    axis.scatter(*a["logistic_atoms"][j, shown].T, s=90 * weights[shown], color=RELAXED, lw=0, zorder=3)
+    x, y = a["logistic_atoms"][j, shown].T
+    axis.scatter(x, y, s=90 * weights[shown], color=RELAXED, lw=0, zorder=3)
     gap = a["logistic_f"][j], a["logistic_lower"][j]
     axis.set_title(rf"logistic: $f = {gap[0]:.2f}$, $f^{{**}} = {gap[1]:.2f}$")
     axis.set(xlabel=r"$\theta_1$", ylabel=r"$\theta_2$", aspect="equal", xlim=(-3, 5), ylim=(-3, 5))
