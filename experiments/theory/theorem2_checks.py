@@ -51,7 +51,7 @@ def radius_map(scale: str) -> dict[str, Array]:
     """sigma over rho for SAM minimizers (kinks: the dual multiplier), and |eps*| over sigma for the relaxed ones."""
     names = ("quadratic, center 1", "softplus", "logistic, separable", "three wells")
     losses = families("full")
-    count = 6 if scale == "quick" else 41
+    count = 6 if scale == "quick" else 25
     rhos, sigmas = np.geomspace(0.02, 3.0, count), np.geomspace(0.1, 2.2, count)
     delta = 0.1
     out: dict[str, Array] = {"rhos": rhos, "sigmas": sigmas, "delta": np.asarray(delta)}
