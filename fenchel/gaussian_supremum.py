@@ -90,10 +90,10 @@ class _Problem:
         precision = -2.0 * self.full
         values = np.linalg.eigvalsh(precision)
         if values[0] <= 0.0:
-            return np.zeros(self.dim), np.full(self.dim, 3.0)
+            return np.zeros(self.dim), np.full(self.dim, 3.0, dtype=np.float64)
         center = np.linalg.solve(precision, self.lam1)
         shift = np.abs(np.linalg.solve(precision, self.loss.gradient(center[None, :])[0]))
-        return center, 2.0 * (np.sqrt(np.diag(np.linalg.inv(precision))) + shift)
+        return np.asarray(center), np.asarray(2.0 * (np.sqrt(np.diag(np.linalg.inv(precision))) + shift))
 
     def unbounded(self, rng: np.random.Generator, center: Array) -> str | None:
         """Gaussians along a ray whose objective grows without bound, seen up to 1e8 units away."""
