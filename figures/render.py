@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,6 +43,8 @@ def make(name: str) -> list[Path]:
     if not path.exists():
         raise FigureInputError(f"figure {name!r} has no stored result; run `python -m experiments run {name}` first")
     mpl.use("Agg")
+    # The fonts carry no dates of their own, and fontTools says so for each of them.
+    logging.getLogger("fontTools").setLevel(logging.ERROR)
     import matplotlib.pyplot as plt
 
     stored = store.load(path)

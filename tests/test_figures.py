@@ -1,0 +1,34 @@
+"""Every stored result can be drawn, and what cannot be drawn is said in one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("matplotlib")
+
+from figures import __main__ as command
+from figures import render
+
+
+@pytest.mark.parametrize("name", render.drawable())
+def test_stored_results_draw(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(render, "RENDERED", tmp_path)
+    written = render.make(name)
+    assert {path.suffix for path in written} >= {".pdf", ".png"}
+    assert all(path.stat().st_size > 1000 for path in written if path.suffix in (".pdf", ".png", ".gif"))
+
+
+@pytest.mark.parametrize("name", ["fig99", "style"])
+def test_unknown_figures_exit_with_2(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["make", name]) == 2
+    assert "unknown figure" in capsys.readouterr().err
+
+
+def test_a_figure_without_result_exits_with_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FENCHEL_RESULTS", str(tmp_path))
+    assert command.main(["make", "worst_case"]) == 2
+    assert "python -m experiments run worst_case" in capsys.readouterr().err
