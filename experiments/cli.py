@@ -110,13 +110,14 @@ def _run_one(
     if options.force and partial.exists():
         for stale in partial.glob("*.npz"):
             stale.unlink()
+    resumed = any(partial.glob("*.npz"))
     start = time.perf_counter()
     outcome = experiment.run(context)
     seconds = time.perf_counter() - start
     command = f"python -m experiments run {experiment.name} --scale {scale} --seed {options.seed}"
     command += " --data DIR" if data is not None else ""
     stamp = store.provenance(command, options.seed, seconds, outcome.settings.get("device"))
-    return seconds, store.save(experiment, outcome, {**stamp, "key": key}, scale)
+    return seconds, store.save(experiment, outcome, {**stamp, "resumed": resumed, "key": key}, scale)
 
 
 def _finished(name: str, key: dict[str, object]) -> bool:

@@ -80,7 +80,7 @@ def render_markdown() -> str:
     for run in [*stored.values(), *again.values()]:
         p = run.provenance
         lines.append(
-            f"| {run.name} | {run.scale} | `{p['command']}` | {p['seed']} | {p['revision']} | {p['wall_seconds']} "
+            f"| {run.name} | {run.scale} | `{p['command']}` | {p['seed']} | {p['revision']} | {p['wall_seconds']}{' after a resumption' if p.get('resumed') else ''} "
             f"| {_cell(p['device'])} | {p['date']} |"
         )
     lines += ["", "## Figures and tables", ""]
