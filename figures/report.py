@@ -79,10 +79,18 @@ def render_markdown() -> str:
     lines.append("|---|---|---|---|---|---|---|---|")
     for run in [*stored.values(), *again.values()]:
         p = run.provenance
-        lines.append(
-            f"| {run.name} | {run.scale} | `{p['command']}` | {p['seed']} | {p['revision']} | {p['wall_seconds']}{' after a resumption' if p.get('resumed') else ''} "
-            f"| {_cell(p['device'])} | {p['date']} |"
-        )
+        seconds = f"{p['wall_seconds']}{' after a resumption' if p.get('resumed') else ''}"
+        row = [
+            run.name,
+            run.scale,
+            f"`{p['command']}`",
+            p["seed"],
+            p["revision"],
+            seconds,
+            _cell(p["device"]),
+            p["date"],
+        ]
+        lines.append(f"| {' | '.join(map(str, row))} |")
     lines += ["", "## Figures and tables", ""]
     for run in stored.values():
         lines += [f"### {run.title}", "", *_figure_lines(run.name), ""]
