@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -193,7 +193,7 @@ def fixed_covariance_gaps() -> dict[str, list[dict[str, float]]]:
     return out
 
 
-def claim_a5(families: Mapping[str, Any], fixed: Mapping[str, list[Mapping[str, float]]]) -> Claim:
+def claim_a5(families: Mapping[str, Any], fixed: Mapping[str, Sequence[Mapping[str, float]]]) -> Claim:
     """The verdict from `family_sides` and `fixed_covariance_gaps`."""
     worst = {name: max(abs(r["gap"]) / (1.0 + abs(r["over_theta"])) for r in families[name]) for name in families}
     humps = next(iter(fixed.values()))
