@@ -36,8 +36,8 @@ def plans(scale: str, num_data: int, weight_decay: float, damping: float) -> tup
         return (Plan("floor", floor, 2, 60, 60, 5),)
     return (
         Plan("floor", floor, 4, 1000, 2000, 10),
-        Plan("unit", 1.0, 4, 600, 600, 10),
-        Plan("nominal", nominal, 2, 600, 400, 10),
+        Plan("unit", 1.0, 2, 600, 600, 10),
+        Plan("nominal", nominal, 1, 600, 400, 10),
     )
 
 
