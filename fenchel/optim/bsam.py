@@ -189,12 +189,12 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
             for p in group["params"]:
                 if p.requires_grad:
                     places.setdefault((p.device, p.dtype), []).append(p)
-            for (device, _), params in places.items():
+            for params in places.values():
                 states = [self._state_of(p, group) for p in params]
                 self._buckets.append(
                     Bucket(
                         group=group,
-                        foreach=device.type != "cpu" if group["foreach"] is None else bool(group["foreach"]),
+                        foreach=kernels.prefers_foreach(params) if group["foreach"] is None else bool(group["foreach"]),
                         params=params,
                         mean=[t["mean"] if "mean" in t else p.clone() for p, t in zip(params, states, strict=True)],
                         s=[state["s"] for state in states],

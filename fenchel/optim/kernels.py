@@ -1,8 +1,9 @@
 """In-place kernels over lists of tensors: one loop with `out=` (least memory traffic) and one of foreach launches.
 
-The loop is the default on CPUs, where every pass over memory counts; foreach is the default on accelerators, where
-every launch counts. Both compute the same elementwise expressions of `functional`. ``dst`` may be of lower precision
-than the rest (bfloat16 weights with a float32 mean); the result is then computed in the precision of the rest.
+The loop is for large tensors on CPUs, where every pass over memory counts; foreach is for accelerators and for small
+tensors, where every call counts. Both compute the same elementwise expressions as `functional`. ``dst`` may be of
+lower precision than the rest (bfloat16 weights with a float32 mean); the result is then computed in the precision of
+the rest.
 """
 
 from __future__ import annotations
@@ -13,9 +14,18 @@ from functools import cache
 import torch
 from torch import Tensor
 
-__all__ = ["accumulate", "addcdiv", "copy", "magnitude", "square_root", "update", "update_kernel"]
+__all__ = ["accumulate", "addcdiv", "copy", "magnitude", "prefers_foreach", "square_root", "update", "update_kernel"]
 
 Tensors = Sequence[Tensor]
+
+
+SMALL = 1 << 14
+"""Tensors smaller than this on average are bound by the number of calls, even on a CPU."""
+
+
+def prefers_foreach(params: Tensors) -> bool:
+    """Whether foreach is likely to be the faster of the two for these parameters."""
+    return params[0].device.type != "cpu" or sum(p.numel() for p in params) < SMALL * len(params)
 
 
 def copy(dst: Tensors, src: Tensors, *, foreach: bool) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 __all__ = ["NoiseSource", "work_dtype"]
 
 STREAMS = 4
-PARALLEL_FROM = 1 << 16
+PARALLEL_FROM = 1 << 17
 
 _pool: ThreadPoolExecutor | None = None
 
