@@ -50,7 +50,8 @@ class GraphedStep:
         had_state = {p for p in params if optimizer.state.get(p)}
         saved = {p: {k: v.clone() for k, v in optimizer.state[p].items()} for p in had_state}
         noise = optimizer.noise_state()
-        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        cuda: Any = torch.cuda  # partly untyped
+        stream = cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
             for _ in range(warmup):
