@@ -117,7 +117,7 @@ def _newton(white: WhiteLoss, start: ActiveSet, normals: Array, steps: int) -> A
         right = np.concatenate(
             [moment - np.einsum("k,kpd,kp->d", w, jacobian, newton), gap + np.sum(slope * newton, axis=1)]
         )
-        if not np.all(np.isfinite(system)):
+        if not (np.all(np.isfinite(system)) and np.max(np.abs(system)) < 1e100):
             return best
         step = _solve(system, right)
         x = white.snap(x + newton - response @ step[:size])
@@ -141,8 +141,10 @@ def _curvature_inverse(curvature: Array, normals: Array) -> Array:
 
 def _solve(system: Array, right: Array) -> Array:
     """Least-norm solution of the equilibrated system: it is singular where weights or majorant are not unique."""
-    row = np.maximum(np.max(np.abs(system), axis=1), 1e-300)
-    column = np.maximum(np.max(np.abs(system / row[:, None]), axis=0), 1e-300)
+    row = np.max(np.abs(system), axis=1)
+    row = np.where(row > 1e-200, row, 1.0)
+    column = np.max(np.abs(system / row[:, None]), axis=0)
+    column = np.where(column > 1e-200, column, 1.0)
     scaled = system / row[:, None] / column
     solution = np.linalg.lstsq(scaled, right / row, rcond=1e-12)[0]
     return np.asarray(solution / column)
