@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,12 +17,18 @@ _MOST_HALVINGS = 25
 
 
 def ascend(
-    model: Model, starts: Array, *, climbs: int = 4, domain: tuple[Array, Array] | None = None
+    model: Model,
+    starts: Array,
+    *,
+    climbs: int = 4,
+    domain: tuple[Array, Array] | None = None,
+    deadline: float | None = None,
 ) -> tuple[Array, Array]:
     """Points (S, D) and values (S,) after climbing from starts (S, D) in model coordinates.
 
     For a convex loss the first ``climbs`` steps maximize the minorant tangent to l (which cannot descend); then Newton
     steps with the modulus of the Hessian's eigenvalues, shortened until h rises. ``domain`` = (lo, hi) is never left.
+    After ``deadline`` (of `time.perf_counter`) the points are handed back as they are.
     """
     u = starts.copy()
     if model.convex and model.whitened and domain is None:
@@ -30,6 +38,8 @@ def ascend(
     active = np.arange(u.shape[0])
     # Below a jump every step is cut short: going on would only creep towards it.
     for _ in range(_MOST_STEPS if model.continuous else _MOST_STEPS // 6):
+        if deadline is not None and time.perf_counter() > deadline:
+            break
         step, gain = _newton_step(u[active], slope[active], hessian[active], domain)
         rising = gain > 4e-16 * (1.0 + np.abs(value[active]))
         active, step, gain = active[rising], step[rising], gain[rising]

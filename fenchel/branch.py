@@ -151,7 +151,7 @@ class BranchAndBound:
         if better.size == 0:
             return
         starts = center[better[np.argsort(-value[better])[:16]]]
-        points, values = climb(self.setting, starts)
+        points, values = climb(self.setting, starts, self.deadline)
         if values[0] > self.best or self.points.shape[0] < _MOST_ANCHORS:
             self._adopt(np.vstack([self.points, points]), np.concatenate([self.values, values]))
 
@@ -159,6 +159,8 @@ class BranchAndBound:
 def _grid(center: Array, half: Array, cuts: int) -> tuple[Array, Array]:
     """The box (center, half), each (D,), cut into cuts^D equal boxes."""
     dim = center.shape[0]
+    if cuts == 1:
+        return center[None, :], half[None, :]
     steps = (2.0 * np.arange(cuts) + 1.0) / cuts - 1.0
     mesh = np.stack(np.meshgrid(*[steps] * dim, indexing="ij"), axis=-1).reshape(-1, dim)
     # Rounding must not open gaps between neighbours.

@@ -78,7 +78,7 @@ def maximize(
     begin = starting_points(setting.model, few=starts is not None)
     if starts is not None:
         begin = np.vstack([given_starts(setting.model, starts, loss.dim), begin])
-    search = BranchAndBound(setting, *climb(setting, begin), tol=tol, max_boxes=max_boxes, deadline=deadline)
+    search = BranchAndBound(setting, *climb(setting, begin, deadline), tol=tol, max_boxes=max_boxes, deadline=deadline)
     if setting.confined:
         search.run()
     else:
@@ -109,7 +109,7 @@ def _result(search: BranchAndBound, loss: Loss, lam1: Array, lam2: Array) -> Sea
     order = np.argsort(-values, kind="stable")
     theta, values = theta[order], values[order]
     lower = float(values[0])
-    margin = _rounding(lower, theta[0], lam1, lam2)
+    margin = _rounding(loss, lower, theta[0], lam1, lam2)
     upper = max(search.upper, lower) + margin
     certified = upper - lower <= search.tol * max(1.0, abs(lower)) + 2.0 * margin
     message = search.message
@@ -136,14 +136,16 @@ def _quadratic_result(model: LinearModel, loss: Loss, lam1: Array, lam2: Array) 
     top = model.linear[None, :]
     value = float(model.value(top)[0])
     theta = model.theta(top)
-    margin = _rounding(value, theta[0], lam1, lam2)
+    margin = _rounding(loss, value, theta[0], lam1, lam2)
     lower = min(value, float(_objective(loss, lam1, lam2, theta)[0]))
     return SearchResult(lower, value + margin, theta[0], theta, np.array([lower]), True, 0, "")
 
 
-def _rounding(value: float, theta: Array, lam1: Array, lam2: Array) -> float:
+def _rounding(loss: Loss, value: float, theta: Array, lam1: Array, lam2: Array) -> float:
+    """What rounding can do to h at theta: a few units in the last place of its parts, more where many are summed."""
+    terms = sum(g.rows.shape[0] for g in loss.groups) if isinstance(loss, LinearPredictorLoss) else 0
     size = abs(value) + float(np.abs(theta * lam1).sum() + np.abs(theta[:, None] * lam2 * theta).sum())
-    return 32 * float(np.finfo(float).eps) * size
+    return (32.0 + 2.0 * float(np.sqrt(terms))) * float(np.finfo(float).eps) * size
 
 
 def _objective(loss: Loss, lam1: Array, lam2: Array, theta: Array) -> Array:

@@ -16,16 +16,17 @@ __all__ = ["climb", "given_starts", "starting_points"]
 Array = NDArray[np.float64]
 _MOST_ROWS = 16
 _MOST_JUMPS = 64
+_MOST_EVALUATIONS = 200_000
 
 
-def climb(setting: Setting, starts: Array) -> tuple[Array, Array]:
-    """Distinct points (K, D) reached from starts (S, D), best first, and their values (K,)."""
+def climb(setting: Setting, starts: Array, deadline: float | None = None) -> tuple[Array, Array]:
+    """Distinct points (K, D) reached from starts (S, D) until ``deadline``, best first, and their values (K,)."""
     model, box = setting.model, None
     if setting.domain is not None:
         center, half = setting.domain
         box = center - half, center + half
         starts = np.clip(starts, *box)
-    points, values = ascend(model, starts, domain=box)
+    points, values = ascend(model, starts, domain=box, deadline=deadline)
     if not model.continuous:
         # A maximum at a jump has no gradient that would lead to it: the starts themselves count.
         points, values = np.vstack([points, starts]), np.concatenate([values, model.value(starts)])
@@ -66,7 +67,9 @@ def _far_ends(model: LinearModel) -> Array:
     directions = np.vstack([np.eye(model.dim), *rows])
     norms = np.linalg.norm(directions, axis=1)
     directions = directions[norms > 0.0] / norms[norms > 0.0, None]
-    directions = np.vstack([directions, -directions])
+    # With very many data a climb is dear, and a few starts must do.
+    most = max(2, _MOST_EVALUATIONS // max(1, sum(g.rows.shape[0] for g in model.groups)))
+    directions = np.vstack([directions, -directions]) if len(directions) <= most else directions[-most:]
     far = 1e3 * directions
     return np.asarray(model.tangent(far)[1] + far @ model.concave)
 

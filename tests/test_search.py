@@ -56,7 +56,7 @@ def probes(loss: L.LinearPredictorLoss, lam1: Array, lam2: Array, around: Array,
 @given(seed=st.integers(0, 10**6), jumps=st.booleans())
 def test_no_point_exceeds_the_certified_bound(seed: int, jumps: bool) -> None:
     loss, lam1, lam2 = random_problem(seed, jumps=jumps)
-    found = maximize(loss, lam1, lam2, tol=1e-7, max_boxes=60_000 if not jumps else 3_000)
+    found = maximize(loss, lam1, lam2, tol=1e-7, max_boxes=1_000 if jumps else 60_000)
     theta = probes(loss, lam1, lam2, found.argmax, seed)
     h = objective(loss, lam1, lam2, theta)
     room = 1e-12 * (1.0 + np.abs(loss(theta)) + np.abs(h))

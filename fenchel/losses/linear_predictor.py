@@ -16,6 +16,8 @@ from fenchel.losses.links import Link
 __all__ = ["LinearPredictorLoss", "Terms"]
 
 Array = NDArray[np.float64]
+# Below this many numbers the outer products of all rows are formed at once.
+_SMALL = 200_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,10 +98,11 @@ class LinearPredictorLoss(Loss):
         for group in self.groups:
             middle, reach = group.predictors(center), half @ np.abs(group.rows).T
             sup = group.link.curvature_sup(middle - reach, middle + reach)
-            # An infinite curvature times a zero entry of x must stay out of the sum.
-            with np.errstate(invalid="ignore"):
-                products = (sup * group.weights)[:, :, None, None] * (group.rows[:, :, None] * group.rows[:, None, :])
-            total += np.nan_to_num(products, nan=0.0, posinf=np.inf, neginf=-np.inf).sum(axis=1)
+            kinked = np.isinf(sup) & (group.weights > 0.0)
+            total += outer_sum(np.where(kinked, 0.0, sup) * group.weights, group.rows)
+            if kinked.any():
+                # An infinite curvature times a zero entry of x stays out of the sum.
+                total[outer_sum(kinked.astype(float), np.abs(group.rows)) > 0.0] = np.inf
         return total
 
     def compose(self, matrix: Any, offset: Any = None) -> LinearPredictorLoss:
@@ -138,10 +141,10 @@ class LinearPredictorLoss(Loss):
 def outer_sum(coefficients: Array, rows: Array) -> Array:
     """sum_i coefficients[:, i] rows[i] rows[i]^T: (k, n), (n, P) -> (k, P, P)."""
     n, dim = rows.shape
-    if dim <= 16:
+    if n * dim * dim <= _SMALL:
         products = (rows[:, :, None] * rows[:, None, :]).reshape(n, dim * dim)
         return np.asarray((coefficients @ products).reshape(-1, dim, dim))
-    return np.asarray((rows.T[None, :, :] * coefficients[:, None, :]) @ rows)
+    return np.stack([(rows.T * one) @ rows for one in coefficients]) if len(coefficients) else np.empty((0, dim, dim))
 
 
 def _checked(group: Terms) -> Terms:
