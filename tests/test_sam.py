@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fenchel import minimize_sam, sam_objective
-from fenchel.ball import ball_maximum
+from fenchel.ball import _Branching, _model, ball_maximum
 from fenchel.line import LineProfile, isolate_roots
 from fenchel.losses import (
     Absolute,
@@ -56,6 +56,32 @@ def test_the_inner_maximum_is_attained_and_no_point_of_the_ball_exceeds_it(seed:
     assert found.value == pytest.approx(loss(theta + found.argmax) + 0.15 * theta @ theta, abs=1e-12)
     values = loss(theta + rho * in_ball(rng, dim, 4000)) + 0.15 * theta @ theta
     assert values.max() <= found.upper + 1e-12
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 10_000), dim=st.integers(1, 3), convex=st.booleans())
+def test_every_bound_on_a_box_dominates_the_loss_on_its_part_of_the_ball(seed: int, dim: int, convex: bool) -> None:
+    """The certificate itself: local searches are good enough to hide a wrong bound from every other test."""
+    rng = np.random.default_rng(seed)
+    loss = wells(seed, dim)
+    if convex:
+        loss = LogisticRegression(rng.normal(size=(6, dim)), rng.choice([-1.0, 1.0], size=6))
+    theta, rho = rng.normal(size=dim), float(rng.uniform(0.2, 3.0))
+    model = _model(loss, theta, rho)
+    # A search that knows only a bad point leaves every bound open, so that all devices are used on every box.
+    search = _Branching(model, np.zeros((1, dim)), np.array([-1e9]), 1e-10, 10_000, None)
+    search.nu = float(rng.uniform(0.0, 5.0))
+    center = rng.uniform(-1, 1, size=(40, dim))
+    half = rng.uniform(0.02, 0.5, size=(40, dim)) * rng.choice([0.1, 1.0], size=(40, 1))
+    search._improve = lambda u: None  # type: ignore[method-assign]
+    bounds, _ = search._bound(center, half, np.full(40, np.inf))
+    for c, w, bound in zip(center, half, bounds, strict=True):
+        u = c + w * np.vstack([rng.uniform(-1, 1, size=(150, dim)), rng.choice([-1.0, 1.0], size=(20, dim))])
+        # Points outside are moved to the sphere, and kept where that leaves them in the box.
+        u = np.vstack([u, u / np.maximum(np.linalg.norm(u, axis=1), 1e-9)[:, None]])
+        u = u[(np.linalg.norm(u, axis=1) <= 1.0 + 1e-12) & (np.abs(u - c) <= w + 1e-12).all(axis=1)]
+        if len(u):
+            assert bound >= loss(theta + rho * u).max() - 1e-9
 
 
 @settings(max_examples=20)
