@@ -232,6 +232,7 @@ BAD = {
     ),
     "majorizer dimension": lambda: L.from_function(value, slope, 2, curvature=2.0, majorizer=L.Quadratic(2.0, 0.0)),
     "curvature NaN": lambda: L.from_function(value, slope, 2, curvature=np.nan),
+    "curvature text": lambda: L.from_function(value, slope, 2, curvature="steep"),
     "dim zero": lambda: L.from_function(value, slope, 0, curvature=2.0),
     "value shape": lambda: L.from_function(lambda t: t, slope, 2, curvature=2.0),
     "value NaN": lambda: L.from_function(lambda t: t[:, 0] * np.nan, slope, 2, curvature=2.0),

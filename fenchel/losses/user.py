@@ -85,7 +85,10 @@ def from_function(
         raise TypeError("value, gradient and hessian must be callable")
     if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or dim < 1:
         raise ValueError(f"dim must be a positive integer, got {dim!r}")
-    bound = float(curvature)
+    try:
+        bound = float(curvature)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"curvature must be a number or inf, got {curvature!r}") from error
     if np.isnan(bound):
         raise ValueError("curvature must be a number or inf, got NaN")
     if majorizer is not None and (not isinstance(majorizer, Quadratic) or majorizer.dim != dim):
