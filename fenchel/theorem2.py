@@ -182,7 +182,8 @@ def verify_theorem2(loss: Loss, rho: Any, delta: Any, *, tol: float = 1e-8, pair
       defined, and sigma^2 = 1/nu with the multiplier nu of the dual problem takes its place);
     - theta, sam_value, certified, sigma, relaxed_argmin, relaxed_value, relaxed_at_theta, distance.
 
-    loss must be continuous; rho, delta > 0. ValueError otherwise, and where E_SAM has no minimizer.
+    loss must be continuous; rho, delta > 0. ValueError otherwise, and where E_SAM has no minimizer. The statement is
+    about differentiable losses: at a kink of the loss itself one subgradient is taken, which may balance nothing.
     """
     rho, delta = positive_number(rho, "rho"), positive_number(delta, "delta")
     if not tol > 0.0:
