@@ -275,10 +275,11 @@ def _claim(numbers: dict[str, Any], count: int) -> Claim:
         verdict, how = "held only if", "it holds only if read as a tendency, not as a rule"
     else:
         verdict, how = "refuted", "not even as a tendency"
+    moves = "moves once and for all" if good else "does not move monotonically"
     statement = (
-        f"{how}. Three wells: the choice {'moves once and for all' if good else 'does not move monotonically'} from the sharp "
-        f"well A to the flat well B (thresholds: {where}); on {count} random losses a family, jumps that go to a smaller "
-        f"curvature at the bottom: {rates}; the dimpled well jumps as follows in curvature: {dimpled}. "
+        f"{how}. Three wells: the choice {moves} from the sharp well A to the flat well B (thresholds: {where}); on "
+        f"{count} random losses a family, jumps that go to a smaller curvature at the bottom: {rates}; the dimpled well "
+        f"jumps as follows in curvature: {dimpled}. "
         f"The choice at the largest scale is flatter than at the smallest in {flatter} of {flatter + sharper} cases that "
         f"differ. Sharpness at the method's own scale (its objective above the loss) falls in {fallen} of {jumps} jumps"
     )
