@@ -19,7 +19,7 @@ from fenchel.polish import ActiveSet
 from fenchel.programs import SolverOptions, reference_master
 from fenchel.quadratics import quadratic_moment_problem
 from fenchel.results import BiconjugateResult, Natural
-from fenchel.rounds import Budget, Outcome, Start
+from fenchel.rounds import Budget, Outcome, Start, merge
 from fenchel.sampled import sampled_biconjugate
 from fenchel.sums import sum_of_biconjugates
 from fenchel.white_loss import WhiteLoss
@@ -159,21 +159,19 @@ def _start(loss: Loss, q: Gaussian, frame: MomentFrame, warm: Any) -> Start:
 
 
 def _warm_start(frame: MomentFrame, warm: BiconjugateResult) -> Start:
+    """The atoms, and in the same family the active set. No bound is taken over: it might belong to another loss."""
     if warm.atoms.ndim != 2 or warm.atoms.shape[1] != frame.mean.size or warm.natural is None:
         raise ValueError(f"warm must be a result for {frame.mean.size} parameters, with atoms and a natural parameter.")
     points = frame.to_white(warm.atoms)
-    if warm.structure != frame.structure:
-        return Start(points)
-    lam1, lam2 = warm.natural.lam1, frame.matrix(warm.natural.lam2)
-    pairing, size = frame.pairing(lam1, lam2)
     offset = warm.info.get("majorant_offset")
-    if offset is None or not np.isfinite(offset):
+    if warm.structure != frame.structure or offset is None or not np.isfinite(offset) or points.shape[0] == 0:
         return Start(points)
-    # The old quadratic majorizes the loss whatever q is, so it bounds f** at the new q without a search.
-    slack = 1e-14 * (size + abs(offset))
-    bound = LowerBound(pairing - offset - slack, lam1, lam2, "earlier majorant")
-    c = frame.from_natural(offset, lam1, lam2)
-    return Start(points, (), bound, active=ActiveSet(points, warm.weights, c, np.inf))
+    c = frame.from_natural(float(offset), warm.natural.lam1, frame.matrix(warm.natural.lam2))
+    # Atoms spread over directions left out coincide here; those that only mend the moments carry next to nothing.
+    first, owner = merge(points)
+    mass = np.asarray(np.bincount(owner, weights=warm.weights, minlength=first.size), dtype=float)
+    touched = mass > 1e-9
+    return Start(points, (), None, ActiveSet(points[first[touched]], mass[touched], c, np.inf))
 
 
 def _reference(frame: MomentFrame, options: SolverOptions) -> Master:

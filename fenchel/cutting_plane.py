@@ -78,7 +78,7 @@ class _Rounds:
         slackness = (self.problem.values - self.frame.features(self.problem.points) @ c) / (
             1.0 + np.sum(self.problem.points**2, axis=1)
         )
-        count = min(slackness.size, 24 + 4 * self.frame.dim)
+        count = min(slackness.size, 24 + 4 * self.frame.dim, 64)
         nearest = np.argpartition(-slackness, count - 1)[:count]
         return np.concatenate([active, self.problem.points[nearest]])
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fenchel.certificate import LowerBound, UpperBound
 from fenchel.polish import ActiveSet
 
-__all__ = ["Budget", "Candidate", "Outcome", "Start", "distinct", "distinct_from"]
+__all__ = ["Budget", "Candidate", "Outcome", "Start", "distinct", "distinct_from", "merge"]
 
 Array = NDArray[np.float64]
 
@@ -90,3 +90,11 @@ def distinct_from(known: Array, points: Array) -> NDArray[np.bool_]:
     size = 1.0 + np.linalg.norm(points, axis=1)
     distance = np.linalg.norm(points[:, None, :] - known[None, :, :], axis=2)
     return np.asarray(np.min(distance, axis=1) >= 1e-6 * size, dtype=np.bool_)
+
+
+def merge(points: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Indices of one representative of every group of points that coincide within 1e-6, and each point's group."""
+    size = 1.0 + np.linalg.norm(points, axis=1)
+    close = np.linalg.norm(points[:, None, :] - points[None, :, :], axis=2) < 1e-6 * size[:, None]
+    first, owner = np.unique(np.argmax(close, axis=1), return_inverse=True)
+    return first, owner
