@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import nnls
 
 from fenchel.ball import BallMaximum, ball_maximum
 from fenchel.line_minimum import OuterMinimum
@@ -23,6 +24,7 @@ from fenchel.losses.inputs import positive_number
 from fenchel.relaxed_mean import minimize_proximal, prior_precision, proximal_sup
 from fenchel.results import Verdict
 from fenchel.sam import minimize_sam
+from fenchel.search import SearchResult
 from fenchel.stationary import StationaryPair, classify, relaxed_pairs, residual, sam_pairs
 
 __all__ = ["Duality", "duality", "pairs_correspond", "verify_theorem2"]
@@ -265,6 +267,11 @@ def _judged(
         }
         measured["distance"] = float(np.linalg.norm(relaxed.argmin - theta))
     measured["maps_to_global"] = _maps_globally(inner, outer, relaxed, here.lower, here.upper, penalty, slack)
+    if measured["maps_to_global"] is None and measured["kink"]:
+        # Too near in value to tell; but a minimizer must be stationary, and that is decided far more sharply.
+        unbalanced = _imbalance(here, nu, delta * theta)
+        measured["relaxed_imbalance"] = unbalanced
+        measured["maps_to_global"] = False if unbalanced > 1e-6 else None
     measured["maps_to_local"] = _maps_locally(loss, theta, measured, here.argmax, delta, inner)
     return Verdict(*_sentence(measured, outer))
 
@@ -287,6 +294,19 @@ def _maps_globally(
         return True
     # Both sides rest on searches without a proof (nonconvex, P >= 2): what they found agrees.
     return True if inner else None
+
+
+def _imbalance(found: SearchResult, nu: float, pull: Array) -> float:
+    """The distance of 0 from the convex hull of the slopes nu eps_k + pull over the nearly tied proximal maximizers.
+
+    ``pull`` = delta theta. The ties are taken generously (1e-6), so that an error in theta cannot hide one.
+    """
+    tied = found.maximizers[found.values >= found.lower - 1e-6 * (1.0 + abs(found.lower))]
+    slopes = (nu * tied + pull).T
+    heavy = 1e4 * (1.0 + float(np.abs(slopes).max()))
+    weights, _ = nnls(np.vstack([slopes, np.full((1, len(tied)), heavy)]), np.append(np.zeros(pull.size), heavy))
+    size = float(np.linalg.norm(slopes @ (weights / weights.sum())))
+    return size / (1.0 + float(np.linalg.norm(slopes, axis=0).max()))
 
 
 def _maps_locally(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -79,6 +80,8 @@ def _atlas(stored: Stored) -> Figure:
         axis.set_xscale("log")
         axis.set_yscale("log")
         axis.set_title(names[k], fontsize=7)
+        axis.set_xlim(*_edges(stored.arrays["rhos"])[[0, -1]])
+        axis.set_ylim(*_edges(stored.arrays["deltas"])[[0, -1]])
         axis.spines[["top", "right"]].set_visible(False)
         if k % columns == 0:
             axis.set_ylabel(r"$\delta$")
@@ -140,7 +143,7 @@ def _part(stored: Stored, key: str) -> dict[str, np.ndarray]:
 
 def _landscape(part: Mapping[str, np.ndarray], example: Mapping[str, Any]) -> Figure:
     text = rf"$\rho = {example['rho']:g}$, $\delta = {example['delta']:g}$, $\sigma = {float(part['sigma']):.3g}$"
-    figure, axes = plt.subplots(1, 2, figsize=(TEXT_WIDTH, 2.6))
+    figure, axes = plt.subplots(1, 2, figsize=(TEXT_WIDTH if "axis" in part else 5.4, 2.7))
     panels = (
         ("sam", r"$E_{\mathrm{SAM}}$", part["theta"], _SAM, "SAM minimizer"),
         ("prox", r"$E_{\mathrm{relaxed}} + \rho^2/2\sigma^2$", part["relaxed"], RELAXED, "relaxed minimizer"),
@@ -157,18 +160,25 @@ def _landscape(part: Mapping[str, np.ndarray], example: Mapping[str, Any]) -> Fi
             axis.plot(
                 *part["relaxed"], marker="s", ms=5, mfc=RELAXED, mec=TRUTH, mew=0.6, ls="", label="relaxed minimizer"
             )
+        handles, labels = axes[1].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2)
     else:
         top = max(float(a.get_ylim()[1]) for a in axes)
         low = min(float(a.get_ylim()[0]) for a in axes)
         for axis in axes:
             axis.set_ylim(low, top)
-    axes[1].legend(loc="best")
-    figure.suptitle(rf"$\ell$ = {_formula(str(example['loss']))};  {text}", fontsize=7.5)
+    figure.suptitle(rf"$\ell = {_formula(str(example['loss']))}$,  {text}", fontsize=8)
     return figure
 
 
 def _formula(text: str) -> str:
-    return text.replace("-1 t", "-t").replace("- 0)", ")").replace("1 x", "x").replace("1 y", "y").replace("+ -", "- ")
+    """The loss's formula as the experiment spells it, in mathtext."""
+    text = re.sub(r" \+ -?0 [xy]|\b0 x \+ ", "", text).replace("+ -", "- ")
+    text = re.sub(r"(?<![\d.])1 (?=[txy])", "", text)
+    text = re.sub(r"-\((-?[\w.]+ ?[txy]?|[txy])\)", lambda m: "-" + m.group(1), text).replace("--", "")
+    for name, tex in (("log", r"\log"), ("exp", r"\exp"), ("x", r"\theta_1"), ("y", r"\theta_2"), ("t", r"\theta")):
+        text = re.sub(rf"\b{name}\b", lambda _, tex=tex: tex, text)
+    return text
 
 
 def _curve(axis: Axes, part: Mapping[str, np.ndarray], key: str, best: np.ndarray, color: str, label: str) -> None:

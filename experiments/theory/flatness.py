@@ -278,10 +278,11 @@ def _claim(numbers: dict[str, Any], count: int) -> Claim:
     moves = "moves once and for all" if good else "does not move monotonically"
     statement = (
         f"{how}. Three wells: the choice {moves} from the sharp well A to the flat well B (thresholds: {where}); "
-        f"on {count} random losses a family, jumps that go to a smaller curvature at the bottom: {rates}; the dimpled well "
-        f"jumps as follows in curvature: {dimpled}. "
+        f"on {count} random losses a family, jumps that go to a smaller curvature at the bottom: {rates}; "
+        f"the dimpled well jumps as follows in curvature: {dimpled}. "
         f"The choice at the largest scale is flatter than at the smallest in {flatter} of {flatter + sharper} cases "
-        f"that differ. Sharpness at the method's own scale (its objective above the loss) falls in {fallen} of {jumps} jumps"
+        "that differ. Sharpness at the method's own scale (its objective above the loss) falls in "
+        f"{fallen} of {jumps} jumps"
     )
     c = numbers["checks"]
     second = (

@@ -175,7 +175,9 @@ def _pooled(c: dict[str, Array]) -> dict[str, Any]:
         "of these still the global relaxed minimizer": int((pair & prior & (inner == 0) & (outer == 1)).sum()),
         "kink, P = 1": int((kink & (c["dim"] == 1)).sum()),
         "kink, P = 1, recovered at the dual multiplier": int((kink & (c["dim"] == 1) & (outer == 1)).sum()),
+        "kink, P = 1, undecided": int((kink & (c["dim"] == 1) & (outer == -1)).sum()),
         "kink, P = 2": int((kink & (c["dim"] == 2)).sum()),
+        "kink, P = 2, undecided": int((kink & (c["dim"] == 2) & (outer == -1)).sum()),
         "kink, P = 2, recovered at the dual multiplier": int((kink & (c["dim"] == 2) & (outer == 1)).sum()),
         "kink, P = 2, recovered, without a duality gap": int(
             (kink & (c["dim"] == 2) & (outer == 1) & (c["duality_gap"] <= 1e-6)).sum()
@@ -239,7 +241,8 @@ def _claim_minimizers(c: dict[str, Array], numbers: dict[str, Any]) -> Claim:
         f"{p['pair, prior, not proximal maximizer']} are not even local minimizers. "
         "Kinks come back at the dual multiplier's sigma in "
         f"{p['kink, P = 1, recovered at the dual multiplier']} of {p['kink, P = 1']} cases for P = 1, "
-        f"{p['kink, P = 2, recovered at the dual multiplier']} of {p['kink, P = 2']} for P = 2"
+        f"{p['kink, P = 2, recovered at the dual multiplier']} of {p['kink, P = 2']} for P = 2 "
+        f"(undecided: {p['kink, P = 1, undecided']} and {p['kink, P = 2, undecided']})"
         + ("" if necessary else "; a few pairs coincide with the relaxed minimizer although eps is not the maximizer")
     )
     second = (

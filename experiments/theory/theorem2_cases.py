@@ -39,7 +39,7 @@ Array = NDArray[np.float64]
 CATEGORIES = (
     "pair, and the global minimizer of relaxed Bayes",
     "pair, but not the proximal maximizer",
-    "no prior has this sigma",
+    "delta sigma^2 >= 1: no such prior",
     "kink, recovered at the dual multiplier",
     "kink, not recovered",
     "perturbation inactive",
