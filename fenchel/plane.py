@@ -26,6 +26,8 @@ class Plane:
         self.m, self.s = grid_m.ravel(), grid_s.ravel()
         self.mu2 = self.m * self.m + self.s * self.s
         self.bounded = bool(np.isfinite(self.window.low))
+        #: Points at which an atom can sit without touching: jumps and the ends of the domain.
+        self.fixed = np.concatenate([self.breaks, [self.window.low, self.window.high]])
         # Newton's method cannot settle on jumps, on unknown kinks or on the ends of the domain: atoms there stay put.
         self.fixed_atoms = self.bounded or self.breaks.size > 0 or np.isinf(getattr(loss, "curvature", 0.0))
 

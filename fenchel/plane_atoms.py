@@ -109,7 +109,7 @@ class PlaneAtoms:
             if corners[2] >= self.curve.nodes.size:
                 continue
             start = self.curve.nodes[corners]
-            touching = tangent_quadratic(self.plane.derivatives, start)
+            touching = tangent_quadratic(self.plane.derivatives, start, np.isin(start, self.plane.fixed))
             points, quadratic = touching if touching else (start, -self.curve.planes[k])
             self._apply(points, quadratic, np.arange(self.plane.m.size))
         behind = self.worst < -self.hull_value - 1e-9 * (1.0 + np.abs(self.hull_value))

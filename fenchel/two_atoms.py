@@ -85,8 +85,13 @@ def start_at(m: Array, s: Array, fixed: Array) -> Array:
     return np.asarray(np.where(gap > 0.0, 1.0, -1.0) * np.log(ratio))
 
 
-def tangent_quadratic(derivatives: Derivatives, start: Array, *, steps: int = 12) -> tuple[Array, Array] | None:
-    """The quadratic A + B u + C u^2 touching l at three points near ``start`` (3,): (points, (A, B, C)), or None."""
+def tangent_quadratic(
+    derivatives: Derivatives, start: Array, fixed: NDArray[np.bool_], *, steps: int = 12
+) -> tuple[Array, Array] | None:
+    """The quadratic A + B u + C u^2 touching l at three points near ``start`` (3,): (points, (A, B, C)), or None.
+
+    ``fixed`` points (at jumps of l, at the ends of its domain) stay where they are; there it only meets l.
+    """
     u = start.copy()
     center = float(u.mean())
     for _ in range(steps):
@@ -96,10 +101,10 @@ def tangent_quadratic(derivatives: Derivatives, start: Array, *, steps: int = 12
         system = np.zeros((6, 6))
         system[:3, :3] = np.column_stack([np.ones(3), x, x * x])
         solved = np.linalg.solve(system[:3, :3], value)
-        mismatch = slope - (solved[1] + 2.0 * solved[2] * x)
+        mismatch = np.where(fixed, 0.0, slope - (solved[1] + 2.0 * solved[2] * x))
         system[:3, 3:] = -np.diag(mismatch)
-        system[3:, :3] = np.column_stack([np.zeros(3), np.ones(3), 2.0 * x])
-        system[3:, 3:] = np.diag(2.0 * solved[2] - curvature)
+        system[3:, :3] = np.where(fixed[:, None], 0.0, np.column_stack([np.zeros(3), np.ones(3), 2.0 * x]))
+        system[3:, 3:] = np.diag(np.where(fixed, 1.0, 2.0 * solved[2] - curvature))
         try:
             step = np.linalg.solve(system, np.concatenate([np.zeros(3), mismatch]))
         except np.linalg.LinAlgError:

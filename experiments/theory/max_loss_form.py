@@ -18,15 +18,19 @@ Array = NDArray[np.float64]
 _TOL = 1e-6
 
 
-def _inner(loss: L.Loss, mean: Array, sd: float, grid: Array) -> float:
+def _inner(loss: L.Loss, mean: Array, sd: float, grid: Array, on_grid: Array) -> float:
     """sup_eps l(m' + eps) - |eps|^2 / (2 sd^2): a dense grid, then local searches from its best points."""
 
     def height(theta: Array) -> Array:
         return np.asarray(loss(theta) - np.sum((theta - mean) ** 2, axis=-1) / (2.0 * sd**2))
 
-    values = height(grid)
-    tops = np.argsort(-values)[: 3 * loss.dim]
+    values = on_grid - np.sum((grid - mean) ** 2, axis=1) / (2.0 * sd**2)
+    tops = [int(np.argmax(values))]
     best = float(values[tops[0]])
+    for _ in range(2):  # the best points that are not next to those chosen
+        apart = np.min([np.abs(grid - grid[k]).max(axis=1) for k in tops], axis=0) > 0.3 * sd
+        if apart.any():
+            tops.append(int(np.flatnonzero(apart)[np.argmax(values[apart])]))
     for start in grid[tops]:
         found = minimize(
             lambda t: -float(height(t[None, :])[0]),
@@ -43,7 +47,7 @@ def max_loss_conjugate(loss: L.Loss, q: Gaussian, grid: Array) -> dict[str, floa
     """Eq. 17 at the natural parameter of q, against the certified conjugate."""
     precision = q.precision
     sd = float(1.0 / np.sqrt(precision[0, 0]))
-    by_form = 0.5 * float(q.mean @ precision @ q.mean) + _inner(loss, q.mean, sd, grid)
+    by_form = 0.5 * float(q.mean @ precision @ q.mean) + _inner(loss, q.mean, sd, grid, loss(grid))
     found = conjugate(loss, *q.natural(), tol=1e-10)
     return {"difference": (by_form - found.value) / (1.0 + abs(found.value)), "value": found.value}
 
@@ -52,25 +56,30 @@ def max_loss_biconjugate(loss: L.Loss, q: Gaussian, grid: Array, seed: int) -> d
     """Eq. 9 maximized over (m', sigma') from several starts, against the certified f** of the isotropic family."""
     growth = float(np.linalg.eigvalsh(loss.H)[-1]) if isinstance(loss, L.LinearPredictorLoss) else 0.0
     variance = float(q.cov[0, 0])
+    on_grid = loss(grid)
 
     def objective(x: Array) -> float:
         mean, precision = x[:-1], growth + float(np.exp(x[-1]))
         first = -0.5 * precision * (float(np.sum((q.mean - mean) ** 2)) + q.dim * variance)
-        return first - _inner(loss, mean, float(1.0 / np.sqrt(precision)), grid)
+        return first - _inner(loss, mean, float(1.0 / np.sqrt(precision)), grid, on_grid)
 
     exact = biconjugate(loss, q, tol=1e-10, structure="isotropic")
     rng = np.random.default_rng(seed)
     best, calls = -np.inf, 0
-    for _ in range(3):
+    for _ in range(2):
         x = np.append(q.mean + np.sqrt(variance) * rng.normal(size=q.dim), -np.log(variance + 0.1))
+        last = -np.inf
         for _ in range(4):  # the objective has edges, where several eps are worst: restarts of the simplex
             found = minimize(
                 lambda v: -objective(v),
                 x,
                 method="Nelder-Mead",
-                options={"xatol": 1e-10, "fatol": 1e-13, "maxfev": 600},
+                options={"xatol": 1e-10, "fatol": 1e-13, "maxfev": 300},
             )
             x, calls = found.x, calls + int(found.nfev)
+            if -float(found.fun) <= last + 1e-12:
+                break
+            last = -float(found.fun)
         best = max(best, -float(found.fun))
     return {"difference": (best - exact.value) / (1.0 + abs(exact.value)), "value": exact.value, "calls": calls}
 

@@ -102,8 +102,8 @@ def _convexity(quick: bool, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _max_loss(quick: bool, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    line = np.linspace(-40.0, 40.0, 16_001)[:, None]
-    square = np.stack([g.ravel() for g in np.meshgrid(*([np.linspace(-12.0, 12.0, 161)] * 2))], axis=1)
+    line = np.linspace(-40.0, 40.0, 8001)[:, None]
+    square = np.stack([g.ravel() for g in np.meshgrid(*([np.linspace(-12.0, 12.0, 97)] * 2))], axis=1)
     rng = np.random.default_rng(seed)
     cases: dict[str, tuple[L.Loss, np.ndarray]] = {
         "three wells": (L.ThreeWells(), line),
@@ -112,7 +112,7 @@ def _max_loss(quick: bool, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     }
     conjugates, biconjugates = {}, {}
     for name, (loss, grid) in cases.items():
-        for k in range(1 if quick else 3):
+        for k in range(1 if quick or loss.dim > 1 else 3):
             mean = rng.normal(size=loss.dim)
             sd = float(rng.uniform(0.4, 1.5))
             conjugates[f"{name} {k}"] = max_loss_form.max_loss_conjugate(loss, Gaussian(mean, sd**2), grid)
