@@ -49,13 +49,12 @@ def prepare(loss: Loss, lam1: Array, lam2: Array) -> Setting | Unbounded:
 def _prepare_linear(loss: LinearPredictorLoss, lam1: Array, lam2: Array) -> Setting | Unbounded:
     concave = -(2.0 * lam2 + loss.H)
     linear = lam1 + loss.b
-    size = 2.0 * np.abs(lam2).max() + np.abs(loss.H).max()
-    values, vectors = np.linalg.eigh(concave)
-    flat_size = _FLAT * loss.dim * size
+    values, axes, units = _scaled_eigen(concave, 2.0 * np.abs(lam2) + np.abs(loss.H))
+    flat_size = _FLAT * loss.dim
     if values[0] < -flat_size:
         return Unbounded(
-            f"lam2 + H/2 has the positive eigenvalue {-0.5 * values[0]:.3g}: the quadratic part grows without bound, "
-            "and the other terms are bounded below by a linear function"
+            f"lam2 + H/2 has the positive eigenvalue {-0.5 * values[0]:.3g} (at unit diagonal): it grows without "
+            "bound, and the other terms are bounded below by a linear function"
         )
     steepest = _one_sided_growth(loss, concave) if values[0] > flat_size else 0.0
     if steepest > 1.0 + 1e-9:
@@ -63,12 +62,14 @@ def _prepare_linear(loss: LinearPredictorLoss, lam1: Array, lam2: Array) -> Sett
             f"a term's quadratic growth on one side is {steepest:.6g} times what -lam2 - H/2 takes off in its direction"
         )
     flat = values <= flat_size
-    null, basis = vectors[:, flat], vectors[:, ~flat] / np.sqrt(values[~flat])
+    vectors = units[:, None] * axes
+    basis = vectors[:, ~flat] / np.sqrt(values[~flat])
+    null = vectors[:, flat] / np.linalg.norm(vectors[:, flat], axis=0)
     origin = np.zeros(loss.dim)
     if not flat.any():
         return Setting(LinearModel(loss, origin, basis, np.eye(loss.dim), linear @ basis, loss.c))
-    scale = np.abs(linear).sum() + sum(float(g.weights @ np.abs(g.rows).sum(axis=1)) for g in loss.groups)
-    drift = np.abs(linear @ null) > 1e-12 * (scale + np.abs(lam1).sum() + np.abs(loss.b).sum())
+    scale = np.abs(lam1) + np.abs(loss.b) + sum(g.weights @ np.abs(g.rows) for g in loss.groups)
+    drift = np.abs(linear @ null) > 1e-12 * (scale @ np.abs(null))
     varying = [g for g in loss.groups if _varies(g.rows, g.weights, null)]
     if not varying:
         if drift.any():
@@ -86,6 +87,20 @@ def _prepare_linear(loss: LinearPredictorLoss, lam1: Array, lam2: Array) -> Sett
     weights = np.where(flat, 0.0, 1.0)
     model = LinearModel(loss, origin, full, np.diag(weights), linear @ full, loss.c)
     return Setting(model, confined=False, note="lam2 + H/2 is singular and the loss varies along its null space")
+
+
+def _scaled_eigen(matrix: Array, parts: Array) -> tuple[Array, Array, Array]:
+    """(values, axes, units) of diag(units) matrix diag(units), in units in which ``parts`` has a unit diagonal.
+
+    Parameters of very different scales must not make the smaller one look like rounding of the larger.
+    """
+    diagonal = np.diagonal(parts)
+    largest = float(parts.max())
+    if largest == 0.0:
+        return np.zeros(len(parts)), np.eye(len(parts)), np.ones(len(parts))
+    units = 1.0 / np.sqrt(np.where(diagonal > 1e-250, diagonal, largest))
+    values, axes = np.linalg.eigh(matrix * units[:, None] * units)
+    return values, axes, units
 
 
 def _one_sided_growth(loss: LinearPredictorLoss, concave: Array) -> float:
@@ -115,21 +130,21 @@ def _prepare_user(loss: UserLoss, lam1: Array, lam2: Array) -> Setting | Unbound
         return Unbounded("the loss is declared with infinite curvature and no majorizer: no quadratic majorizes it")
     majorizer = loss.majorizer or descent_majorizer(loss)
     concave = -(2.0 * lam2 + majorizer.H)
-    size = 2.0 * np.abs(lam2).max() + np.abs(majorizer.H).max()
-    values, vectors = np.linalg.eigh(concave)
-    if values[0] > _FLAT * dim * size:
-        basis = vectors / np.sqrt(values)
+    values, axes, units = _scaled_eigen(concave, 2.0 * np.abs(lam2) + np.abs(majorizer.H))
+    if values[0] > _FLAT * dim:
+        basis = units[:, None] * axes / np.sqrt(values)
         return Setting(UserModel(loss, *_transformed(lam1, lam2, np.zeros(dim), basis)))
-    values, vectors = np.linalg.eigh(-2.0 * lam2)
-    size = 2.0 * np.abs(lam2).max()
-    if values[0] < -_FLAT * dim * size:
+    values, axes, units = _scaled_eigen(-2.0 * lam2, 2.0 * np.abs(lam2))
+    if values[0] < -_FLAT * dim:
         return Unbounded(
-            f"lam2 has the positive eigenvalue {-0.5 * values[0]:.3g}, and Theorem 1 takes losses as bounded below"
+            f"lam2 has the positive eigenvalue {-0.5 * values[0]:.3g} (at unit diagonal), and Theorem 1 takes losses "
+            "as bounded below"
         )
-    null = vectors[:, values <= _FLAT * dim * size]
-    if (np.abs(lam1 @ null) > 1e-12 * np.abs(lam1).sum()).any():
+    flat = values <= _FLAT * dim
+    null = units[:, None] * axes[:, flat]
+    if (np.abs(lam1 @ null) > 1e-12 * (np.abs(lam1) @ np.abs(null))).any():
         return Unbounded("h drifts to infinity along a direction in which lam2 vanishes, for a loss is bounded below")
-    basis = vectors / np.sqrt(np.maximum(values, 1e-6 * max(1.0, values.max())))
+    basis = units[:, None] * axes / np.sqrt(np.where(flat, 1.0, values))
     model = UserModel(loss, *_transformed(lam1, lam2, np.zeros(dim), basis))
     note = (
         "lam2 + H/2 is not negative definite for the declared majorizer (or curvature), so the search is not confined"

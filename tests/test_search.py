@@ -201,6 +201,21 @@ def test_boundary_of_the_domain_can_be_finite() -> None:
     assert wells.upper == pytest.approx(3.0, abs=1e-8)  # the quadratic part without the wells, reached far out
 
 
+def test_parameters_of_very_different_scales_are_not_taken_for_flat() -> None:
+    pair = L.Softplus().compose([1e3, 0.0]) + L.Softplus().compose([0.0, 1e-4])
+    found = maximize(pair, np.array([1.0, 1e-5]), np.diag([-1e6, -1e-8]))
+    parts = [
+        maximize(L.Softplus().compose([scale]), np.array([eta]), [[lam]]).lower
+        for scale, eta, lam in ((1e3, 1.0, -1e6), (1e-4, 1e-5, -1e-8))
+    ]
+    assert found.certified
+    assert found.lower == pytest.approx(sum(parts), rel=1e-11)
+    level = L.Quadratic(np.zeros((2, 2)), np.zeros(2), 2.0)
+    user = maximize(cosine(majorizer=level), np.array([1.0, 1e-8]), np.diag([-1e6, -1e-8]), tol=1e-3)
+    assert np.isfinite(user.lower)
+    assert user.lower <= 2.0 + 1e-6 <= user.upper + 1e-2
+
+
 def cosine(**known: object) -> L.UserLoss:
     return L.from_function(lambda t: np.cos(t).sum(axis=1), lambda t: -np.sin(t), 2, curvature=1.0, **known)  # type: ignore[arg-type]
 
