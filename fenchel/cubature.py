@@ -56,8 +56,8 @@ _WG = np.array(
 _NODES = np.r_[-_XK, _XK[-2::-1]]
 _KRONROD = np.r_[_WK, _WK[-2::-1]]
 _GAUSS = np.r_[_WG, _WG[-2::-1]]
-# exp(-60) of the maximum times any box that can matter is below rounding.
-_NEGLIGIBLE = -60.0
+# exp(-45) of the maximum, over the area of any box that matters, is below rounding.
+_NEGLIGIBLE = -45.0
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,8 @@ def uniform_nodes(
         cell = float(np.prod((hi - lo) / (count - 1)))
         log_mass = top + np.log(total * cell)
         moments = np.r_[log_mass, (density @ _moments(points[None])[0][:, 1:]) / total]
-        change = np.inf if previous is None else float(np.abs(moments - previous).max())
+        scale = np.maximum(1.0, np.abs(moments))
+        change = np.inf if previous is None else float((np.abs(moments - previous) / scale).max())
         if change < tol or (2 * count - 1) ** dim > max_points:
             return Nodes(points, density / total, float(log_mass), change, evaluations)
         previous, count = moments, 2 * count - 1

@@ -247,8 +247,9 @@ def _quadrature_posterior(loss: Loss, prior: Gaussian, tol: float) -> ExactPoste
         return np.asarray(log_joint(center + u @ factor.T))
 
     reach = _PRIOR_REACH * np.sqrt(np.diag(inverse @ prior.cov @ inverse.T))
-    middle = inverse @ (prior.mean - center)
-    lo, hi = middle - reach, middle + reach
+    # A convex loss leaves the posterior narrower than the prior, but may carry it away from the prior's mean.
+    middles = (np.vstack([prior.mean, modes]) - center) @ inverse.T
+    lo, hi = middles.min(axis=0) - reach, middles.max(axis=0) + reach
     if loss.bounds is not None:
         edges = np.stack([inverse @ (loss.bounds[0] - center), inverse @ (loss.bounds[1] - center)])
         lo, hi = np.maximum(lo, edges.min(axis=0)), np.minimum(hi, edges.max(axis=0))
@@ -294,7 +295,7 @@ def _scale(loss: Loss, prior: Gaussian, mode: Array) -> Array:
 
 
 def _support(nodes: Nodes, lo: Array, hi: Array) -> tuple[Array, Array]:
-    """The box that holds every node of relative density above exp(-60), slightly enlarged."""
+    """The box that holds every node of relative density above exp(-45), slightly enlarged."""
     low, high = nodes.points.min(axis=0), nodes.points.max(axis=0)
     margin = 0.02 * (high - low) + 1e-9
     return np.maximum(lo, low - margin), np.minimum(hi, high + margin)
