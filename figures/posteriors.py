@@ -44,7 +44,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
 
 
 def draw(stored: Stored) -> Figure:
-    """Three panels with one line a data set: width of the posterior, both divergences, distance of the predictive."""
+    """One line a data set: width of the posterior, both divergences, distance of the predictive; hollow: bracketed."""
     rows = list(stored.numbers)
     panels = (
         ("width", "width / exact width", "linear"),
@@ -59,7 +59,12 @@ def draw(stored: Stored) -> Figure:
             values = [_number(stored.numbers[row][name][key]) for row in rows]
             # A divergence below the error of the log evidence can come out negative.
             values = [max(v, 1e-6) if scale == "log" else v for v in values]
-            axes.plot(values, np.arange(len(rows)) + offset, marker, color=color, markersize=3.5, label=text)
+            places = np.arange(len(rows)) + offset
+            # Hollow: f** was only bracketed, and the posterior is that of the proved majorant.
+            hollow = [stored.numbers[row][name].get("source") == "proved majorant" for row in rows]
+            axes.plot(values, places, marker, color=color, markersize=3.5, label=text)
+            for value, place in np.column_stack([values, places])[hollow]:
+                axes.plot(value, place, marker, color=color, markerfacecolor="white", markersize=3.5)
         axes.set_xscale(scale)
         axes.set_xlabel(label)
         axes.grid(axis="x", linewidth=0.3, alpha=0.6)
