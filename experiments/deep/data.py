@@ -26,7 +26,12 @@ DATASETS = {
 _EMBEDDED = ("digits", "digits-rgb")
 _SPLIT_SEED = 20230210
 _VALIDATION_FRACTION = 6
-_SIZES = {"mnist": (60000, 10000), "fashion-mnist": (60000, 10000), "cifar10": (50000, 10000), "cifar100": (50000, 10000)}
+_SIZES = {
+    "mnist": (60000, 10000),
+    "fashion-mnist": (60000, 10000),
+    "cifar10": (50000, 10000),
+    "cifar100": (50000, 10000),
+}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fenchel import metrics
+
 
 __all__ = ["METRICS", "describe", "measure"]
 
@@ -22,20 +24,8 @@ def measure(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
     """
     if not bool(torch.isfinite(probabilities).all()):
         return dict.fromkeys(METRICS, float("nan"))
-    p = probabilities.double(); conf, pred = p.max(1); ok = (pred == labels).double(); n = len(labels)
-    nll = -p.gather(1, labels[:, None]).clamp_min(1e-300).log().mean()
-    bins = (conf * 20).ceil().clamp(1, 20).long() - 1
-    cnt = torch.zeros(20, dtype=p.dtype, device=p.device)
-    acc_b, conf_b = cnt.clone().scatter_add_(0, bins, ok), cnt.clone().scatter_add_(0, bins, conf)
-    ece = (acc_b - conf_b).abs().sum() / n
-    _, inverse = conf.unique(return_inverse=True)
-    k = int(inverse.max()) + 1
-    total = torch.zeros(k, dtype=p.dtype, device=p.device).scatter_add_(0, inverse, torch.ones_like(ok))
-    pos = torch.zeros(k, dtype=p.dtype, device=p.device).scatter_add_(0, inverse, ok)
-    neg = total - pos
-    below = neg.cumsum(0) - neg
-    auroc = (pos * (below + neg / 2)).sum() / (pos.sum() * neg.sum())
-    return {"accuracy": float(ok.mean()), "nll": float(nll), "ece": float(ece), "auroc": float(auroc)}
+    found = metrics.evaluate(probabilities, labels)
+    return {name: float(getattr(found, name)) for name in METRICS}
 
 
 def describe(device: torch.device) -> dict[str, Any]:

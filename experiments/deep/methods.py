@@ -79,8 +79,7 @@ class _Closures(Method):
         return loss.detach()
 
     def sampled_weights(self, model: nn.Module, images: Tensor) -> AbstractContextManager[None]:
-        context: AbstractContextManager[None] = self.optimizer.sampled_params()
-        return context
+        return _refreshed(self.optimizer.sampled_params(), model, images)
 
 
 def build(config: Config, model: nn.Module, num_data: int) -> Method:
@@ -137,10 +136,105 @@ def _group(model: nn.Module) -> dict[str, Any]:
     return {"module": model, "distributed": True} if distributed.size() > 1 else {}
 
 
+class _Swag(Method):
+    """SGD, then one iterate an epoch into SWAG's moments."""
+
+    def __init__(self, config: Config, optimizer: Any, swag: Any) -> None:
+        super().__init__(config, optimizer)
+        self.swag = swag
+
+    def end_epoch(self, epoch: int) -> None:
+        if epoch >= self.config.swag_epoch:
+            self.swag.collect()
+
+    def mean_weights(self, model: nn.Module, images: Tensor) -> AbstractContextManager[None]:
+        return _refreshed(self.swag.mean_params(), model, images)
+
+    def sampled_weights(self, model: nn.Module, images: Tensor) -> AbstractContextManager[None]:
+        return _refreshed(self.swag.sampled_params(), model, images)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer.state_dict(), "swag": self.swag.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.swag.load_state_dict(state["swag"])
+
+
+def _swag(config: Config, model: nn.Module, num_data: int) -> Method:
+    from fenchel.optim import SWAG
+
+    return _Swag(config, _sgd(config, model, num_data).optimizer, SWAG(model.parameters(), max_rank=config.swag_rank))
+
+
+def _ivon(config: Config, model: nn.Module, num_data: int) -> Method:
+    from fenchel.optim import IVON
+
+    optimizer = IVON(
+        model.parameters(),
+        config.lr,
+        num_data=num_data,
+        betas=(config.momentum, config.beta2),
+        weight_decay=config.weight_decay,
+        h_init=config.s_init,
+        rescale_lr=False,
+        data_factor=config.data_factor,
+    )
+    return _Closures(config, optimizer)
+
+
+def _vogn(config: Config, model: nn.Module, num_data: int) -> Method:
+    from experiments.deep.split_vogn import SplitVOGN
+
+    optimizer = SplitVOGN(
+        model.parameters(),
+        config.lr,
+        num_data=num_data,
+        betas=(config.momentum, config.beta2),
+        weight_decay=config.weight_decay,
+        damping=config.damping,
+        h_init=config.s_init,
+        data_factor=config.data_factor,
+    )
+    return _Vogn(config, optimizer)
+
+
+class _Vogn(_Closures):
+    """VOGN needs the loss of each example as a function of the weights."""
+
+    def step(self, model: nn.Module, pieces: Sequence[Piece], loss_of: LossOf) -> Tensor:
+        from fenchel.optim import per_example_loss
+
+        loss = per_example_loss(model, torch.nn.functional.cross_entropy, self.optimizer.trainable())
+        total: Tensor = self.optimizer.step_parts(loss, pieces)
+        return total
+
+
+@contextmanager
+def _refreshed(weights: AbstractContextManager[None], model: nn.Module, images: Tensor) -> Iterator[None]:
+    """Batch normalization statistics belong to the weights: recomputed for these, restored afterwards."""
+    from fenchel.optim import reestimate_statistics
+
+    with weights:
+        if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+            yield
+            return
+        buffers = [(b, b.clone()) for b in model.buffers()]
+        try:
+            reestimate_statistics(model, images.split(200), max_batches=50)
+            yield
+        finally:
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+
 _BUILDERS: dict[str, Callable[[Config, nn.Module, int], Method]] = {
     "sgd": _sgd,
     "adam": _adam,
     "sam-sgd": _sam(torch.optim.SGD),
     "sam-adam": _sam(torch.optim.Adam),
     "bsam": _bsam,
+    "swag": _swag,
+    "vogn": _vogn,
+    "ivon": _ivon,
 }

@@ -44,8 +44,8 @@ def tuned(model: str, entry: str, context: Context) -> Config:
 def quick(config: Config) -> Config:
     """A short version on the embedded digits: every part of the code, none of the meaning."""
     samples = tuple(k for k in config.samples if k <= 8) or (8,)
-    parts = min(config.parts, 4)
-    return replace(config, dataset="digits", epochs=min(config.epochs, 6), batch_size=48, parts=parts, samples=samples)
+    parts = min(config.parts, 2)
+    return replace(config, dataset="digits", epochs=min(config.epochs, 5), batch_size=48, parts=parts, samples=samples)
 
 
 def seeded(configs: Iterable[Config], context: Context, count: int) -> list[Config]:
@@ -145,6 +145,7 @@ def execute(context: Context, configs: Sequence[Config]) -> list[Row]:
         jobs=context.jobs,
         scheduler=context.scheduler,
         progress=context.progress,
+        stack=True if context.scale == "quick" and context.jobs == 1 and context.scheduler is None else None,
     )
     if context.scale == "full":
         write_committed(found)

@@ -47,6 +47,7 @@ def run(context: Context) -> Outcome:
         for e in entries
     }
     second = _measure(context, finalists)
+    device = plans.execute(context, [c for c, _ in second[entries[0]]])[0]["device"]
     chosen: dict[str, dict[str, Any]] = {model: {} for model in spaces.TASKS}
     log = []
     for model, entry in entries:
@@ -61,6 +62,7 @@ def run(context: Context) -> Outcome:
     return Outcome(
         settings={
             **asdict(plan),
+            "device": device,
             "spaces": spaces.SPACES,
             "split": "a fixed sixth of the training set is held out; the test set is never read",
             "rule": "highest validation accuracy; within one standard error of it, the lowest validation NLL",

@@ -182,9 +182,7 @@ class _Loop:
 
     def _spread(self, points: list[Tensor]) -> Tensor:
         """Every rule's weights by sub-batch, repeated for the pieces of a sub-batch: (pieces, seeds, configs, P)."""
-        repeated = [
-            p if len(p) == self.pieces else p.repeat_interleave(self.pieces // len(p), 0) for p in points
-        ]
+        repeated = [p if len(p) == self.pieces else p.repeat_interleave(self.pieces // len(p), 0) for p in points]
         return repeated[0] if len(repeated) == 1 else torch.cat(repeated, 2)
 
     def _gathered(self, values: Tensor) -> list[Tensor]:

@@ -21,7 +21,9 @@ STEPS, BATCH, N = 4, 12, 600
 @pytest.fixture(scope="module")
 def batches() -> list[tuple[Tensor, Tensor]]:
     digits = data.split(data.load("digits"), select=False)
-    return [(digits.images[i : i + BATCH].double(), digits.labels[i : i + BATCH]) for i in range(0, STEPS * BATCH, BATCH)]
+    return [
+        (digits.images[i : i + BATCH].double(), digits.labels[i : i + BATCH]) for i in range(0, STEPS * BATCH, BATCH)
+    ]
 
 
 def stacked_path(config: Config, batches: list[tuple[Tensor, Tensor]], noise: list[Tensor]) -> Tensor:
@@ -59,12 +61,19 @@ def fed(kind: type[Any], noise: list[Tensor]) -> type[Any]:
 
 @pytest.mark.parametrize("model", ["mlp", "lenet5"])
 @pytest.mark.parametrize(("method", "parts"), [("bsam", 3), ("ivon", 3), ("vogn", 1)])
-def test_equal_to_the_optimizer(
-    model: str, method: str, parts: int, batches: list[tuple[Tensor, Tensor]]
-) -> None:
+def test_equal_to_the_optimizer(model: str, method: str, parts: int, batches: list[tuple[Tensor, Tensor]]) -> None:
     damping = 0.0 if method == "vogn" else 0.1
     config = Config(
-        "digits", model, method, lr=0.05, parts=parts, rho=0.02, damping=damping, s_init=0.5, beta2=0.9, weight_decay=1e-3
+        "digits",
+        model,
+        method,
+        lr=0.05,
+        parts=parts,
+        rho=0.02,
+        damping=damping,
+        s_init=0.5,
+        beta2=0.9,
+        weight_decay=1e-3,
     )
     net = models.build(model, (1, 16, 16), 10, 0).double()
     count = sum(p.numel() for p in net.parameters())
@@ -92,7 +101,9 @@ def test_equal_to_the_optimizer(
         if method == "vogn":
             optimizer.step(per_example_loss(net, F.cross_entropy, optimizer.trainable()), (x, y))
         else:
-            optimizer.step([closure(a, b) for a, b in zip(x.split(BATCH // parts), y.split(BATCH // parts), strict=True)])
+            optimizer.step(
+                [closure(a, b) for a, b in zip(x.split(BATCH // parts), y.split(BATCH // parts), strict=True)]
+            )
     reference = torch.nn.utils.parameters_to_vector(net.parameters()).detach()
     found = stacked_path(config, batches, noise)
     start = torch.nn.utils.parameters_to_vector(models.build(model, (1, 16, 16), 10, 0).parameters()).detach()
