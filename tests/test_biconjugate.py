@@ -11,6 +11,7 @@ from scipy.optimize import linprog
 
 import fenchel
 from fenchel import losses as L
+from fenchel.certificate import certify_lower
 from fenchel.cutting_plane import cutting_plane
 from fenchel.moment_frame import MomentFrame
 from fenchel.rounds import Budget, Start
@@ -305,19 +306,32 @@ def test_structure_overrides_the_family_of_q() -> None:
     assert fenchel.biconjugate(loss, diagonal).natural.lam2.shape == (2,)
 
 
-def test_a_missed_maximizer_is_found_by_the_certified_search() -> None:
-    """With no starting design beyond a few atoms on one side, only the global search can find the other wells."""
+@pytest.mark.parametrize("start", [-8.0, 0.5, 9.0])
+def test_lower_bound_rests_on_the_global_maximum_wherever_the_search_begins(start: float) -> None:
+    """For quadratics that are not above the loss: E[Q] + max(l - Q) from a dense grid, never what a start climbs to."""
     loss = L.ThreeWells()
     frame = MomentFrame.of(np.array([0.0]), np.array([[9.0]]), "full")
     white = WhiteLoss(loss, frame)
-    outcome = cutting_plane(white, tol=1e-8, start=Start(np.zeros((0, 1))), budget=Budget())
-    assert outcome.upper is not None
-    assert outcome.lower is not None
-    assert 0.0 <= outcome.upper.value - outcome.lower.value <= 1e-7
-    # A quadratic that is not above the loss never becomes a lower bound, however the rounds end.
+    grid = np.linspace(-30.0, 30.0, 200_001)[:, None]
+    for u, v, w in ((0.0, 0.0, 0.5), (1.0, 1.5, 0.4), (2.0, -2.0, 0.3)):
+        c = frame.coefficients(u, np.array([v]), np.array([[w]]))
+        bound, found = certify_lower(white, c, tol=1e-9, starts=np.array([[start]]))
+        excess = float(np.max(white.value(grid) - frame.features(grid) @ c))
+        truth = -float(c @ frame.target) - excess
+        assert found.certified
+        assert bound.value <= truth + 1e-12
+        assert bound.value == pytest.approx(truth, abs=1e-6)
+
+
+def test_a_single_round_never_claims_more_than_it_has_proved() -> None:
+    loss = L.ThreeWells()
+    frame = MomentFrame.of(np.array([0.0]), np.array([[9.0]]), "full")
+    white = WhiteLoss(loss, frame)
+    truth = cutting_plane(white, tol=1e-8, start=Start(np.zeros((0, 1))), budget=Budget()).upper
     limited = cutting_plane(white, tol=1e-8, start=Start(np.zeros((0, 1))), budget=Budget(1, 60.0, 1))
-    if limited.lower is not None and limited.upper is not None:
-        assert limited.lower.value <= outcome.upper.value + 1e-12
+    assert truth is not None
+    if limited.lower is not None:
+        assert limited.lower.value <= truth.value + 1e-12
 
 
 LOSS = L.LogisticRegression(np.random.default_rng(0).normal(size=(10, 2)), np.arange(10) % 2)

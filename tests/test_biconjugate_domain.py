@@ -103,6 +103,9 @@ def test_directions_in_which_the_loss_is_affine() -> None:
     result = fenchel.biconjugate(loss, q)
     m, r = row[0] @ q.mean, np.sqrt(row[0] @ (q.cov + np.outer(q.mean, q.mean)) @ row[0])
     assert_proves(result, -(0.5 * m + np.logaddexp(0.5 * r, -0.5 * r) + affine @ q.mean + 0.1))
+    np.testing.assert_allclose(result.weights @ result.atoms, q.mean, atol=1e-13)
+    second = (result.atoms * result.weights[:, None]).T @ result.atoms
+    np.testing.assert_allclose(second, q.cov + np.outer(q.mean, q.mean), atol=1e-12)
     theta = 5.0 * np.random.default_rng(0).normal(size=(500, 3))
     bent = np.einsum("ni,ij,nj->n", theta, result.natural.lam2, theta)
     above = result.info["majorant_offset"] - theta @ result.natural.lam1 - bent
