@@ -102,16 +102,25 @@ class PlaneAtoms:
         """Facets with three separate atoms: f** is affine in mu above each."""
         inside = np.flatnonzero(self.curve.interior())
         used = inside[np.isin(inside, self.facet)]
-        if used.size > 40:  # pieces on which l is itself quadratic give many; their two-atom values are right
-            used = used[:40]
-        for k in used:
-            corners = self.curve.vertices[k]
-            if corners[2] >= self.curve.nodes.size:
-                continue
-            start = self.curve.nodes[corners]
+        # Pieces on which l is itself quadratic give many such facets; their two-atom values are right.
+        queue = [self.curve.nodes[v] for v in self.curve.vertices[used[:40]] if v[2] < self.curve.nodes.size]
+        everyone, done = np.arange(self.plane.m.size), 0
+        while done < min(len(queue), 80):
+            start = queue[done]
+            done += 1
             touching = tangent_quadratic(self.plane.derivatives, start, np.isin(start, self.plane.fixed))
-            points, quadratic = touching if touching else (start, -self.curve.planes[k])
-            self._apply(points, quadratic, np.arange(self.plane.m.size))
+            if touching is None:
+                points, quadratic = start, _through(start, self.plane.value(start))
+            else:
+                points, quadratic = touching
+            self._apply(points, quadratic, everyone)
+            self._around(points)
+            for rival in self._violators(points, quadratic):
+                # Four points compete for three places: the nodes were too coarse to tell which.
+                for k in range(3):
+                    candidate = np.sort(np.append(np.delete(points, k), rival))
+                    if not any(np.allclose(candidate, q, atol=1e-6) for q in queue):
+                        queue.append(candidate)
         behind = self.worst < -self.hull_value - 1e-9 * (1.0 + np.abs(self.hull_value))
         for k in np.unique(self.facet[behind]):
             corners = self.curve.vertices[k]
@@ -119,14 +128,64 @@ class PlaneAtoms:
                 here = np.flatnonzero(behind & (self.facet == k))
                 self._apply(self.curve.nodes[corners], -self.curve.planes[k], here)
 
+    def _violators(self, points: Array, quadratic: Array) -> Array:
+        """Peaks of l above a quadratic, away from its three points: nodes, refined by a few Newton steps."""
+        u = self.curve.nodes
+        gap = self.curve.values - (quadratic[0] + u * (quadratic[1] + quadratic[2] * u))
+        peaks = u[1:-1][(gap[1:-1] >= gap[:-2]) & (gap[1:-1] >= gap[2:])]
+        if peaks.size == 0:
+            return peaks
+        spacing = np.interp(peaks, u[1:-1], 0.5 * (u[2:] - u[:-2]))
+        found = peaks.copy()
+        for _ in range(4):
+            _, slope, bend = self.plane.derivatives(found)
+            slope, bend = slope - quadratic[1] - 2.0 * quadratic[2] * found, bend - 2.0 * quadratic[2]
+            step = np.where(bend < 0.0, -slope / np.where(bend < 0.0, bend, -1.0), 0.0)
+            found = peaks + np.clip(found + step - peaks, -spacing, spacing)
+        top = self.plane.value(found) - (quadratic[0] + found * (quadratic[1] + quadratic[2] * found))
+        far = np.min(np.abs(found[:, None] - points), axis=1) > spacing
+        return found[(top > 1e-11 * (1.0 + np.abs(self.curve.values).max())) & far]
+
+    def _around(self, points: Array) -> None:
+        """Around a triangle of three atoms the nodes cannot tell its sides: start from each of its points as well."""
+        weights = _carried(points, self.plane.m, self.plane.mu2)
+        least = weights.min(axis=1)
+        near = np.flatnonzero((least < 0.0) & (least > -0.03))
+        if near.size:
+            repeated = np.broadcast_to(points, (self.plane.m.size, 3))
+            for k in range(3):
+                self._climb_from(near, repeated[near, k])
+
+    def _climb_from(self, index: NDArray[np.intp], fixed: Array) -> None:
+        """Two-atom climbs from the distributions with one given atom, kept where they are better."""
+        m, s = self.plane.m[index], self.plane.s[index]
+        log_t, value = climb(self.plane.derivatives, m, s, start_at(m, s, fixed), gain=self.gain)
+        better = value > self.worst[index]
+        at, t = index[better], np.exp(log_t[better])
+        share = 1.0 / (1.0 + t * t)
+        nothing = np.zeros(at.size)
+        self.worst[at] = value[better]
+        self.atoms[at] = np.column_stack([m[better] - s[better] * t, m[better] + s[better] / t, nothing + np.nan])
+        self.weights[at] = np.column_stack([share, 1.0 - share, nothing])
+        self.has_plane[at] = True
+
     def _apply(self, points: Array, quadratic: Array, index: NDArray[np.intp]) -> None:
         """Three given atoms for those of the q in ``index`` whose moments they can carry."""
-        m, mu2 = self.plane.m[index], self.plane.mu2[index]
-        system = np.stack([np.ones(3), points, points * points])
-        weights = np.linalg.solve(system, np.stack([np.ones_like(m), m, mu2])).T
+        weights = _carried(points, self.plane.m[index], self.plane.mu2[index])
         value = weights @ self.plane.value(points)
         better = (weights >= 0.0).all(axis=1) & (value >= self.worst[index])
         at = index[better]
         self.worst[at] = value[better]
         self.atoms[at], self.weights[at] = points, weights[better]
         self.planes[at], self.has_plane[at] = -quadratic, True
+
+
+def _carried(points: Array, m: Array, mu2: Array) -> Array:
+    """Weights (n, 3) with which three points have the moments; negative where they cannot."""
+    system = np.stack([np.ones(3), points, points * points])
+    return np.asarray(np.linalg.solve(system, np.stack([np.ones_like(m), m, mu2])).T)
+
+
+def _through(u: Array, values: Array) -> Array:
+    """The quadratic (A, B, C) through three points."""
+    return np.asarray(np.linalg.solve(np.column_stack([np.ones(3), u, u * u]), values))

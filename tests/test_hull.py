@@ -64,12 +64,20 @@ def test_surface_equals_certified_single_solves() -> None:
         assert surface[i, j] == pytest.approx(single.value, abs=1e-9)
 
 
-def test_on_the_edge_of_a_linear_piece() -> None:
-    """Moments with all but no weight on the third atom once sent the climb to the wrong pair."""
-    for mean, sd in ((-5.100502512562814, 0.28), (-4.819095477386934, 0.78)):
-        value = biconjugate_surface(L.ThreeWells(), np.linspace(-7.0, 7.0, 200), np.linspace(0.02, 4.0, 200))
-        i, j = round((mean + 7.0) / 14.0 * 199), round((sd - 0.02) / 3.98 * 199)
-        assert value[i, j] == pytest.approx(biconjugate(L.ThreeWells(), Gaussian([mean], sd**2)).value, abs=1e-9)
+@pytest.mark.parametrize(
+    ("mean", "sd"),
+    [
+        # All but no weight on the third atom of a linear piece: the climb once took the wrong pair.
+        (-5.100502512562814, 0.28),
+        (-4.819095477386934, 0.78),
+        # Beside a vertex of a linear piece, which is thinner there than the nodes are apart.
+        (-5.133333333333333, 0.021185074503545776),
+        (5.666666666666666, 0.0709626778467151),
+    ],
+)
+def test_beside_a_linear_piece(mean: float, sd: float) -> None:
+    value = biconjugate_surface(L.ThreeWells(), [-6.0, mean, 6.0], [0.02, sd, 2.0])[1, 1]
+    assert value == pytest.approx(biconjugate(L.ThreeWells(), Gaussian([mean], sd**2)).value, abs=1e-9)
 
 
 @given(st.integers(0, 10_000))
