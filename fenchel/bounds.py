@@ -19,6 +19,9 @@ __all__ = ["Anchors", "LinearModel", "Model", "UserModel"]
 Array = NDArray[np.float64]
 Index = NDArray[np.intp]
 Majorant = tuple[Array, Array, Array]
+# In place of an infinite curvature, which would turn into NaN times zero: above a kink this parabola is too low by at
+# most 1e-100, and no box is ever so small that a bound with it could close it.
+_STEEPEST = 1e100
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +107,7 @@ class LinearModel(_Frame):
             v, s, kappa = g.link.majorant(z, z - reach, z + reach)
             value = value + v @ g.weights
             slope = slope + (s * g.weights) @ g.rows
-            matrix = matrix + outer_sum(kappa * g.weights, g.rows)
+            matrix = matrix + outer_sum(np.minimum(kappa, _STEEPEST) * g.weights, g.rows)
         return value, slope, matrix
 
     def anchored(self, anchors: Anchors, which: Index, center: Array, half: Array) -> Majorant:
@@ -113,7 +116,7 @@ class LinearModel(_Frame):
         for g, size, (z0, v, s) in zip(self.groups, self._sizes, anchors.links, strict=True):
             z, reach = g.predictors(center), half @ size
             kappa = g.link.majorant_curvature(z0[which], z - reach, z + reach, (v[which], s[which]))
-            matrix = matrix + outer_sum(kappa * g.weights, g.rows)
+            matrix = matrix + outer_sum(np.minimum(kappa, _STEEPEST) * g.weights, g.rows)
         return _recentred(anchors, which, matrix, center)
 
     def anchors(self, u: Array) -> Anchors:
@@ -168,16 +171,19 @@ class UserModel(_Frame):
     def majorant(self, center: Array, half: Array) -> Majorant:
         value, slope = self.tangent(center)
         shape = (center.shape[0], self.dim, self.dim)
-        bound = np.full(shape, np.inf) if self._bound is None else np.broadcast_to(self._bound, shape)
+        bound = self._steep(shape) if self._bound is None else np.broadcast_to(self._bound, shape)
         return value, slope, bound
 
     def anchored(self, anchors: Anchors, which: Index, center: Array, half: Array) -> Majorant:
         shape = (center.shape[0], self.dim, self.dim)
-        bound = np.full(shape, np.inf) if self._bound is None else np.broadcast_to(self._bound, shape)
+        bound = self._steep(shape) if self._bound is None else np.broadcast_to(self._bound, shape)
         return _recentred(anchors, which, bound, center)
 
     def anchors(self, u: Array) -> Anchors:
         return Anchors(u, *self.tangent(u), [])
+
+    def _steep(self, shape: tuple[int, int, int]) -> Array:
+        return np.broadcast_to(_STEEPEST * np.eye(self.dim), shape)
 
     def from_majorizer(self, center: Array) -> Majorant | None:
         """The declared majorizer plus the concave quadratic, about each center; None without a majorizer."""

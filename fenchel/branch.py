@@ -118,11 +118,14 @@ class BranchAndBound:
         self.upper = min(top, max(self.best, closed, float(bound.max(initial=-np.inf))))
 
     def _bound(self, center: Array, half: Array, inherited: Array) -> tuple[Array, Array]:
-        """Upper bounds (B,) of h on the boxes, and what the bounds add per axis (B, D)."""
+        """Upper bounds (B,) of h on the boxes, and what the bounds add per axis (B, D).
+
+        A bound that came out as NaN is no bound, hence fmin.
+        """
         self.boxes += center.shape[0]
         value, slope, matrix = self.model.majorant(center, half)
         self._improve(center, half, value, slope)
-        bound = np.minimum(inherited, value + box_maximum(slope, matrix, half))
+        bound = np.fmin(inherited, value + box_maximum(slope, matrix, half))
         open_ = np.flatnonzero(bound > self._target())
         if open_.size:
             apart = np.square(center[open_, None, :] - self.anchors.u).sum(axis=2)
@@ -130,7 +133,7 @@ class BranchAndBound:
             for k in range(nearest.shape[1]):
                 c, w = center[open_], half[open_]
                 v, s, K = self.model.anchored(self.anchors, nearest[:, k], c, w)
-                bound[open_] = np.minimum(bound[open_], v + box_maximum(s, K, w))
+                bound[open_] = np.fmin(bound[open_], v + box_maximum(s, K, w))
                 left = bound[open_] > self._target()
                 open_, nearest = open_[left], nearest[left]
                 if open_.size == 0:
@@ -138,7 +141,7 @@ class BranchAndBound:
         if isinstance(self.model, UserModel):
             quadratic = self.model.from_majorizer(center)
             if quadratic is not None:
-                bound = np.minimum(bound, quadratic[0] + box_maximum(quadratic[1], quadratic[2], half))
+                bound = np.fmin(bound, quadratic[0] + box_maximum(quadratic[1], quadratic[2], half))
         return bound, self.model.error_weights(matrix)
 
     def _improve(self, center: Array, half: Array, value: Array, slope: Array) -> None:

@@ -61,7 +61,9 @@ def test_no_point_exceeds_the_certified_bound(seed: int, jumps: bool) -> None:
     h = objective(loss, lam1, lam2, theta)
     room = 1e-12 * (1.0 + np.abs(loss(theta)) + np.abs(h))
     assert (h <= found.upper + room).all()
-    assert objective(loss, lam1, lam2, found.argmax[None])[0] == pytest.approx(found.lower, rel=1e-12, abs=1e-12)
+    top = found.argmax
+    parts = abs(loss(top)) + np.abs(top * lam1).sum() + np.abs(top[:, None] * lam2 * top).sum()
+    assert objective(loss, lam1, lam2, top[None])[0] == pytest.approx(found.lower, rel=1e-12, abs=1e-14 * parts)
     best = theta[np.argsort(-h)[:30]]
     if not jumps:
         assert found.certified
@@ -260,6 +262,26 @@ def test_bounds_limit_the_claim_and_say_so() -> None:
     assert max(seen) <= 3.0  # the callables are never asked outside
     without = L.from_function(quartic, lambda t: 4 * t**3, 1, curvature=np.inf)
     assert maximize(without, np.zeros(1), -np.eye(1)).lower == np.inf
+
+
+def test_an_anchor_on_a_kink_bounds_nothing_and_closes_nothing() -> None:
+    """Infinite curvatures meet zero entries of x: boxes must stay open rather than vanish as NaN."""
+    rng = np.random.default_rng(0)
+    loss = L.ReLU().compose([1.0, 0.0]) + L.Absolute().compose([0.0, 2.0]) + L.Indicator().compose([0.0, 1.0], [0.5])
+    model = prepare(loss, np.zeros(2), -np.eye(2))
+    assert isinstance(model, Setting)
+    origin = np.zeros((1, 2))
+    anchors = model.model.anchors(origin)
+    center, half = rng.normal(size=(50, 2)), rng.uniform(0.1, 1.0, size=(50, 2))
+    v, s, K = model.model.anchored(anchors, np.zeros(50, dtype=int), center, half)
+    bound = v + box_maximum(s, K, half)
+    assert not np.isnan(bound).any()
+    inside = center[:, None, :] + half[:, None, :] * rng.uniform(-1, 1, size=(50, 100, 2))
+    assert (model.model.value(inside.reshape(-1, 2)).reshape(50, 100).max(axis=1) <= bound + 1e-12).all()
+    found = maximize(loss, np.zeros(2), -np.eye(2), starts=np.zeros((1, 2)))
+    assert found.certified
+    grid = np.stack(np.meshgrid(np.linspace(-4, 4, 401), np.linspace(-4, 4, 401)), axis=-1).reshape(-1, 2)
+    assert objective(loss, np.zeros(2), -np.eye(2), grid).max() <= found.upper
 
 
 @settings(max_examples=150)
