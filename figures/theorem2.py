@@ -89,10 +89,14 @@ def _atlas(stored: Stored) -> Figure:
             axis.set_xlabel(r"$\rho$")
             axis.tick_params(labelbottom=True)
     used = sorted({int(c) for k in range(len(names)) for c in np.unique(stored.arrays[f"category{k}"])})
-    labels = stored.settings["categories"]
+    labels = _labels(stored)
     handles = [Patch(facecolor=_COLORS[c], label=labels[c]) for c in used]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, columnspacing=2.0, handlelength=1.2)
     return figure
+
+
+def _labels(stored: Stored) -> list[str]:
+    return [text.replace("delta sigma^2 >= 1", r"$\delta\sigma^2 \geq 1$") for text in stored.settings["categories"]]
 
 
 def _edges(centers: np.ndarray) -> np.ndarray:
@@ -125,7 +129,7 @@ def _map(stored: Stored) -> Figure:
         axis.set_xlabel(r"$\rho$")
     axes[0].set_ylabel(r"$\sigma$")
     used = sorted({int(c) for k in range(len(_MAPPED)) for c in np.unique(a[f"category{k}"])})
-    labels = stored.settings["categories"]
+    labels = _labels(stored)
     handles: list[Any] = [
         Line2D([], [], marker="o", ls="", mfc=_COLORS[c], mec=TRUTH, mew=0.3, ms=4, label=f"SAM: {labels[c]}")
         for c in used
