@@ -101,9 +101,11 @@ class PlaneAtoms:
     def _three(self) -> None:
         """Facets with three separate atoms: f** is affine in mu above each."""
         inside = np.flatnonzero(self.curve.interior())
-        used = inside[np.isin(inside, self.facet)]
-        # Pieces on which l is itself quadratic give many such facets; their two-atom values are right.
-        queue = [self.curve.nodes[v] for v in self.curve.vertices[used[:40]] if v[2] < self.curve.nodes.size]
+        reached = np.isin(inside, self.facet)
+        # Pieces on which l is itself quadratic give many such facets; their two-atom values are right. Facets that no q
+        # fell into can be neighbours of one, by the nodes' coarseness.
+        used = np.concatenate([inside[reached][:40], inside[~reached][:10]])
+        queue = [self.curve.nodes[v] for v in self.curve.vertices[used] if v[2] < self.curve.nodes.size]
         everyone, done = np.arange(self.plane.m.size), 0
         while done < min(len(queue), 80):
             start = queue[done]
@@ -134,7 +136,7 @@ class PlaneAtoms:
         gap = self.curve.values - (quadratic[0] + u * (quadratic[1] + quadratic[2] * u))
         peaks = u[1:-1][(gap[1:-1] >= gap[:-2]) & (gap[1:-1] >= gap[2:])]
         if peaks.size == 0:
-            return peaks
+            return np.zeros(0)
         spacing = np.interp(peaks, u[1:-1], 0.5 * (u[2:] - u[:-2]))
         found = peaks.copy()
         for _ in range(4):
@@ -144,7 +146,7 @@ class PlaneAtoms:
             found = peaks + np.clip(found + step - peaks, -spacing, spacing)
         top = self.plane.value(found) - (quadratic[0] + found * (quadratic[1] + quadratic[2] * found))
         far = np.min(np.abs(found[:, None] - points), axis=1) > spacing
-        return found[(top > 1e-11 * (1.0 + np.abs(self.curve.values).max())) & far]
+        return np.asarray(found[(top > 1e-11 * (1.0 + np.abs(self.curve.values).max())) & far])
 
     def _around(self, points: Array) -> None:
         """Around a triangle of three atoms the nodes cannot tell its sides: start from each of its points as well."""

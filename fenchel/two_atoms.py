@@ -44,6 +44,13 @@ def climb(derivatives: Derivatives, m: Array, s: Array, log_t: Array, *, gain: f
         if live.size == 0:
             break
         trial[live] = kept[live] + direction[live]
+    if gain < 1e-15:
+        # E[l] no longer resolves these steps, but its slope does, and the touching quadratic needs it.
+        for _ in range(3):
+            value, slope, bend = _along(derivatives, m, s, kept)
+            close = (bend < 0.0) & (np.abs(slope) < -1e-4 * bend)
+            kept[close] -= slope[close] / bend[close]
+        best = np.where(close, value, best)
     return kept, best
 
 
