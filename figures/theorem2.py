@@ -181,7 +181,7 @@ def _formula(text: str) -> str:
     text = re.sub(r"(?<![\d.])1 (?=[txy])", "", text)
     text = re.sub(r"-\((-?[\w.]+ ?[txy]?|[txy])\)", lambda m: "-" + m.group(1), text).replace("--", "")
     for name, tex in (("log", r"\log"), ("exp", r"\exp"), ("x", r"\theta_1"), ("y", r"\theta_2"), ("t", r"\theta")):
-        text = re.sub(rf"\b{name}\b", lambda _, tex=tex: tex, text)
+        text = re.sub(rf"\b{name}\b", tex.replace("\\", r"\\"), text)
     return text
 
 
