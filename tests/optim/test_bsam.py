@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from typing import Any
 
 import numpy as np
@@ -479,6 +480,22 @@ def test_two_state_tensors_and_no_growth() -> None:
     assert all(set(s) == {"s", "momentum"} for s in opt.state.values())
     held = [v for v in vars(opt).values() if isinstance(v, (Tensor, list)) and v and v is not opt.param_groups]
     assert not held
+
+
+def live_bytes() -> int:
+    gc.collect()
+    return sum(t.numel() * t.element_size() for t in gc.get_objects() if type(t) in (Tensor, nn.Parameter))
+
+
+def test_memory_does_not_grow_with_the_steps() -> None:
+    net, opt = train(steps=3)
+    x, y = data()
+    seen = []
+    for _ in range(2):
+        for _ in range(20):
+            opt.step(closures_for(net, opt, x, y, 2))
+        seen.append(live_bytes())
+    assert seen[0] == seen[1]
 
 
 def test_copies_of_the_optimizer_go_on_alike() -> None:
