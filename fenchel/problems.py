@@ -56,7 +56,9 @@ class ClassificationProblem:
 def murphy_logistic_regression() -> LogisticRegression:
     """The paper's logistic regression (App. F.1; Murphy 2012, Ch. 8.4): 60 points in the plane, no bias.
 
-    Separable by a line through the origin, so the likelihood alone has no maximum.
+    The paper calls these data separable by a line through the origin. With this seed and order of draws they are so but
+    for one point, (-1.55, 5.65) of class 1, so the likelihood has a maximum, near (3.87, 0.94); with a bias they would
+    be separable.
     """
     problem = murphy()
     return problem.loss
@@ -74,7 +76,7 @@ def murphy(num_test: int = 2000) -> ClassificationProblem:
     inputs, labels = _murphy_points(np.random.RandomState(0), 30)
     test_inputs, test_labels = _murphy_points(np.random.RandomState(1), num_test // 2)
     return ClassificationProblem(
-        "murphy", inputs, labels, test_inputs, test_labels, "two Gaussian classes in the plane, separable, no bias"
+        "murphy", inputs, labels, test_inputs, test_labels, "two Gaussian classes in the plane, no bias"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import optimize
 
 from fenchel import Gaussian, biconjugate, expected_loss, problems
 
@@ -16,9 +17,14 @@ def test_the_papers_data_give_the_known_values():
     assert loss.X.shape == (60, 2)
 
 
-def test_the_papers_data_are_separable_through_the_origin():
+def test_the_papers_data_are_separable_through_the_origin_but_for_one_point():
     loss = problems.murphy_logistic_regression()
-    assert loss(np.array([30.0, 8.0])) < 1e-6
+    angle = np.linspace(0.0, 2.0 * np.pi, 36_001)
+    margins = (loss.y[:, None] * loss.X) @ np.array([np.cos(angle), np.sin(angle)])
+    assert (margins <= 0).sum(axis=0).min() == 1
+    best = optimize.minimize(lambda t: (loss(t), loss.gradient(t)), np.ones(2), jac=True)
+    np.testing.assert_allclose(best.x, [3.8658, 0.9367], atol=1e-3)
+    assert best.fun == pytest.approx(3.25292, abs=1e-4)
 
 
 def test_two_moons_are_two_noisy_arcs():

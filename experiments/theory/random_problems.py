@@ -13,7 +13,7 @@ __all__ = ["random_gaussian", "random_problems"]
 
 
 def random_problems(count: int, seed: int) -> Iterator[tuple[str, losses.Loss, Gaussian]]:
-    """(name, loss, prior): in turn logistic (P = 1, 2), Huber, absolute and ReLU regressions, three wells, quadratics."""
+    """(name, loss, prior), in turn: logistic, Huber, absolute and mixed regressions, three wells, quadratics."""
     rng = np.random.default_rng(seed)
     for k in range(count):
         kind = ("logistic", "logistic", "huber", "absolute", "wells", "quadratic", "mixed")[k % 7]
