@@ -286,6 +286,13 @@ def test_warm_start_from_elsewhere_does_not_mislead() -> None:
     assert warm.value == pytest.approx(cold.value, abs=1e-8)
 
 
+def test_warm_start_from_another_loss_takes_over_no_bound() -> None:
+    loss, q = murphy()
+    smaller = fenchel.biconjugate(0.5 * loss, q)
+    result = fenchel.biconjugate(loss, q, warm=smaller)
+    assert_proves(result, fenchel.biconjugate(loss, q).value)
+
+
 def test_hull_and_cutting_planes_agree() -> None:
     loss = L.ThreeWells()
     for mean, variance in ((0.0, 1.0), (2.0, 6.0), (-3.0, 0.2)):
