@@ -39,8 +39,10 @@ def measure(p: Array, exact: Array, labels: Array | None = None) -> dict[str, fl
     ``max_error``, ``entropy`` and ``entropy_exact`` (nats); with ``labels`` in {0, 1} also ``nll`` and ``accuracy``.
     """
     doubt, exact_doubt = np.minimum(p, 1.0 - p), np.minimum(exact, 1.0 - exact)
+    with np.errstate(divide="ignore"):  # predictions without any doubt have the ratio -inf
+        ratio = float(np.log(doubt.mean() / exact_doubt.mean()))
     numbers = {
-        "log_doubt_ratio": float(np.log(doubt.mean() / exact_doubt.mean())),
+        "log_doubt_ratio": ratio,
         "confidence_difference": float((exact_doubt - doubt).mean()),
         "mean_error": float(np.abs(p - exact).mean()),
         "max_error": float(np.abs(p - exact).max()),
