@@ -21,9 +21,9 @@ def draw(stored: Stored) -> Figure:
 def tables(stored: Stored) -> dict[str, str]:
     """Markdown, LaTeX and HTML, with the published values below ours."""
     note = (
-        "Published: the authors' README; accuracy of bSAM on ResNet-18/CIFAR-100 is about 80.4 %. Their script divides the "
-        "summed NLL by the last batch index, so with 50 batches every published NLL is 50/49 of the true one; the second "
-        "NLL column is corrected."
+        "Published: the authors' README; accuracy of bSAM on ResNet-18/CIFAR-100 is about 80.4 %. Their script divides "
+        "the summed NLL by the last batch index, so with 50 batches every published NLL is 50/49 of the true one; the "
+        "second NLL column is corrected."
     )
     return texts(stored, [("Ours", stored.numbers["table"]), ("Published", _published(stored))], [note])
 

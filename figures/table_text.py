@@ -21,10 +21,12 @@ def texts(stored: Stored, tables: Sequence[tuple[str, dict[str, Any]]], notes: S
     lines = [_NOTE, *notes, *stored.settings.get("deviations", [])]
     return {
         "md": "\n\n".join(
-            [f"# {stored.title}", *(_markdown(caption, cells) for caption, cells in tables)]
-            + ["\n".join(f"- {line}" for line in [source, *lines])]
-        )
-        + "\n",
+            (
+                f"# {stored.title}",
+                *(_markdown(caption, cells) for caption, cells in tables),
+                "\n".join(f"- {line}" for line in [source, *lines]) + "\n",
+            )
+        ),
         "tex": "\n\n".join(_latex(f"{stored.title}. {caption}".strip(), cells) for caption, cells in tables) + "\n",
         "html": (
             "<!doctype html><html lang='en'><head><meta charset='utf-8'>"

@@ -64,8 +64,13 @@ class Split:
 
     def to(self, device: torch.device | str) -> Split:
         """The same tensors on ``device``."""
-        moved = (t.to(device) for t in (self.images, self.labels, self.eval_images, self.eval_labels))
-        return Split(*moved, classes=self.classes)
+        return Split(
+            self.images.to(device),
+            self.labels.to(device),
+            self.eval_images.to(device),
+            self.eval_labels.to(device),
+            self.classes,
+        )
 
 
 def load(name: str, directory: Path | None = None, *, download: bool = False) -> DataSet:
@@ -161,7 +166,9 @@ def _read(torchvision: Any, name: str, directory: Path, download: bool) -> DataS
         images = torch.as_tensor(source.data)
         images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
         parts += [images, torch.as_tensor(source.targets).long()]
-    return DataSet(name, *parts, classes=100 if name == "cifar100" else 10)
+    train_images, train_labels, test_images, test_labels = parts
+    classes = 100 if name == "cifar100" else 10
+    return DataSet(name, train_images, train_labels, test_images, test_labels, classes)
 
 
 def _tiny_imagenet(torchvision: Any, directory: Path) -> DataSet:
@@ -177,7 +184,8 @@ def _tiny_imagenet(torchvision: Any, directory: Path) -> DataSet:
     for samples in (train.samples, test):
         images = [torchvision.io.decode_image(path, torchvision.io.ImageReadMode.RGB) for path, _ in samples]
         parts += [torch.stack(images), torch.tensor([label for _, label in samples])]
-    return DataSet("tiny-imagenet", *parts, classes=len(train.classes))
+    train_images, train_labels, test_images, test_labels = parts
+    return DataSet("tiny-imagenet", train_images, train_labels, test_images, test_labels, len(train.classes))
 
 
 def _check(data: DataSet, directory: Path) -> None:
@@ -201,4 +209,5 @@ def _complaint(name: str, directory: Path, error: BaseException) -> str:
     if "not found" in text.lower() or isinstance(error, FileNotFoundError):
         return f"{DATASETS[name]} was not found in {str(directory)!r}; put it there as torchvision lays it out"
     reason = text or type(error).__name__
-    return f"{DATASETS[name]} in {str(directory)!r} is corrupted and cannot be read ({type(error).__name__}: {reason[:160]})"
+    place = f"{DATASETS[name]} in {str(directory)!r}"
+    return f"{place} is corrupted and cannot be read ({type(error).__name__}: {reason[:160]})"

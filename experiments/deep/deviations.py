@@ -8,7 +8,7 @@ __all__ = ["ABLATIONS", "COMMON", "QUICK"]
 
 COMMON = [
     "hyperparameters from our own search on a fixed validation split (the paper's Table 7 is not known to us): "
-    "16 random draws a method for 20 epochs, the best 4 again for 60 epochs, one seed; final runs use all training data",
+    "16 random draws a method for 20 epochs, the best 4 again for 60, one seed; final runs use all training data",
     "pixels standardized by the training set's mean and standard deviation; PyTorch's default initialization",
     "training on the GPU with tf32 matrix products; many runs share one stack, each with its own weights",
     "the learning rate is constant within an epoch, and cosine over the epochs",

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fenchel import metrics
 
-
 __all__ = ["METRICS", "describe", "measure"]
 
 METRICS = ("accuracy", "nll", "ece", "auroc")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from experiments.deep import sensitivity
-
 from experiments.registry import Context, Outcome, register
 
 __all__ = ["run"]

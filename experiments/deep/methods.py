@@ -36,7 +36,7 @@ class Method:
         total = torch.zeros((), device=pieces[0][1].device)
         for x, y in pieces:
             loss = loss_of(x, y) / len(pieces)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             total += loss.detach()
         distributed.average_gradients(list(model.parameters()))
         self.optimizer.step()
@@ -70,7 +70,7 @@ class _Closures(Method):
             def evaluate() -> Tensor:
                 self.optimizer.zero_grad()
                 loss = loss_of(x, y)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 return loss
 
             return evaluate
@@ -88,7 +88,7 @@ def build(config: Config, model: nn.Module, num_data: int) -> Method:
 
 
 def _sgd(config: Config, model: nn.Module, num_data: int) -> Method:
-    settings = {"lr": config.lr, "momentum": config.momentum, "weight_decay": config.weight_decay}
+    settings: dict[str, Any] = {"lr": config.lr, "momentum": config.momentum, "weight_decay": config.weight_decay}
     return Method(config, torch.optim.SGD(model.parameters(), **settings))
 
 

@@ -15,7 +15,7 @@ from experiments.deep.rows import Row, RowStore, committed_directory, write_comm
 from experiments.registry import Context, InputError
 
 __all__ = ["HYPERPARAMETERS", "execute", "headline", "need_data", "quick", "rho_grid", "table3", "table4"]
-__all__ += ["table5", "table6", "sensitivity", "tuned", "sqrt_n"]
+__all__ += ["sensitivity", "sqrt_n", "table5", "table6", "tuned"]
 
 HYPERPARAMETERS = Path(__file__).with_name("hyperparameters.json")
 SAMPLES = 32

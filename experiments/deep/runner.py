@@ -92,9 +92,9 @@ def train(
     device = split.images.device
     shape = (split.images.shape[1], split.images.shape[2], split.images.shape[3])
     model = models.build(config.model, shape, split.classes, config.seed).to(device)
-    method = build(config, model, len(split.labels))
-    # Each process of a distributed run perturbs with its own noise.
+    # Before the optimizer is built: its noise streams are seeded from here. Each process has noise of its own.
     torch.manual_seed(config.seed + 7919 * distributed.rank())
+    method = build(config, model, len(split.labels))
     begin, loss, elapsed = 0, float("nan"), 0.0
     if checkpoint is not None and checkpoint.exists():
         begin, loss, elapsed = _resume(checkpoint, model, method, device)

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.deep import deviations, plans, summary
-from experiments.deep.evaluate import METRICS
 from experiments.deep.statistics import LARGER_IS_BETTER, paired
 from experiments.deep.summary import NAMES, Groups
 from experiments.registry import Claim, Context, Outcome
@@ -79,9 +78,9 @@ def judge(groups: Groups, centers: dict[str, float], metrics: Sequence[str]) -> 
         id="D2",
         verdict=verdict,
         statement=(
-            "Over two decades of rho around each method's selected value bSAM's range is the smallest beyond the interval "
-            f"in {', '.join(least) or 'no metric'} (of {', '.join(metrics)}); within the decade below each method's best "
-            f"rho in {', '.join(near_least) or 'no metric'}.{edge}"
+            "Over two decades of rho around each method's selected value bSAM's range is the smallest beyond the "
+            f"interval in {', '.join(least) or 'no metric'} (of {', '.join(metrics)}); within the decade below each "
+            f"method's best rho in {', '.join(near_least) or 'no metric'}.{edge}"
         ),
         numbers={
             "best mean over the grid": _best(groups, centers, metrics),

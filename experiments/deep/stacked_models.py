@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 
 import torch
@@ -31,10 +32,10 @@ def parameter_shapes(model: str, shape: tuple[int, int, int], classes: int) -> l
     """Shapes of the weights in parameter order."""
     if model == "mlp":
         sizes = (prod(shape), 500, 300, classes - 1)
-        return [s for a, b in zip(sizes, sizes[1:], strict=False) for s in ((b, a), (b,))]
+        return [s for a, b in pairwise(sizes) for s in ((b, a), (b,))]
     side = ((shape[1] // 2 - 4) // 2) * ((shape[2] // 2 - 4) // 2)
     sizes = (16 * side, 120, 84, classes - 1)
-    dense = [s for a, b in zip(sizes, sizes[1:], strict=False) for s in ((b, a), (b,))]
+    dense = [s for a, b in pairwise(sizes) for s in ((b, a), (b,))]
     return [(6, shape[0] * 25), (6,), (16, 150), (16,), *dense]
 
 

@@ -34,8 +34,8 @@ def plan_stacks(configs: Iterable[Config]) -> list[tuple[list[Config], tuple[int
     for config in configs:
         seeds.setdefault(replace(config, seed=0), set()).add(config.seed)
     groups: dict[tuple[object, ...], list[Config]] = {}
-    for config, members in seeds.items():
-        groups.setdefault((*stacked.compatible(config), tuple(sorted(members))), []).append(config)
+    for config, own in seeds.items():
+        groups.setdefault((*stacked.compatible(config), tuple(sorted(own))), []).append(config)
     plan = []
     for key, members in groups.items():
         wanted: tuple[int, ...] = key[-1]  # type: ignore[assignment]
@@ -71,12 +71,12 @@ def train_rows(
     members = len(configs) * len(seeds)
     trained = [config for rule in stack.rules for config in rule.configs]
     rows = []
-    for (s, c), found in metrics.items():
+    for (s, c), measured in metrics.items():
         config = replace(trained[c], seed=int(seeds[s]))
         row = {
             "key": config.key(),
             "settings": config.settings(),
-            "metrics": found,
+            "metrics": measured,
             "parameters": stack.rules[0].mean.shape[-1],
             "train_loss": float(stack.train_loss[s, c]),
             "seconds": round(stack.seconds / members, 3),
@@ -89,7 +89,7 @@ def train_rows(
 
 @torch.no_grad()
 def _predictions(rule: Rule, split: Split) -> Iterable[tuple[str, Tensor]]:
-    """(label, probabilities (seeds, configs, n, classes)): at the mean, then averaged over growing numbers of samples."""
+    """(label, probabilities (seeds, configs, n, classes)) at the mean, then averaged over more and more samples."""
     model = rule.configs[0].model
     yield "mean", _probabilities(model, rule.center(), split)
     if rule.configs[0].method not in BAYESIAN:

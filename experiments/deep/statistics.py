@@ -72,10 +72,8 @@ def mean_interval(values: Sequence[float] | NDArray[Any]) -> Difference:
     if not np.isfinite(mean):
         return Difference(mean, float("nan"), float("nan"), float("nan"), float("nan"), float("nan"), len(d))
     half = float(stats.t.ppf(0.975, len(d) - 1)) * error
-    if error > 0:
-        p = float(2 * stats.t.sf(abs(mean) / error, len(d) - 1))
-    else:
-        p = 1.0 if mean == 0 else 0.0
+    certain = 1.0 if mean == 0 else 0.0
+    p = float(2 * stats.t.sf(abs(mean) / error, len(d) - 1)) if error > 0 else certain
     rng = np.random.default_rng(0)
     means = d[rng.integers(0, len(d), (10_000, len(d)))].mean(1)
     low, high = (float(v) for v in np.quantile(means, (0.025, 0.975)))

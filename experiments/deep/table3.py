@@ -47,16 +47,13 @@ def judge(groups: Groups, at_mean: Groups) -> Claim:
             means[place] = paired(at_mean[name, WITH][metric], at_mean[name, WITHOUT][metric]).favours(metric)
     better = [place for place, v in verdicts.items() if v > 0]
     worse = [place for place, v in verdicts.items() if v < 0]
-    if len(better) == len(verdicts):
-        verdict = "held"
-    else:
-        verdict = "held only if" if better else "refuted"
+    verdict = "held" if len(better) == len(verdicts) else "held only if" if better else "refuted"
     return Claim(
         id="D4",
         verdict=verdict,
         statement=(
             f"Noise in line 3 improves {len(better)} of {len(verdicts)} places beyond the interval "
-            f"({'; '.join(better) or 'none'}) and worsens {len(worse)} ({'; '.join(worse) or 'none'}); in the others the "
+            f"({'; '.join(better) or 'none'}) and worsens {len(worse)} ({'; '.join(worse) or 'none'}); in the rest the "
             "difference cannot be told from zero with these seeds. Not run on ResNet-20-FRN/CIFAR."
         ),
         numbers={"with - without": numbers},

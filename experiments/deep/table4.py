@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 from experiments.deep import deviations, plans, summary
 from experiments.deep.evaluate import METRICS
+from experiments.deep.rows import Row
 from experiments.deep.statistics import paired
 from experiments.deep.summary import Groups
 from experiments.registry import Claim, Context, Outcome, register
@@ -19,10 +23,7 @@ def run(context: Context) -> Outcome:
     counts = [str(k) for k in configs[0].samples]
     groups: Groups = {}
     for label in ["mean", *counts]:
-        found = summary.gather(
-            rows, lambda row, k=label: (summary.task(row), k), lambda row, k=label: row["metrics"][k]
-        )  # type: ignore[misc]
-        groups.update(found)
+        groups.update(_at(rows, label))
     return Outcome(
         settings={
             **summary.provenance(rows),
@@ -38,6 +39,10 @@ def run(context: Context) -> Outcome:
     )
 
 
+def _at(rows: Sequence[Row], label: str) -> Groups:
+    return summary.gather(rows, lambda row: (summary.task(row), label), lambda row: row["metrics"][label])
+
+
 def judge(groups: Groups, counts: list[str]) -> Claim:
     """D5: the most samples beat one sample, no doubling hurts, and averaging beats the mean."""
     name = next(iter(groups))[0]
@@ -49,7 +54,7 @@ def judge(groups: Groups, counts: list[str]) -> Claim:
         mean = paired(most, groups[name, "mean"][metric])
         against_one[metric], against_mean[metric] = one, mean
         boot[metric] = (one.favours(metric, bootstrap=True), mean.favours(metric, bootstrap=True))
-        for fewer, more in zip(counts, counts[1:], strict=False):
+        for fewer, more in pairwise(counts):
             if paired(groups[name, more][metric], groups[name, fewer][metric]).favours(metric) < 0:
                 hurts.append(f"{metric} from {fewer} to {more}")
     helped = [m for m, d in against_one.items() if d.favours(m) > 0]
@@ -63,9 +68,9 @@ def judge(groups: Groups, counts: list[str]) -> Claim:
         id="D5",
         verdict=verdict,
         statement=(
-            f"On {name}, {counts[-1]} samples are better than one in {', '.join(helped) or 'no metric'} and better than "
-            f"the mean in {', '.join(over_mean) or 'no metric'} (worse in {', '.join(under_mean) or 'none'}); a doubling "
-            f"hurts beyond the interval in: {', '.join(hurts) or 'none'}."
+            f"On {name}, {counts[-1]} samples are better than one in {', '.join(helped) or 'no metric'} and better "
+            f"than the mean in {', '.join(over_mean) or 'no metric'} (worse in {', '.join(under_mean) or 'none'}); "
+            f"doubling hurts beyond the interval in: {', '.join(hurts) or 'none'}."
         ),
         numbers={
             f"{counts[-1]} samples - 1": {m: d.numbers() for m, d in against_one.items()},

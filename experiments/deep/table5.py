@@ -50,8 +50,9 @@ def judge(groups: Groups) -> Claim:
         id="D6",
         verdict=verdict,
         statement=(
-            f"Over m = 1 to {parts[-1]} the slope favours larger m beyond the interval in {len(better)} of {len(signs)} "
-            f"places ({'; '.join(better) or 'none'}), smaller m in {len(worse)} ({'; '.join(worse) or 'none'})."
+            f"Over m = 1 to {parts[-1]} the slope favours larger m beyond the interval in {len(better)} of "
+            f"{len(signs)} places ({'; '.join(better) or 'none'}), smaller m in {len(worse)} "
+            f"({'; '.join(worse) or 'none'})."
         ),
         numbers=numbers,
         tolerance="95 % t interval over seeds of the slope of a line in log2 m",
