@@ -59,19 +59,22 @@ class PlaneAtoms:
             better = value > best[todo]
             log_t[todo[better]], best[todo[better]] = reached[better], value[better]
         t = np.exp(log_t)
-        low, high, share = m - s * t, m + s / t, 1.0 / (1.0 + t * t)
+        low, high = m - s * t, m + s / t
+        # 1 - weight would lose a far atom's weight to rounding.
+        w_low, w_high = 1.0 / (1.0 + t * t), t * t / (1.0 + t * t)
         smooth = np.ones(index.size, dtype=bool)
         if self.plane.fixed_atoms:
             for k in range(3):
-                value, other, weight = with_fixed_atom(self.plane.value, m, s, corner[:, k])
+                value, other, w_fixed, w_other = with_fixed_atom(self.plane.value, m, s, corner[:, k])
                 with np.errstate(invalid="ignore"):
                     better = value > best + np.where(np.isfinite(best), 1e-13 * (1.0 + np.abs(best)), 0.0)
                 best, low = np.where(better, value, best), np.where(better, corner[:, k], low)
-                high, share = np.where(better, other, high), np.where(better, weight, share)
+                high, w_low = np.where(better, other, high), np.where(better, w_fixed, w_low)
+                w_high = np.where(better, w_other, w_high)
                 smooth &= ~better
         self.worst[index] = best
         self.atoms[index] = np.column_stack([low, high, np.full(m.size, np.nan)])
-        self.weights[index] = np.column_stack([share, 1.0 - share, np.zeros(m.size)])
+        self.weights[index] = np.column_stack([w_low, w_high, np.zeros(m.size)])
         self.has_plane[index] = smooth & np.isfinite(best)
 
     def touch(self) -> None:
@@ -164,11 +167,10 @@ class PlaneAtoms:
         log_t, value = climb(self.plane.derivatives, m, s, start_at(m, s, fixed), gain=self.gain)
         better = value > self.worst[index]
         at, t = index[better], np.exp(log_t[better])
-        share = 1.0 / (1.0 + t * t)
         nothing = np.zeros(at.size)
         self.worst[at] = value[better]
         self.atoms[at] = np.column_stack([m[better] - s[better] * t, m[better] + s[better] / t, nothing + np.nan])
-        self.weights[at] = np.column_stack([share, 1.0 - share, nothing])
+        self.weights[at] = np.column_stack([1.0 / (1.0 + t * t), t * t / (1.0 + t * t), nothing])
         self.has_plane[at] = True
 
     def _apply(self, points: Array, quadratic: Array, index: NDArray[np.intp]) -> None:

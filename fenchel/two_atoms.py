@@ -62,8 +62,9 @@ def _along(derivatives: Derivatives, m: Array, s: Array, log_t: Array) -> tuple[
     value, slope, curvature = derivatives(np.concatenate([low, high]))
     n = m.size
     rise, length = value[n:] - value[:n], reach_low + reach_high
-    share = 1.0 / (1.0 + t * t)
-    mean = share * value[:n] + (1.0 - share) * value[n:]
+    # 1 - weight would lose a far atom's weight to rounding.
+    weight, other = 1.0 / (1.0 + t * t), t * t / (1.0 + t * t)
+    mean = weight * value[:n] + other * value[n:]
     with np.errstate(invalid="ignore"):
         excess = rise / length - 0.5 * (slope[:n] + slope[n:])
         # d low = -s t, d high = -s / t.
@@ -74,15 +75,18 @@ def _along(derivatives: Derivatives, m: Array, s: Array, log_t: Array) -> tuple[
     return np.where(np.isnan(mean), -np.inf, mean), excess, bend
 
 
-def with_fixed_atom(value: Callable[[Array], Array], m: Array, s: Array, fixed: Array) -> tuple[Array, Array, Array]:
-    """(E[l], other atom, weight of ``fixed``) of the two-atom distributions that have a given atom; -inf for none."""
+def with_fixed_atom(
+    value: Callable[[Array], Array], m: Array, s: Array, fixed: Array
+) -> tuple[Array, Array, Array, Array]:
+    """(E[l], other atom, weights of both) of the two-atom distributions with a given atom; -inf where there is none."""
     gap = m - fixed
     possible = np.abs(gap) > 1e-12 * (s + np.abs(m))
     safe = np.where(possible, gap, 1.0)
     other = np.where(possible, m + s * s / safe, m)
-    share = s * s / (s * s + safe * safe)
-    mean = share * value(fixed) + (1.0 - share) * value(other)
-    return np.where(possible, mean, -np.inf), other, share
+    total = s * s + safe * safe
+    share = s * s / total
+    mean = share * value(fixed) + safe * safe / total * value(other)
+    return np.where(possible, mean, -np.inf), other, share, safe * safe / total
 
 
 def start_at(m: Array, s: Array, fixed: Array) -> Array:

@@ -56,7 +56,9 @@ def _shrinking(axis: Any, stored: Stored) -> None:
         miss = np.maximum(row["over_theta"] - path[:, 1], 1e-13)
         color = (EXACT, METHODS["SAM-Adam"], METHODS["VOGN"], METHODS["IVON"], RELAXED)[shown % 5]
         style = ("o-", "s--", "^:", "v-.", "d--")[shown % 5]
-        axis.loglog(path[:, 0], miss, style, ms=3.5, mfc="none", lw=0.9, color=color, label=name.split(" (")[0])
+        axis.loglog(
+            path[:, 0], miss, style, ms=3.5, mfc="none", lw=0.9, color=color, label=name.split(" (")[0].split(",")[0]
+        )
         shown += 1
     axis.set(xlabel="standard deviation", ylabel=r"$\mathrm{sup}_\theta-\mathrm{sup}_\mu$")
     axis.set_title("(b) the covariance goes to zero")
