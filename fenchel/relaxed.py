@@ -8,7 +8,6 @@ the linearized log Z', with the Lagrangian's curvature; f* itself is certified b
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,8 +21,8 @@ from fenchel.gaussian import Gaussian
 from fenchel.learning_rules import family_member, parameter_distance
 from fenchel.losses import Loss
 from fenchel.objectives import normalizer, raise_block, relaxed_posterior
+from fenchel.relaxed_search import Search, certified_search, local_search, sharpened
 from fenchel.results import Natural
-from fenchel.search import local_maximizers, maximize
 from fenchel.simplex_qp import simplex_qp
 from fenchel.statistics import Statistics
 from fenchel.sums import sum_of_biconjugates
@@ -112,7 +111,7 @@ def minimize_relaxed(
         first = biconjugate(loss, q, tol=1e-6, max_seconds=max_seconds) if certify else sum_of_biconjugates(loss, q)
         if first.natural is None:
             continue
-        search = _certified_search(search_tol, max_seconds) if certify else _local_search(prior.dim, rng)
+        search = certified_search(search_tol, max_seconds) if certify else local_search(prior.dim, rng)
         run = _Bundle(loss, prior_member, structure, search, search_tol)
         if run.start(first.natural, first.atoms):
             run.minimize(max_iterations, tol)
@@ -170,39 +169,10 @@ class _Point:
     certified: bool
 
 
-# (loss, lam1, lam2, starts, q) -> maximizers (K, P), lower and upper bound of f*, certified; None outside the domain.
-_Search = Callable[[Loss, Array, Array, Array, Gaussian], tuple[Array, float, float, bool] | None]
-
-
-def _certified_search(tol: float, max_seconds: float | None) -> _Search:
-    def search(loss: Loss, lam1: Array, lam2: Array, starts: Array, q: Gaussian) -> Any:
-        given = starts if len(starts) else None
-        found = maximize(loss, lam1, lam2, tol=tol, starts=given, max_seconds=max_seconds)
-        if not np.isfinite(found.lower):
-            return None
-        return found.maximizers, found.lower, found.upper, found.certified
-
-    return search
-
-
-def _local_search(dim: int, rng: np.random.Generator | None) -> _Search:
-    # The same directions every time: the value must not jump from one evaluation to the next.
-    rng = rng or np.random.default_rng(0)
-    directions = rng.standard_normal((20 * dim, dim))
-    radii = np.exp(rng.uniform(np.log(1.0), np.log(100.0), (20 * dim, 1)))
-
-    def search(loss: Loss, lam1: Array, lam2: Array, starts: Array, q: Gaussian) -> Any:
-        far = q.mean + radii / np.sqrt(dim) * directions @ np.linalg.cholesky(q.cov).T
-        points, values = local_maximizers(loss, lam1, lam2, np.vstack([starts, -starts, q.mean, far]))
-        return (points, float(values[0]), np.inf, False) if len(values) and np.isfinite(values[0]) else None
-
-    return search
-
-
 class _Bundle:
     """One run: the current point, the multipliers of its branches, and counters."""
 
-    def __init__(self, loss: Loss, prior: Gaussian, structure: str, search: _Search, search_tol: float) -> None:
+    def __init__(self, loss: Loss, prior: Gaussian, structure: str, search: Search, search_tol: float) -> None:
         self.loss, self.prior = loss, prior
         self.statistics = Statistics(loss.dim, structure)
         self.search, self.search_tol = search, search_tol
@@ -234,7 +204,7 @@ class _Bundle:
             return None
         points, lower, upper, certified = found
         constant = normalizer(natural, self.prior)
-        atoms = _sharpened(self.loss, lam1, lam2, points)[: 4 * self.statistics.size]
+        atoms = sharpened(self.loss, lam1, lam2, points)[: 4 * self.statistics.size]
         return _Point(c, lower - constant, upper - constant, q, atoms, certified)
 
     def minimize(self, max_iterations: int, tol: float) -> None:
@@ -378,24 +348,6 @@ class _Model:
             theta = theta + np.linalg.solve(hessian, slope[:, :, None])[:, :, 0]
         values = np.asarray(self.loss(theta)) + theta @ lam1 + np.einsum("ni,ij,nj->n", theta, lam2, theta)
         return values if np.isfinite(values).all() else None
-
-
-def _sharpened(loss: Loss, lam1: Array, lam2: Array, atoms: Array) -> Array:
-    """Maximizers after two Newton steps where these are tiny and concave, without repetitions."""
-    theta = atoms
-    for _ in range(2):
-        slope = np.asarray(loss.gradient(theta)) + lam1 + 2.0 * theta @ lam2
-        hessian = -(np.asarray(loss.hessian(theta)) + 2.0 * lam2)
-        concave = np.linalg.eigvalsh(hessian)[:, 0] > 0.0
-        hessian[~concave] = np.eye(loss.dim)
-        step = np.linalg.solve(hessian, slope[:, :, None])[:, :, 0]
-        small = concave & (np.abs(step).max(axis=1) < 1e-3 * (1.0 + np.abs(theta).max(axis=1)))
-        theta = np.where(small[:, None], theta + step, theta)
-    kept: list[int] = []
-    for k in range(len(theta)):
-        if all(np.abs(theta[k] - theta[j]).max() > 1e-6 * (1.0 + np.abs(theta[k]).max()) for j in kept):
-            kept.append(k)
-    return np.asarray(theta[kept])
 
 
 def _named(starts: Any, structure: str) -> list[tuple[str, Gaussian]]:
