@@ -193,6 +193,24 @@ def test_an_infinity_in_either_pass_skips_the_step(kind: str, bad_call: int, val
     assert not torch.equal(flat(net), before)
 
 
+@pytest.mark.parametrize("kind", ["bsam", "sam"])
+def test_an_infinity_of_the_first_pass_alone_is_noticed(kind: str) -> None:
+    """Even where the second pass has finite gradients all the same."""
+    p = nn.Parameter(torch.ones(2))
+    opt = make(kind, nn.ParameterList([p]))
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    scaler.scale(torch.ones(()))
+    gradients = iter([torch.tensor([float("inf"), 1.0]), torch.tensor([4.0, 4.0])])
+
+    def closure() -> None:
+        p.grad = next(gradients)
+
+    opt.step(closure, grad_scaler=scaler)
+    scaler.update()
+    assert torch.equal(p.detach(), torch.ones(2))
+    assert scaler.get_scale() == 2.0
+
+
 def test_moves_with_a_scaler() -> None:
     """The four moves, made by hand under a scaler, are `step`."""
     ends = []
