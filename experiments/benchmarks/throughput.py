@@ -72,7 +72,7 @@ def _bare(config: Config, split: data.Split, passes: int) -> Callable[[], float]
                     return loss
 
                 closures.append(closure)
-            optimizer.step(closures)  # type: ignore[call-overload]
+            optimizer.step(closures)
 
     return lambda: _timed(loop)
 

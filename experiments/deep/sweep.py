@@ -108,7 +108,7 @@ def _run_dask(configs: Sequence[Config], rows: RowStore, data: Path | None, sche
     except ImportError as error:
         raise MissingDependencyError("--scheduler needs Dask; install fenchel[cluster]") from error
     bar = Progress(len(configs), "runs", progress)
-    with Client(scheduler, set_as_default=False) as client:
+    with Client(scheduler) as client:
         futures = client.map(_remote, list(configs), data=data, pure=False, key=[c.key() for c in configs])
         # A worker may have no disk in common with us: rows travel back and are written here, as they come.
         for future in as_completed(futures):
