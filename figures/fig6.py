@@ -15,11 +15,11 @@ from figures.toy_panels import PROBABILITY, probability_map, scatter_classes
 
 __all__ = ["animate", "draw"]
 
-METHOD_TITLES = {"sam": "SAM", "laplace": "SAM + Laplace", "tuned": "SAM + Laplace, tuned prior", "bsam": "bSAM"}
+METHOD_TITLES = {"sam": "SAM", "laplace": "SAM + Laplace", "tuned": r"SAM + Laplace, tuned $\delta_0$", "bsam": "bSAM"}
 CASE_TITLES = {
     "demo": "demo settings",
-    "matched_floor": r"prior of NUTS, no damping",
-    "matched_unit": r"prior of NUTS, no damping",
+    "matched_floor": "one prior, no damping",
+    "matched_unit": "one prior, no damping",
 }
 
 
@@ -41,10 +41,12 @@ def draw(stored: Stored) -> Figure:
                 own = found[f"against_{target}"][key.removeprefix(f"{case}_")]["box"]
                 ratio, error = own["log_doubt_ratio"]["mean"], own["mean_error"]["mean"]
                 axes.set_xlabel(f"$R$ = {ratio:+.2f}, error {error:.3f}", fontsize=6)
-        precision = stored.numbers["references"][target]
-        grid[row, 0].set_ylabel(CASE_TITLES[case], fontsize=7)
-        state = "" if precision["converged"] else ", not converged"
-        grid[row, 0].set_xlabel(rf"$\hat R$ {precision['r_hat_99_percent']:.2f}{state}", fontsize=6)
+        diagnosis = stored.numbers["references"][target]
+        grid[row, 0].set_title(rf"NUTS, $\delta_0 = {diagnosis['prior_precision']:g}$", fontsize=7)
+        prior = stored.settings["cases"][case]["laplace_prior"]
+        grid[row, 0].set_ylabel(CASE_TITLES[case] + "\n" + rf"$\delta_0 = {prior:g}$", fontsize=7)
+        state = "" if diagnosis["converged"] else ", not converged"
+        grid[row, 0].set_xlabel(rf"$\hat R$ {diagnosis['r_hat_99_percent']:.2f}{state}", fontsize=6)
     figure.colorbar(image, ax=list(grid.ravel()), label="P(class 1)", aspect=30, pad=0.01)
     return figure
 

@@ -102,11 +102,12 @@ def test_exact_predictive_against_the_posteriors_own_samples() -> None:
 def test_sam_and_its_laplace_approximation() -> None:
     data = data_set(0)
     point = train_sam(data, 1.0, 0.05, 200)
-    assert sam_residual(data, 1.0, 0.05, point) < 1e-4
     # Without a perturbation SAM is maximum a posteriori; with one it is not.
     prior = Gaussian(np.zeros(2), np.ones(2))
     assert np.allclose(train_sam(data, 1.0, 0.0, 200), map_estimate(data.loss, prior), atol=5e-3)
-    assert np.abs(point - map_estimate(data.loss, prior)).max() > 2e-2
+    best = map_estimate(data.loss, prior)
+    assert np.abs(point - best).max() > 2e-2
+    assert sam_residual(data, 1.0, 0.05, point) < 0.1 * sam_residual(data, 1.0, 0.05, best)
     independent = laplace(data.loss, prior, at=point, structure="diagonal")
     assert np.allclose(sam_laplace(data, 1.0, point), np.diag(independent.cov), rtol=1e-9)
 
