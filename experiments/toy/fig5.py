@@ -11,7 +11,7 @@ from experiments.registry import Context, Outcome, register
 from experiments.toy.logistic import data_set, exact
 from experiments.toy.logistic_runs import DEFAULT_PRIOR, comparison, extent, plan
 from fenchel import Gaussian
-from fenchel.laplace import laplace, map_estimate
+from fenchel.bayes.laplace import laplace, map_estimate
 
 
 @register("fig5", "Posteriors of the logistic regression: exact, SAM + Laplace, bSAM", extras=("deep",))

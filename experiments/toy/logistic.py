@@ -20,7 +20,7 @@ from torch.nn.functional import softplus
 from torch.utils.data import DataLoader, TensorDataset
 
 from fenchel import Gaussian
-from fenchel.exact import ExactPosterior, exact_posterior
+from fenchel.bayes.exact import ExactPosterior, exact_posterior
 from fenchel.losses import LogisticRegression
 from fenchel.optim import BSAM, SAM
 from fenchel.predict import fit_laplace
