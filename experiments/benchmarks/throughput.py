@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from statistics import median
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +15,7 @@ from experiments.deep.order import data_order
 
 __all__ = ["main"]
 
-BATCH, STEPS, ROUNDS = 100, 12, 7
+BATCH, STEPS, ROUNDS = 100, 6, 9
 
 
 def main() -> None:
@@ -30,11 +29,13 @@ def main() -> None:
         config = Config("digits", "lenet5", method, epochs=1, batch_size=BATCH, lr=0.01, rho=0.01, parts=parts)
         passes = 2 if method == "bsam" else 1
         bare = _bare(config, split, passes)
-        ratios = []
+        times: tuple[list[float], list[float]] = ([], [])
         for _ in range(ROUNDS):
-            before, ours, after = bare(), _timed(lambda c=config: runner.train(c, split, max_steps=STEPS)), bare()  # type: ignore[misc]
-            ratios.append((before + after) / 2 / ours)
-        print(f"lenet5 {method:5s} m={parts}: throughput {median(ratios):.3f} of the bare loop (bar 0.95)")
+            times[0].append(bare())
+            times[1].append(_timed(lambda c=config: runner.train(c, split, max_steps=STEPS)))  # type: ignore[misc]
+        # The fastest of interleaved rounds: what disturbs a round only ever slows it down.
+        ratio = min(times[0]) / min(times[1])
+        print(f"lenet5 {method:5s} m={parts}: throughput {ratio:.3f} of the bare loop (bar 0.95)", flush=True)
 
 
 def _timed(work: Callable[[], object]) -> float:

@@ -127,7 +127,8 @@ def outcome(context: Context, name: str, configs: Callable[[], Sequence[Config]]
             "deviations": [
                 "learning rates, prior precisions and rho are the authors' where their README gives them, else "
                 "starting values, to be searched on the validation split first; 180 epochs, decayed at 100 and 120 "
-                "(Table 1) or cosine after 5 epochs of warm-up (Table 2), are our choice where the paper's numbers are not known",
+                "(Table 1) or cosine after 5 epochs of warm-up (Table 2), are our choice where the paper's numbers are "
+                "not known",
                 f"{state}; to run the rest: {command}",
             ],
         },
