@@ -64,6 +64,15 @@ def state(opt: Any, name: str) -> Tensor:
     return torch.cat([opt.state[p][name].reshape(-1) for g in opt.param_groups for p in g["params"]]).clone()
 
 
+def train(steps: int = 5, parts: int = 2, net_seed: int = 0, **kwargs: Any) -> tuple[nn.Module, BSAM]:
+    net = network(net_seed)
+    x, y = data()
+    opt = BSAM(net.parameters(), **{"lr": 0.2, "seed": 3, **SETTINGS, **kwargs})
+    for _ in range(steps):
+        opt.step(closures_for(net, opt, x, y, parts))
+    return net, opt
+
+
 class Trajectory:
     """One reference file: the problem, its sub-batches and its hyperparameters."""
 
