@@ -4,22 +4,22 @@ The optimizers live in `fenchel.optim` and need torch; nothing here imports it.
 """
 
 from fenchel import losses, problems
+from fenchel.bayes.exact import ExactPosterior, exact_posterior
+from fenchel.bayes.laplace import laplace, map_estimate
+from fenchel.bayes.learning_rules import LearningResult, bayesian_learning_rule
+from fenchel.bayes.objectives import bayes_objective, proximal_objective, relaxed_bayes_objective
+from fenchel.bayes.relaxed import RelaxedResult, minimize_relaxed
 from fenchel.biconjugate import biconjugate
+from fenchel.closed.sums import sum_of_biconjugates
 from fenchel.conjugate import conjugate
 from fenchel.errors import CertificateError, DomainError, FenchelError, MissingDependencyError, SolverError
-from fenchel.exact import ExactPosterior, exact_posterior
-from fenchel.expected_loss import ExpectedLoss, expected_loss, expected_loss_gradient, expected_loss_result
+from fenchel.expectation.expected_loss import ExpectedLoss, expected_loss, expected_loss_gradient, expected_loss_result
 from fenchel.gaussian import Gaussian
-from fenchel.hull import Surface, biconjugate_surface, biconjugate_surface_result
-from fenchel.laplace import laplace, map_estimate
-from fenchel.learning_rules import LearningResult, bayesian_learning_rule
-from fenchel.objectives import bayes_objective, proximal_objective, relaxed_bayes_objective
-from fenchel.relaxed import RelaxedResult, minimize_relaxed
+from fenchel.hull.surface import Surface, biconjugate_surface, biconjugate_surface_result
 from fenchel.results import BiconjugateResult, ConjugateResult, Natural, ObjectiveResult, Verdict
-from fenchel.sam import minimize_sam, sam_objective
-from fenchel.sums import sum_of_biconjugates
-from fenchel.theorem1 import verify_theorem1
-from fenchel.theorem2 import verify_theorem2
+from fenchel.sharpness.sam import minimize_sam, sam_objective
+from fenchel.theorems.theorem1 import verify_theorem1
+from fenchel.theorems.theorem2 import verify_theorem2
 
 __all__ = [
     "BiconjugateResult",

@@ -8,21 +8,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fenchel.certificate import LowerBound
-from fenchel.closed_forms import closed_form_biconjugate
-from fenchel.cutting_plane import Master, cutting_plane
+from fenchel.closed.closed_forms import closed_form_biconjugate
+from fenchel.closed.sums import sum_of_biconjugates
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
-from fenchel.moment_frame import STRUCTURES, MomentFrame
-from fenchel.moment_problem import MasterSolution
-from fenchel.polish import ActiveSet
-from fenchel.programs import SolverOptions, reference_master
-from fenchel.quadratics import quadratic_moment_problem
+from fenchel.moments.certificate import LowerBound
+from fenchel.moments.cutting_plane import Master, cutting_plane
+from fenchel.moments.moment_frame import STRUCTURES, MomentFrame
+from fenchel.moments.moment_problem import MasterSolution
+from fenchel.moments.polish import ActiveSet
+from fenchel.moments.programs import SolverOptions, reference_master
+from fenchel.moments.quadratics import quadratic_moment_problem
+from fenchel.moments.rounds import Budget, Outcome, Start, merge
+from fenchel.moments.sampled import sampled_biconjugate
+from fenchel.moments.white_loss import WhiteLoss
 from fenchel.results import BiconjugateResult, Natural
-from fenchel.rounds import Budget, Outcome, Start, merge
-from fenchel.sampled import sampled_biconjugate
-from fenchel.sums import sum_of_biconjugates
-from fenchel.white_loss import WhiteLoss
 
 __all__ = ["METHODS", "biconjugate"]
 
@@ -77,7 +77,7 @@ def biconjugate(
     """
     family = _checked(loss, q, method, tol, structure, master, num_pieces, max_rounds, max_seconds)
     if method == "hull":
-        from fenchel.hull import hull_biconjugate
+        from fenchel.hull.surface import hull_biconjugate
 
         return hull_biconjugate(loss, q, tol=tol, structure=family)
     frame = MomentFrame.of(q.mean, q.cov, family)

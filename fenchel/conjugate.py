@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fenchel.losses import Loss
 from fenchel.results import ConjugateResult
-from fenchel.search import maximize
+from fenchel.search.maximize import maximize
 
 __all__ = ["conjugate", "second_block"]
 

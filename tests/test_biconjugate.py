@@ -11,11 +11,11 @@ from scipy.optimize import linprog
 
 import fenchel
 from fenchel import losses as L
-from fenchel.certificate import certify_lower
-from fenchel.cutting_plane import cutting_plane
-from fenchel.moment_frame import MomentFrame
-from fenchel.rounds import Budget, Start
-from fenchel.white_loss import WhiteLoss
+from fenchel.moments.certificate import certify_lower
+from fenchel.moments.cutting_plane import cutting_plane
+from fenchel.moments.moment_frame import MomentFrame
+from fenchel.moments.rounds import Budget, Start
+from fenchel.moments.white_loss import WhiteLoss
 
 Array = np.ndarray
 

@@ -11,8 +11,8 @@ from scipy.optimize import linprog
 
 from fenchel import Gaussian, conjugate
 from fenchel import losses as L
-from fenchel.closed_forms import closed_form_biconjugate
-from fenchel.quadratic_forms import quadratic_biconjugate, worst_covariance
+from fenchel.closed.closed_forms import closed_form_biconjugate
+from fenchel.closed.quadratic_forms import quadratic_biconjugate, worst_covariance
 
 STRUCTURES = ("full", "diagonal", "isotropic")
 Array = np.ndarray

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import integrate
 
 from fenchel import Gaussian, exact_posterior, laplace, losses, map_estimate, problems
-from fenchel.cubature import adaptive_nodes, uniform_nodes
+from fenchel.bayes.cubature import adaptive_nodes, uniform_nodes
 
 MURPHY = problems.murphy_logistic_regression()
 

@@ -12,9 +12,9 @@ from scipy import integrate, stats
 
 from fenchel import Gaussian, expected_loss, expected_loss_gradient, expected_loss_result
 from fenchel import losses as L
-from fenchel.link_moments import link_moments
+from fenchel.expectation.link_moments import link_moments
+from fenchel.expectation.quadrature import PanelRule, scrambled_sobol, trapezoid
 from fenchel.losses.links import Link, SoftplusLink
-from fenchel.quadrature import PanelRule, scrambled_sobol, trapezoid
 
 SCALAR = {
     "softplus": (L.Softplus(), ()),

@@ -18,7 +18,7 @@ from fenchel import (
     problems,
     relaxed_bayes_objective,
 )
-from fenchel.surrogates import Sampled
+from fenchel.bayes.surrogates import Sampled
 
 MURPHY = problems.murphy_logistic_regression()
 PRIOR = Gaussian(np.zeros(2), 10.0)

@@ -7,12 +7,12 @@ import pytest
 from scipy.optimize import linprog
 
 from fenchel import losses as L
-from fenchel.atoms import design, moment_error, repair_by_mixing, repair_by_moving, sigma_points
-from fenchel.jumps import JumpPlanes
-from fenchel.moment_frame import STRUCTURES, MomentFrame
-from fenchel.moment_problem import MomentProblem
-from fenchel.polish import ActiveSet, free_directions, least_step, polish
-from fenchel.white_loss import WhiteLoss
+from fenchel.moments.atoms import design, moment_error, repair_by_mixing, repair_by_moving, sigma_points
+from fenchel.moments.jumps import JumpPlanes
+from fenchel.moments.moment_frame import STRUCTURES, MomentFrame
+from fenchel.moments.moment_problem import MomentProblem
+from fenchel.moments.polish import ActiveSet, free_directions, least_step, polish
+from fenchel.moments.white_loss import WhiteLoss
 
 Array = np.ndarray
 

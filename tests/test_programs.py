@@ -8,9 +8,9 @@ import pytest
 import fenchel
 from fenchel import losses as L
 from fenchel.errors import SolverError
-from fenchel.moment_frame import STRUCTURES, MomentFrame
-from fenchel.moment_problem import MomentProblem
-from fenchel.programs import ReferenceMaster, SolverOptions, reference_master, sampled_program
+from fenchel.moments.moment_frame import STRUCTURES, MomentFrame
+from fenchel.moments.moment_problem import MomentProblem
+from fenchel.moments.programs import ReferenceMaster, SolverOptions, reference_master, sampled_program
 
 # SCS is a first-order method: its tolerance is looser, and stated.
 SOLVERS = {

@@ -17,9 +17,9 @@ from fenchel import (
     proximal_objective,
     relaxed_bayes_objective,
 )
+from fenchel.bayes.simplex_qp import simplex_qp
+from fenchel.bayes.statistics import Statistics, tangent_natural
 from fenchel.results import Natural
-from fenchel.simplex_qp import simplex_qp
-from fenchel.statistics import Statistics, tangent_natural
 
 MURPHY = problems.murphy_logistic_regression()
 

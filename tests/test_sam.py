@@ -8,8 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fenchel import minimize_sam, sam_objective
-from fenchel.ball import _Branching, _model, ball_maximum
-from fenchel.line import LineProfile, isolate_roots
 from fenchel.losses import (
     Absolute,
     Huber,
@@ -24,8 +22,10 @@ from fenchel.losses import (
     from_function,
 )
 from fenchel.losses.links import BumpLink
-from fenchel.minimax import branch_derivatives
-from fenchel.relaxed_mean import closing_on_line, minimize_proximal, prior_precision, proximal_sup
+from fenchel.sharpness.ball import _Branching, _model, ball_maximum
+from fenchel.sharpness.line import LineProfile, isolate_roots
+from fenchel.sharpness.minimax import branch_derivatives
+from fenchel.sharpness.relaxed_mean import closing_on_line, minimize_proximal, prior_precision, proximal_sup
 
 
 def wells(seed: int, dim: int) -> LinearPredictorLoss:

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from fenchel import Gaussian, sum_of_biconjugates
 from fenchel import losses as L
-from fenchel.box_quadratic import box_maximum
-from fenchel.confine import Setting, prepare
-from fenchel.enclose import box_around, global_majorants
 from fenchel.losses.links import AbsLink, BumpLink, HuberLink, IndicatorLink, ReLULink, SoftplusLink
-from fenchel.search import local_maximizers, maximize
+from fenchel.search.box_quadratic import box_maximum
+from fenchel.search.confine import Setting, prepare
+from fenchel.search.enclose import box_around, global_majorants
+from fenchel.search.maximize import local_maximizers, maximize
 
 LINKS = [ReLULink(), AbsLink(), SoftplusLink(), HuberLink(0.8), BumpLink(), IndicatorLink()]
 Array = np.ndarray

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fenchel import Gaussian, conjugate, sum_of_biconjugates
 from fenchel import losses as L
-from fenchel.closed_forms import closed_form_biconjugate
+from fenchel.closed.closed_forms import closed_form_biconjugate
 
 STRUCTURES = ("full", "diagonal", "isotropic")
 
@@ -82,7 +82,7 @@ def test_chunks_do_not_change_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     q = gaussian(rng, 5)
     for structure in STRUCTURES:
         whole = sum_of_biconjugates(loss, q, structure)
-        monkeypatch.setattr("fenchel.sums._CHUNK_ENTRIES", 35)
+        monkeypatch.setattr("fenchel.closed.sums._CHUNK_ENTRIES", 35)
         pieces = sum_of_biconjugates(loss, q, structure)
         monkeypatch.undo()
         assert pieces.value == pytest.approx(whole.value, rel=1e-12)

@@ -10,8 +10,8 @@ from experiments.theory.theorem1_cases import cauchy, hump, quartic, spike, well
 from experiments.theory.wells_surface import expected_surface, relaxed_barrier_by_gradient, vanishing_sigma
 from fenchel import Gaussian, conjugate, expected_loss, verify_theorem1
 from fenchel import losses as L
-from fenchel.families import Bernoulli, FixedCovarianceGaussian, Gamma
-from fenchel.gaussian_supremum import supremum_over_gaussians
+from fenchel.theorems.families import Bernoulli, FixedCovarianceGaussian, Gamma
+from fenchel.theorems.gaussian_supremum import supremum_over_gaussians
 
 
 @pytest.mark.parametrize("loss", [L.ThreeWells(), wells(2), L.Absolute(0.4)], ids=["wells 1", "wells 2", "absolute"])

@@ -29,7 +29,7 @@ from experiments.toy.moons_reference import plans
 from experiments.toy.moons_training import Settings, average, laplace_fit, laplace_integral, network, train_bsam
 from experiments.toy.nuts import combine, network_logits, run_chain
 from fenchel import Gaussian
-from fenchel.laplace import laplace, map_estimate
+from fenchel.bayes.laplace import laplace, map_estimate
 
 
 def test_measure_by_hand() -> None:

@@ -11,9 +11,9 @@ from collections.abc import Callable
 import numpy as np
 
 from fenchel import Gaussian, bayesian_learning_rule, problems, relaxed_bayes_objective
+from fenchel.bayes.surrogates import Evaluation, make_surrogate
 from fenchel.losses import LinearPredictorLoss, Terms
 from fenchel.losses.links import SoftplusLink
-from fenchel.surrogates import Evaluation, make_surrogate
 
 __all__ = ["main"]
 

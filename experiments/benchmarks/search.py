@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 import fenchel
 from fenchel import losses
-from fenchel.search import SearchResult, local_maximizers, maximize
+from fenchel.search.maximize import SearchResult, local_maximizers, maximize
 
 __all__ = ["main"]
 

@@ -37,8 +37,8 @@ from fenchel import (
     relaxed_bayes_objective,
 )
 from fenchel.losses import LogisticRegression
-from fenchel.moment_frame import MomentFrame
-from fenchel.programs import sampled_program
+from fenchel.moments.moment_frame import MomentFrame
+from fenchel.moments.programs import sampled_program
 
 Array = NDArray[np.float64]
 

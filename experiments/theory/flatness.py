@@ -12,13 +12,13 @@ from scipy.stats import binomtest
 
 from experiments.registry import Claim, Context, Outcome, piece, register
 from experiments.theory.theorem2_cases import random_wells
-from fenchel.expected_loss import expected_loss
+from fenchel.expectation.expected_loss import expected_loss
 from fenchel.gaussian import Gaussian
-from fenchel.line import LineProfile
 from fenchel.losses import LinearPredictorLoss, Terms, ThreeWells
 from fenchel.losses.links import BumpLink
-from fenchel.relaxed_mean import closing_on_line, minimize_proximal
-from fenchel.sam import minimize_sam
+from fenchel.sharpness.line import LineProfile
+from fenchel.sharpness.relaxed_mean import closing_on_line, minimize_proximal
+from fenchel.sharpness.sam import minimize_sam
 
 Array = NDArray[np.float64]
 METHODS = ("SAM", "relaxed Bayes", "Bayes")

@@ -28,8 +28,8 @@ from fenchel import (
     laplace,
     problems,
 )
+from fenchel.moments.programs import SolverOptions
 from fenchel.problems import ClassificationProblem
-from fenchel.programs import SolverOptions
 
 Array = NDArray[np.float64]
 METHODS = ("laplace", "exact_f", "relaxed", "per_datum", "sampled")

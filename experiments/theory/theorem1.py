@@ -14,7 +14,7 @@ from experiments.theory import convexity, max_loss_form, theorem1_sides
 from experiments.theory.theorem1_cases import losses_by_dimension, random_gaussians, wells
 from fenchel import Gaussian, conjugate, verify_theorem1
 from fenchel import losses as L
-from fenchel.theorem1 import random_naturals
+from fenchel.theorems.theorem1 import random_naturals
 
 _CLAIMS = ("A1", "A2", "A3", "A4", "A5", "A6", "A7")
 

@@ -12,9 +12,9 @@ from experiments.registry import Claim
 from experiments.theory.theorem1_cases import hump, quartic, spike
 from fenchel import conjugate
 from fenchel import losses as L
-from fenchel.families import Bernoulli, FixedCovarianceGaussian, Gamma
-from fenchel.gaussian_supremum import supremum_over_gaussians
 from fenchel.losses.links import BumpLink
+from fenchel.theorems.families import Bernoulli, FixedCovarianceGaussian, Gamma
+from fenchel.theorems.gaussian_supremum import supremum_over_gaussians
 
 __all__ = [
     "boundary_points",

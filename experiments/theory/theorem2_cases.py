@@ -19,8 +19,8 @@ from fenchel.losses import (
     ThreeWells,
 )
 from fenchel.losses.links import BumpLink
-from fenchel.relaxed_mean import closing_on_line, prior_precision
-from fenchel.theorem2 import verify_theorem2
+from fenchel.sharpness.relaxed_mean import closing_on_line, prior_precision
+from fenchel.theorems.theorem2 import verify_theorem2
 
 __all__ = [
     "CATEGORIES",

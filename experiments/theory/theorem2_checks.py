@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from experiments.theory.theorem2_cases import cell, families, random_wells
 from fenchel.losses import LinearPredictorLoss, Loss, Quadratic
-from fenchel.relaxed_mean import minimize_proximal, proximal_sup
-from fenchel.sam import minimize_sam, sam_objective
-from fenchel.theorem2 import verify_theorem2
+from fenchel.sharpness.relaxed_mean import minimize_proximal, proximal_sup
+from fenchel.sharpness.sam import minimize_sam, sam_objective
+from fenchel.theorems.theorem2 import verify_theorem2
 
 __all__ = ["first_looks", "landscape", "radius_map", "reverse", "zoom_sam"]
 

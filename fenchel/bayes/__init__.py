@@ -1,0 +1,1 @@
+"""Bayes, relaxed Bayes and exact Bayes: objectives, learning rules, posteriors."""

@@ -1,0 +1,308 @@
+"""The exact posterior p(theta) exp(-l(theta)) / Z: quadrature for P <= 2, NUTS beyond (see `fenchel.bayes.mcmc`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize
+
+from fenchel.bayes.cubature import Nodes, adaptive_nodes, uniform_nodes
+from fenchel.errors import DomainError
+from fenchel.gaussian import Gaussian
+from fenchel.losses import Loss
+
+__all__ = ["ExactPosterior", "exact_posterior", "joint_log_density", "posterior_modes"]
+
+Array = NDArray[np.float64]
+
+# Prior mass beyond 12 standard deviations is below 1e-31.
+_PRIOR_REACH = 12.0
+
+
+@dataclass(frozen=True)
+class ExactPosterior:
+    """Mean (P,), covariance (P, P) and log evidence log Z of the posterior, with its density.
+
+    ``error`` is the estimated absolute error of ``log_evidence``: for quadrature the larger of the adaptive rule's own
+    estimate and its distance from a second, uniform rule; for MCMC the standard error of bridge sampling.
+    ``nodes`` (n, P) and ``node_weights`` (n,) integrate against the posterior (`expectation`); for MCMC they are draws.
+    ``diagnostics`` holds, by quadrature, ``log_evidence_second``, ``mean_change``, ``cov_change``; by MCMC, R-hat and
+    effective sample sizes.
+    """
+
+    mean: Array
+    cov: Array
+    log_evidence: float
+    error: float
+    method: str
+    nodes: Array
+    node_weights: Array
+    diagnostics: dict[str, Any] = field(default_factory=dict)
+    _log_joint: Callable[[Array], Array] = field(default=lambda theta: theta[:, 0], repr=False)
+    _frame: tuple[Array, Array, Array, Array] | None = field(default=None, repr=False)
+
+    @property
+    def dim(self) -> int:
+        """P."""
+        return int(self.mean.size)
+
+    def gaussian(self) -> Gaussian:
+        """The Gaussian with the posterior's mean and covariance (argmin over q of KL(posterior || q))."""
+        return Gaussian(self.mean, self.cov)
+
+    def log_density(self, theta: Any) -> Array:
+        """log p(theta | data) at (n, P) points, (n,). With MCMC it carries the error of ``log_evidence``."""
+        points = np.atleast_2d(np.asarray(theta, dtype=float))
+        if self.dim == 1 and points.shape[0] == 1 and points.shape[1] != 1:
+            points = points.T
+        if points.shape[1] != self.dim:
+            raise ValueError(f"theta must have shape (n, {self.dim}), got {np.shape(theta)}.")
+        return np.asarray(self._log_joint(points) - self.log_evidence)
+
+    def density(self, grid: Any) -> Array:
+        """p(theta | data) at the points ``grid`` (..., P) (for P = 1 also (n,)); the shape without the last axis."""
+        array = np.asarray(grid, dtype=float)
+        if self.dim == 1 and (array.ndim < 2 or array.shape[-1] != 1):
+            array = array[..., None]
+        if array.shape[-1] != self.dim:
+            raise ValueError(f"grid must have a last axis of length {self.dim}, got shape {array.shape}.")
+        return np.exp(self.log_density(array.reshape(-1, self.dim))).reshape(array.shape[:-1])
+
+    def expectation(self, function: Callable[[Array], Array]) -> Array:
+        """E[function(theta)]: ``function`` maps (n, P) to (n,) or (n, k); returns a float array () or (k,)."""
+        values = np.asarray(function(self.nodes))
+        return np.asarray(np.tensordot(self.node_weights, values, axes=1))
+
+    def marginal(self, index: int, grid: Any) -> Array:
+        """The marginal density of theta[index] at the points ``grid`` (n,), by quadrature over the other coordinate.
+
+        Raises:
+            ValueError: there is no such coordinate, or the posterior was not computed by quadrature.
+        """
+        if not 0 <= index < self.dim:
+            raise ValueError(f"index must be in 0..{self.dim - 1}, got {index}.")
+        points = np.asarray(grid, dtype=float).ravel()
+        if self.dim == 1:
+            return self.density(points)
+        if self._frame is None:
+            raise ValueError("marginals need a posterior computed by quadrature; here only draws are known.")
+        center, factor, lo, hi = self._frame
+        corners = center + np.array([[lo[0], lo[1]], [lo[0], hi[1]], [hi[0], lo[1]], [hi[0], hi[1]]]) @ factor.T
+        other = np.linspace(corners[:, 1 - index].min(), corners[:, 1 - index].max(), 2001)
+        out = np.empty(points.size)
+        line = np.empty((other.size, 2))
+        for k, value in enumerate(points):
+            line[:, index], line[:, 1 - index] = value, other
+            out[k] = self.density(line).sum() * (other[1] - other[0])
+        return out
+
+    def sample(self, n: int, rng: np.random.Generator) -> Array:
+        """``n`` draws (n, P): by rejection from the interpolated density on a grid, or from the stored MCMC draws."""
+        if n < 0:
+            raise ValueError(f"n must not be negative, got {n}.")
+        if self._frame is None:
+            return self.nodes[rng.choice(len(self.nodes), size=n, p=self.node_weights)]
+        center, factor, lo, hi = self._frame
+        count = 4001 if self.dim == 1 else 401
+        axes = [np.linspace(lo[j], hi[j], count) for j in range(self.dim)]
+        grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, self.dim)
+        step = (hi - lo) / (count - 1)
+        logs = self._log_joint(center + grid @ factor.T) - self.log_evidence
+        density = np.exp(np.maximum(logs, -745.0))
+        cumulative = np.cumsum(density)
+        draws: list[Array] = []
+        missing = n
+        while missing > 0:
+            # A grid node by its mass plus triangular noise has exactly the multilinear interpolant as its density.
+            nodes = np.searchsorted(cumulative, rng.uniform(size=missing) * cumulative[-1])
+            noise = rng.uniform(size=(missing, self.dim)) - rng.uniform(size=(missing, self.dim))
+            u = grid[np.minimum(nodes, len(grid) - 1)] + noise * step
+            interpolant = _interpolate(density.reshape([count] * self.dim), (u - lo) / step)
+            exact = np.exp(self._log_joint(center + u @ factor.T) - self.log_evidence)
+            accepted = u[rng.uniform(size=missing) * 1.05 * interpolant <= exact]
+            draws.append(center + accepted @ factor.T)
+            missing -= len(accepted)
+        return np.concatenate(draws) if draws else np.empty((0, self.dim))
+
+
+def _interpolate(values: Array, position: Array) -> Array:
+    """Multilinear interpolation of ``values`` at fractional indices (n, P), zero outside."""
+    base = np.floor(position).astype(int)
+    fraction = position - base
+    total = np.zeros(len(position))
+    for corner in np.ndindex(*[2] * values.ndim):
+        index = base + np.array(corner)
+        inside = ((index >= 0) & (index < np.array(values.shape))).all(axis=1)
+        safe = np.where(inside[:, None], index, 0)
+        weight = np.where(np.array(corner) == 1, fraction, 1.0 - fraction).prod(axis=1)
+        total += np.where(inside, weight * values[tuple(safe.T)], 0.0)
+    return total
+
+
+def joint_log_density(loss: Loss, prior: Gaussian) -> Callable[[Array], Array]:
+    """theta (n, P) -> log p(theta) - l(theta), (n,); -inf outside the box of a bounded loss."""
+    precision, mean = prior.precision, prior.mean
+    constant = 0.5 * (np.linalg.slogdet(precision)[1] - prior.dim * np.log(2.0 * np.pi))
+    bounds = loss.bounds
+
+    def log_joint(theta: Array) -> Array:
+        shifted = theta - mean
+        values = constant - 0.5 * np.einsum("ni,ij,nj->n", shifted, precision, shifted) - loss(theta)
+        if bounds is not None:
+            inside = ((theta >= bounds[0]) & (theta <= bounds[1])).all(axis=1)
+            values = np.where(inside, values, -np.inf)
+        return np.asarray(values)
+
+    return log_joint
+
+
+def posterior_modes(loss: Loss, prior: Gaussian, starts: Array | None = None) -> Array:
+    """Local maxima (K, P) of the posterior, best first, from a scan of the prior and from ``starts`` (S, P)."""
+    log_joint = joint_log_density(loss, prior)
+    factor = np.linalg.cholesky(prior.cov)
+    if prior.dim <= 2:
+        count = 2001 if prior.dim == 1 else 61
+        axis = np.linspace(-8.0, 8.0, count)
+        grid = np.stack(np.meshgrid(*[axis] * prior.dim, indexing="ij"), axis=-1)
+        values = log_joint(prior.mean + grid.reshape(-1, prior.dim) @ factor.T).reshape(grid.shape[:-1])
+        peak = np.ones(values.shape, dtype=bool)
+        for axis_index in range(prior.dim):
+            for shift in (1, -1):
+                peak &= values >= np.roll(values, shift, axis=axis_index)
+        candidates = grid[peak & np.isfinite(values)]
+        order = np.argsort(-values[peak & np.isfinite(values)])[:8]
+        scan = prior.mean + candidates[order] @ factor.T
+    else:
+        scan = np.zeros((0, prior.dim))
+    points = np.vstack([scan, prior.mean[None], np.zeros((0, prior.dim)) if starts is None else starts])
+    precision = prior.precision
+
+    def objective(theta: Array) -> tuple[float, Array]:
+        shifted = theta - prior.mean
+        value = float(loss(theta)) + 0.5 * float(shifted @ precision @ shifted)
+        return value, np.asarray(loss.gradient(theta)) + precision @ shifted
+
+    box = None if loss.bounds is None else list(zip(loss.bounds[0], loss.bounds[1], strict=True))
+    found = []
+    for point in points:
+        start = point if loss.bounds is None else np.clip(point, *loss.bounds)
+        method = "BFGS" if box is None else "L-BFGS-B"
+        found.append(optimize.minimize(objective, start, jac=True, method=method, bounds=box).x)
+    values = log_joint(np.array(found))
+    kept: list[Array] = []
+    for k in np.argsort(-values):
+        if all(np.abs(found[k] - other).max() > 1e-4 * (1.0 + np.abs(other).max()) for other in kept):
+            kept.append(found[k])
+    return np.array(kept)
+
+
+def exact_posterior(
+    loss: Loss,
+    prior: Gaussian,
+    *,
+    method: str = "auto",
+    tol: float = 1e-10,
+    rng: np.random.Generator | None = None,
+    draws: int = 4000,
+    chains: int = 4,
+) -> ExactPosterior:
+    """The exact posterior p(theta) exp(-l(theta)) / Z of the total loss ``loss`` under the Gaussian ``prior``.
+
+    Args:
+        method: "quadrature" (P <= 2), "nuts" (logistic regressions of any P), or "auto": quadrature where possible.
+        tol: relative tolerance of the quadrature.
+        rng, draws, chains: for NUTS: seed source, draws a chain, chains.
+
+    Raises:
+        ValueError: dimensions differ, the method is unknown, or quadrature is asked for with P > 2.
+        MissingDependencyError: NUTS is needed and numpyro is not installed (extra ``mcmc``).
+    """
+    if loss.dim != prior.dim:
+        raise ValueError(f"prior must have the loss's dimension {loss.dim}, got {prior.dim}.")
+    if method not in ("auto", "quadrature", "nuts"):
+        raise ValueError(f"method must be auto, quadrature or nuts, got {method!r}.")
+    if not (np.isfinite(tol) and tol > 0):
+        raise ValueError(f"tol must be a positive number, got {tol}.")
+    if method == "quadrature" and loss.dim > 2:
+        raise ValueError(f"quadrature is for P <= 2, the loss has P = {loss.dim}; use method='nuts'.")
+    if method == "nuts" or loss.dim > 2:
+        from fenchel.bayes.mcmc import nuts_posterior
+
+        return nuts_posterior(loss, prior, rng=rng or np.random.default_rng(0), draws=draws, chains=chains)
+    return _quadrature_posterior(loss, prior, tol)
+
+
+def _quadrature_posterior(loss: Loss, prior: Gaussian, tol: float) -> ExactPosterior:
+    log_joint = joint_log_density(loss, prior)
+    modes = posterior_modes(loss, prior)
+    center, factor = modes[0], _scale(loss, prior, modes[0])
+    inverse = np.linalg.inv(factor)
+    log_volume = float(np.linalg.slogdet(factor)[1])
+
+    def log_density(u: Array) -> Array:
+        return np.asarray(log_joint(center + u @ factor.T))
+
+    reach = _PRIOR_REACH * np.sqrt(np.diag(inverse @ prior.cov @ inverse.T))
+    # A convex loss leaves the posterior narrower than the prior, but may carry it away from the prior's mean.
+    middles = (np.vstack([prior.mean, modes]) - center) @ inverse.T
+    lo, hi = middles.min(axis=0) - reach, middles.max(axis=0) + reach
+    if loss.bounds is not None:
+        edges = np.stack([inverse @ (loss.bounds[0] - center), inverse @ (loss.bounds[1] - center)])
+        lo, hi = np.maximum(lo, edges.min(axis=0)), np.minimum(hi, edges.max(axis=0))
+    first = adaptive_nodes(log_density, lo, hi, (modes - center) @ inverse.T, tol=tol)
+    if not np.isfinite(first.log_mass):
+        raise DomainError("the posterior has no finite mass within the prior's range.")
+    support_lo, support_hi = _support(first, lo, hi)
+    second = uniform_nodes(log_density, support_lo, support_hi, tol=10.0 * tol)
+    mean, cov = _moments(first, center, factor)
+    mean2, cov2 = _moments(second, center, factor)
+    log_evidence = first.log_mass + log_volume
+    log_second = second.log_mass + log_volume
+    return ExactPosterior(
+        mean=mean,
+        cov=cov,
+        log_evidence=log_evidence,
+        error=max(first.error, abs(log_evidence - log_second), 1e-15 * abs(log_evidence)),
+        method="quadrature",
+        nodes=center + first.points @ factor.T,
+        node_weights=first.weights,
+        diagnostics={
+            "log_evidence_second": log_second,
+            "adaptive_error": first.error,
+            "uniform_change": second.error,
+            "mean_change": float(np.abs(mean - mean2).max()),
+            "cov_change": float(np.abs(cov - cov2).max()),
+            "evaluations": first.evaluations + second.evaluations,
+            "modes": modes,
+        },
+        _log_joint=log_joint,
+        _frame=(center, factor, support_lo, support_hi),
+    )
+
+
+def _scale(loss: Loss, prior: Gaussian, mode: Array) -> Array:
+    """A factor L with L L^T about the covariance at the mode; diagonal for a bounded loss, whose box it must keep."""
+    hessian = np.asarray(loss.hessian(mode)) + prior.precision
+    values, vectors = np.linalg.eigh(hessian)
+    floor = np.linalg.eigvalsh(prior.precision)[0]
+    values = np.maximum(values, floor)
+    cov = (vectors / values) @ vectors.T
+    return np.diag(np.sqrt(np.diag(cov))) if loss.bounds is not None else np.linalg.cholesky(0.5 * (cov + cov.T))
+
+
+def _support(nodes: Nodes, lo: Array, hi: Array) -> tuple[Array, Array]:
+    """The box that holds every node of relative density above exp(-45), slightly enlarged."""
+    low, high = nodes.points.min(axis=0), nodes.points.max(axis=0)
+    margin = 0.02 * (high - low) + 1e-9
+    return np.maximum(lo, low - margin), np.minimum(hi, high + margin)
+
+
+def _moments(nodes: Nodes, center: Array, factor: Array) -> tuple[Array, Array]:
+    mean = nodes.weights @ nodes.points
+    shifted = nodes.points - mean
+    cov = (shifted * nodes.weights[:, None]).T @ shifted
+    return center + factor @ mean, factor @ cov @ factor.T

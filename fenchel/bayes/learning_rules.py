@@ -1,0 +1,325 @@
+"""The Bayesian learning rule (Eqs. 14, 34) with f, f**, the sampled f** or the per-datum relaxation.
+
+One step in natural parameters: lambda <- (1 - alpha) lambda + alpha (grad_mu F(mu) + lambda0), lambda0 the prior's.
+For the exact f this is Prec+ = (1 - alpha) Prec + alpha (E_q[Hess l] + delta0 I), m+ = m - alpha Prec+^-1 (E_q[grad l]
++ delta0 m); for f** it is Prec+ = (1 - alpha) Prec + alpha (Prec'* + delta0 I), Prec+ m+ = (1 - alpha) Prec m + alpha
+Prec'* m'*, at alpha = 1 the DC algorithm (Eq. 14).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fenchel.bayes.acceleration import Anderson
+from fenchel.bayes.objectives import raise_block
+from fenchel.bayes.surrogates import Evaluation, Surrogate, make_surrogate
+from fenchel.errors import DomainError, SolverError
+from fenchel.gaussian import STRUCTURES, Gaussian
+from fenchel.losses import Loss
+from fenchel.results import BiconjugateResult, Natural
+
+__all__ = ["LearningResult", "bayesian_learning_rule", "family_member"]
+
+Array = NDArray[np.float64]
+Schedule = float | Callable[[int], float]
+
+_MOST_HALVINGS = 40
+
+
+@dataclass(frozen=True)
+class LearningResult:
+    """A run of the Bayesian learning rule; every array has one entry for the start and one an iteration (T + 1,).
+
+    ``objective`` is -F(mu_t) + KL(q_t || prior), minimized, with ``lower`` and ``upper`` (equal up to the error of f
+    or the certificate of f**; infinite where nothing is known). ``means`` (T + 1, P) and ``covs`` (T + 1, P, P) are
+    the iterates, ``seconds`` the time when each was evaluated. ``damped`` counts steps that had to be shortened,
+    because they left the domain or raised the objective; ``extrapolated`` the accepted steps of the acceleration.
+    ``final`` is the last evaluation of f** (None for the exact rule).
+    """
+
+    posterior: Gaussian
+    objective: Array
+    lower: Array
+    upper: Array
+    converged: bool
+    iterations: int
+    means: Array
+    covs: Array
+    seconds: Array
+    damped: int
+    extrapolated: int
+    certified: bool
+    surrogate: str
+    message: str
+    final: BiconjugateResult | None = None
+
+    @property
+    def value(self) -> float:
+        """The last objective."""
+        return float(self.objective[-1])
+
+    @property
+    def history(self) -> list[Gaussian]:
+        """The iterates as Gaussians of full covariance."""
+        return [Gaussian(m, S) for m, S in zip(self.means, self.covs, strict=True)]
+
+
+def bayesian_learning_rule(
+    loss: Loss,
+    prior: Gaussian,
+    surrogate: str | Surrogate = "exact",
+    learning_rate: Schedule = 1.0,
+    *,
+    max_iterations: int = 1000,
+    tol: float = 1e-9,
+    parameter_tol: float = 1e-6,
+    structure: str | None = None,
+    initial: Gaussian | None = None,
+    acceleration: int = 6,
+    monotone: bool | None = None,
+    callback: Callable[[int, Gaussian, float], Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> LearningResult:
+    """Minimize -F(mu_q) + KL(q || prior) over Gaussians q by the Bayesian learning rule.
+
+    Args:
+        loss: the total loss l on R^P.
+        prior: a Gaussian whose family is contained in ``structure``.
+        surrogate: "exact" (F = f), "relaxed" (f** with certificate), "sampled" (the paper's program for f**),
+            "per-datum" (sum of the f_i**), or a `Surrogate`.
+        learning_rate: alpha in (0, 1], or a schedule t -> alpha.
+        max_iterations: limit of steps.
+        tol, parameter_tol: converged when the estimated distance to the limit is at most ``tol`` * max(1, |objective|)
+            in the objective and ``parameter_tol`` in the parameters (means in standard deviations, covariances relative
+            to q's own). The distance is extrapolated from the last steps, since the DC algorithm can be slow.
+        structure: "full" (default), "diagonal", "isotropic"; by default that of ``initial``.
+        initial: the first q; the prior by default. The problem is not convex: `minimize_relaxed` tries several starts.
+        acceleration: memory of the Anderson extrapolation; 0 for the plain rule. An extrapolated step is taken only
+            where it lowers the objective, so the run stays monotone.
+        monotone: shorten steps that provably raise the objective (default: for deterministic surrogates).
+        callback: called as callback(t, q, objective) after every evaluation, for progress; return True to stop.
+        options: of the surrogate, for `biconjugate` (tol, max_seconds, num_pieces, rng, solver, ...).
+
+    Returns:
+        LearningResult. Steps that leave the domain (precision not positive definite) are halved and counted, never
+        passed on; no iterate is NaN.
+
+    Raises:
+        ValueError: bad input, with one sentence.
+    """
+    family = structure or (initial.structure if initial is not None else "full")
+    rule = surrogate if isinstance(surrogate, Surrogate) else make_surrogate(surrogate, loss, options)
+    _check(loss, prior, max_iterations, tol, parameter_tol, family, acceleration)
+    start = family_member(prior if initial is None else initial, family)
+    run = _Run(rule, prior, start, learning_rate, rule.deterministic if monotone is None else monotone, acceleration)
+    run.loop(max_iterations, tol, parameter_tol, callback)
+    return run.result()
+
+
+def family_member(q: Gaussian, structure: str) -> Gaussian:
+    """``q`` as a member of the family ``structure``, which must contain it.
+
+    Raises:
+        ValueError: the family is smaller than q's, which would change q.
+    """
+    if structure not in STRUCTURES:
+        raise ValueError(f"structure must be one of {', '.join(STRUCTURES)}; got {structure!r}.")
+    ndim = {"isotropic": 0, "diagonal": 1, "full": 2}[structure]
+    if q.cov_block.ndim > ndim:
+        raise ValueError(f"a {q.structure} Gaussian is not a member of the {structure} family.")
+    return Gaussian(q.mean, raise_block(q.cov_block, ndim, q.dim))
+
+
+class _Run:
+    """The state of a run: the current q with its evaluation, and everything recorded on the way."""
+
+    def __init__(
+        self,
+        rule: Surrogate,
+        prior: Gaussian,
+        start: Gaussian,
+        rate: Schedule,
+        monotone: bool,
+        memory: int,
+    ) -> None:
+        self.rule, self.prior, self.rate, self.monotone = rule, prior, rate, monotone
+        self.begin = time.perf_counter()
+        ndim = start.cov_block.ndim
+        lam1, lam2 = prior.natural()
+        self.lam0 = Natural(lam1, raise_block(lam2, ndim, prior.dim))
+        self.q, self.at = start, rule.evaluate(start, None)
+        self.damped = self.extrapolated = 0
+        self.converged, self.message = False, ""
+        self.anderson = Anderson(memory) if memory and rule.deterministic else None
+        self.rows: list[tuple[float, float, float]] = []
+        self.means: list[Array] = []
+        self.covs: list[Array] = []
+        self.seconds: list[float] = []
+        self.record()
+
+    def record(self) -> None:
+        divergence = self.q.kl(self.prior)
+        self.rows.append((self.at.value + divergence, self.at.lower + divergence, self.at.upper + divergence))
+        self.means.append(self.q.mean)
+        self.covs.append(self.q.cov)
+        self.seconds.append(time.perf_counter() - self.begin)
+
+    def loop(
+        self,
+        max_iterations: int,
+        tol: float,
+        parameter_tol: float,
+        callback: Callable[[int, Gaussian, float], Any] | None,
+    ) -> None:
+        steps: list[tuple[float, float]] = []
+        for t in range(1, max_iterations + 1):
+            residual = self.residual()
+            if not self.step(t):
+                self.message = "no step lowers the objective: stopped at the certificate's resolution"
+                self.converged = residual <= 100.0 * parameter_tol
+                return
+            self.record()
+            if callback is not None and callback(t, self.q, self.rows[-1][0]):
+                self.message = "stopped by the callback"
+                return
+            steps.append((abs(self.rows[-1][0] - self.rows[-2][0]), self.residual()))
+            if _settled(steps, tol * max(1.0, abs(self.rows[-1][0])), parameter_tol):
+                self.converged = True
+                return
+        self.message = f"not converged after {max_iterations} iterations"
+
+    def residual(self) -> float:
+        """Length of the full step (alpha = 1) in the posterior's own units; inf where it leaves the domain."""
+        try:
+            return parameter_distance(self.q, self.member(self.target()))
+        except DomainError:
+            return np.inf
+
+    def target(self) -> Natural:
+        """grad_mu F + lambda0: where alpha = 1 leads."""
+        return Natural(self.at.natural.lam1 + self.lam0.lam1, np.asarray(self.at.natural.lam2 + self.lam0.lam2))
+
+    def member(self, natural: Natural) -> Gaussian:
+        return Gaussian.from_natural(natural.lam1, natural.lam2)
+
+    def step(self, t: int) -> bool:
+        """One iteration; False where no step of any length keeps the objective from rising."""
+        rate = float(self.rate(t) if callable(self.rate) else self.rate)
+        if not 0.0 < rate <= 1.0:
+            raise ValueError(f"learning_rate must be in (0, 1], got {rate} at iteration {t}.")
+        if self.anderson is not None and self.try_extrapolation(rate):
+            return True
+        old, target = self.q.natural(), self.target()
+        for halving in range(_MOST_HALVINGS):
+            if halving == 1:
+                self.damped += 1
+            alpha = rate * 0.5**halving
+            try:
+                q = self.member(_mix(old, target, alpha))
+                at = self.rule.evaluate(q, self.at)
+            except (DomainError, SolverError, np.linalg.LinAlgError):
+                continue
+            if self.accept(q, at):
+                self.q, self.at = q, at
+                return True
+        return False
+
+    def accept(self, q: Gaussian, at: Evaluation) -> bool:
+        """False where the step is not finite or, in a monotone run, raises the objective beyond the certificate."""
+        value = at.value + q.kl(self.prior)
+        if not np.isfinite(value):
+            return False
+        if not self.monotone:
+            return True
+        old = self.rows[-1]
+        room = (at.upper - at.lower) + (old[2] - old[1])
+        if not room <= 1e-5 * max(1.0, abs(value)):  # a wide bracket says little: compare the best guesses
+            room = 1e-9 * max(1.0, abs(value))
+        return bool(value <= old[0] + room + 1e-12 * max(1.0, abs(value)))
+
+    def try_extrapolation(self, rate: float) -> bool:
+        """An Anderson step from the last iterates, taken only if it lowers the objective."""
+        assert self.anderson is not None
+        proposal = self.anderson.propose(self.q, self.q.natural(), _mix(self.q.natural(), self.target(), rate))
+        if proposal is None:
+            return False
+        try:
+            q = self.member(proposal)
+            at = self.rule.evaluate(q, self.at)
+        except (DomainError, SolverError, np.linalg.LinAlgError):
+            self.anderson.reset()
+            return False
+        if not at.value + q.kl(self.prior) < self.rows[-1][0]:
+            self.anderson.reset()
+            return False
+        self.q, self.at = q, at
+        self.extrapolated += 1
+        return True
+
+    def result(self) -> LearningResult:
+        rows = np.array(self.rows)
+        return LearningResult(
+            posterior=self.q,
+            objective=rows[:, 0],
+            lower=rows[:, 1],
+            upper=rows[:, 2],
+            converged=self.converged,
+            iterations=len(rows) - 1,
+            means=np.array(self.means),
+            covs=np.array(self.covs),
+            seconds=np.array(self.seconds),
+            damped=self.damped,
+            extrapolated=self.extrapolated,
+            certified=self.at.certified,
+            surrogate=self.rule.name,
+            message=self.message,
+            final=self.at.detail,
+        )
+
+
+def parameter_distance(q: Gaussian, other: Gaussian) -> float:
+    """The larger of |difference of means| in q's standard deviations and of q-whitened |difference of covariances|."""
+    factor = np.linalg.cholesky(q.cov)
+    step = np.linalg.solve(factor, other.mean - q.mean)
+    inside = np.linalg.solve(factor, np.linalg.solve(factor, other.cov).T)
+    return float(max(np.linalg.norm(step), np.linalg.norm(inside - np.eye(q.dim), 2)))
+
+
+def _settled(steps: list[tuple[float, float]], tol: float, parameter_tol: float) -> bool:
+    """Whether the remaining distances, extrapolated as geometric series, are within the tolerances."""
+    if len(steps) < 2:
+        return bool(steps and steps[-1][0] == 0.0 and steps[-1][1] <= 1e-2 * parameter_tol)
+    change, residual = steps[-1]
+    # The slowest of the last ratios: a single lucky step must not end the run.
+    ratios = [b[1] / a[1] for a, b in pairwise(steps[-5:]) if a[1] > 0.0 and np.isfinite(a[1])]
+    ratio = min(0.999, max([r for r in ratios if r < 1.0], default=0.5))
+    return change <= tol * max(1.0 - ratio, 1e-3) and residual <= parameter_tol * (1.0 - ratio)
+
+
+def _mix(old: Natural, target: Natural, alpha: float) -> Natural:
+    return Natural(
+        (1.0 - alpha) * old.lam1 + alpha * target.lam1, np.asarray((1.0 - alpha) * old.lam2 + alpha * target.lam2)
+    )
+
+
+def _check(
+    loss: Loss, prior: Gaussian, max_iterations: int, tol: float, parameter_tol: float, family: str, memory: int
+) -> None:
+    if not isinstance(prior, Gaussian):
+        raise TypeError(f"prior must be a Gaussian, got {type(prior).__name__}.")
+    if loss.dim != prior.dim:
+        raise ValueError(f"prior must have the loss's dimension {loss.dim}, got {prior.dim}.")
+    if max_iterations < 1:
+        raise ValueError(f"max_iterations must be at least 1, got {max_iterations}.")
+    if not (tol > 0 and parameter_tol > 0):
+        raise ValueError(f"tol and parameter_tol must be positive, got {tol} and {parameter_tol}.")
+    if memory < 0:
+        raise ValueError(f"acceleration must not be negative, got {memory}.")
+    family_member(prior, family)

@@ -1,0 +1,1 @@
+"""f** in closed form, and sums of closed forms (the per-datum relaxation)."""

@@ -1,0 +1,128 @@
+"""f** in closed form (theory section 3.2): quadratics, and one function of a linear predictor plus a quadratic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fenchel.closed.projections import check_structure, majorant_natural, projected_variance, worst_direction
+from fenchel.closed.quadratic_forms import quadratic_biconjugate
+from fenchel.closed.scalar_forms import scalar_form
+from fenchel.losses import LinearPredictorLoss, Loss, Terms
+from fenchel.results import Natural
+
+__all__ = ["ClosedForm", "closed_form_biconjugate", "covariance_atoms", "merged", "onto_jump"]
+
+Array = NDArray[np.float64]
+ClosedForm = tuple[float, Natural, Array | None, Array | None]
+
+
+def closed_form_biconjugate(loss: Loss, q: Any, structure: str | None = None) -> ClosedForm | None:
+    """(f**, grad f** in the structure's blocks, atoms (K, P), weights (K,)), or None where no closed form is known.
+
+    q is a `Gaussian`; ``structure`` (default: q's own) names the family whose moments are held. The atoms are None
+    where the supremum over distributions is not attained. Covers quadratics in every family, and
+    w g(x.theta + o) + quadratic for every built-in link g where the quadratic is a statistic of the family (any H in
+    the full family, diagonal H in the diagonal, multiples of I in the isotropic).
+    """
+    structure = check_structure(q.structure if structure is None else structure)
+    if not isinstance(loss, LinearPredictorLoss) or loss.dim != q.mean.shape[0]:
+        return None
+    mean, cov = np.asarray(q.mean, dtype=float), np.asarray(q.cov, dtype=float)
+    terms, constant = merged(loss)
+    if not terms:
+        value, natural, worst, error = quadratic_biconjugate(loss.H, loss.b, loss.c + constant, mean, cov, structure)
+        if error > 1e-10 * max(1.0, abs(value)):
+            return None
+        atoms, weights = covariance_atoms(mean, worst)
+        return value, natural, atoms, weights
+    if len(terms) > 1 or terms[0].rows.shape[0] > 1 or not _is_statistic(loss.H, structure):
+        return None
+    return _single(terms[0], loss, constant, mean, cov, structure)
+
+
+def _single(
+    term: Terms, loss: LinearPredictorLoss, constant: float, mean: Array, cov: Array, structure: str
+) -> ClosedForm | None:
+    row, weight = term.rows[0], term.weights[0]
+    variance = projected_variance(term.rows, cov, structure)
+    center = term.rows @ mean + term.offsets
+    form = scalar_form(term.link, center, variance)
+    if form is None:
+        return None
+    rest, rest_natural, _, _ = quadratic_biconjugate(loss.H, loss.b, loss.c + constant, mean, cov, structure)
+    own = majorant_natural(term.rows, weight * form.slope, weight * form.curvature, mean, cov, structure)
+    natural = Natural(own.lam1 + rest_natural.lam1, own.lam2 + rest_natural.lam2)
+    value = rest - weight * float(form.value[0])
+    if not form.attained:
+        return value, natural, None, None
+    direction = worst_direction(row, cov, structure)
+    ends = np.array([form.atom[0], form.other[0]])
+    shares = np.array([form.weight[0], 1.0 - form.weight[0]])
+    centers = mean + (ends - center[0])[:, None] * direction
+    jump = not term.link.continuous
+    if structure != "full" or loss.dim == 1:
+        return value, natural, onto_jump(centers, term) if jump else centers, shares
+    # What z leaves free has the covariance S - S x x^T S / x^T S x, and does not enter the loss.
+    spread, split = covariance_atoms(np.zeros(loss.dim), cov - np.outer(direction, direction) * variance[0])
+    atoms = (centers[:, None, :] + spread[None, :, :]).reshape(-1, loss.dim)
+    return value, natural, onto_jump(atoms, term) if jump else atoms, (shares[:, None] * split[None, :]).ravel()
+
+
+def onto_jump(theta: Array, term: Terms) -> Array:
+    """theta (K, P), points that rounding left just below the jump at z = 0 of a one-row term moved onto it."""
+    moved, row = theta.copy(), term.rows[0]
+    # All atoms were computed from the same numbers, the largest of which sets the rounding.
+    scale = 1e-14 * float((np.abs(theta) @ np.abs(row)).max() + abs(term.offsets[0]))
+    for step in (0.1, 0.3, 1.0):
+        z = term.predictors(moved)[:, 0]
+        below = (z < 0.0) & (z > -scale)
+        if not below.any():
+            break
+        moved[below] += (step * scale / (row @ row)) * row
+    return moved
+
+
+def covariance_atoms(mean: Array, cov: Array) -> tuple[Array, Array]:
+    """2 r equal atoms with this mean (P,) and covariance (P, P) of rank r (one atom where it is 0)."""
+    values, vectors = np.linalg.eigh(cov)
+    kept = values > 1e-14 * max(float(values[-1]), 1e-300)
+    rank = int(kept.sum())
+    if rank == 0:
+        return mean[None, :].copy(), np.ones(1)
+    steps = (vectors[:, kept] * np.sqrt(rank * values[kept])).T
+    return np.vstack([mean + steps, mean - steps]), np.full(2 * rank, 0.5 / rank)
+
+
+def merged(loss: LinearPredictorLoss) -> tuple[list[Terms], float]:
+    """The loss's groups without empty terms and with equal terms of a group added up; and the constant left over."""
+    groups, constant = [], 0.0
+    for group in loss.groups:
+        null = ~group.rows.any(axis=1)
+        if null.any():
+            constant += float(group.link.value(group.offsets[null]) @ group.weights[null])
+        live = ~null & (group.weights > 0.0)
+        if not live.any():
+            continue
+        if live.sum() == 1:
+            groups.append(Terms(group.link, group.rows[live], group.offsets[live], group.weights[live]))
+            continue
+        keys = np.column_stack([group.rows[live], group.offsets[live]])
+        unique, inverse = np.unique(keys, axis=0, return_inverse=True)
+        summed = np.asarray(
+            np.bincount(inverse.ravel(), weights=group.weights[live], minlength=unique.shape[0]), dtype=float
+        )
+        groups.append(Terms(group.link, unique[:, :-1], unique[:, -1], summed))
+    return groups, constant
+
+
+def _is_statistic(H: Array, structure: str) -> bool:
+    """theta^T H theta is a linear function of the family's statistics."""
+    if structure == "full" or not H.any():
+        return True
+    diagonal = np.diagonal(H)
+    if not np.array_equal(H, np.diag(diagonal)):
+        return False
+    return structure == "diagonal" or bool((diagonal == diagonal[0]).all())

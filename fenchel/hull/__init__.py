@@ -1,0 +1,1 @@
+"""f** for P = 1 on a whole plane at once: the lower convex hull of the lifted curve."""

@@ -1,0 +1,1 @@
+"""f** as a moment problem: column generation between a majorizing quadratic and worst-case atoms."""

@@ -1,0 +1,150 @@
+"""Newton's method on the optimality conditions of the moment problem, once its active atoms are known.
+
+With atoms x_k, weights w_k and the quadratic Q = c . features, optimality reads
+    sum_k w_k features(x_k) = target,   l(x_k) = Q(x_k),   grad l(x_k) = grad Q(x_k),
+a square system. The linear program finds which atoms; this finds where, to rounding error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+
+from fenchel.moments.white_loss import WhiteLoss
+
+__all__ = ["ActiveSet", "free_directions", "least_step", "polish"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ActiveSet:
+    """Atoms (K, P), weights (K,), coefficients (D,), and the largest scaled violation of the conditions."""
+
+    points: Array
+    weights: Array
+    coefficients: Array
+    residual: float
+
+
+def polish(white: WhiteLoss, start: ActiveSet, normals: Array, *, steps: int = 20) -> ActiveSet | None:
+    """Newton from ``start``; an atom on a kink or a jump moves only across ``normals`` (K, P), unit vectors or zero.
+
+    Returns the best point met, or None where the iteration cannot begin (an atom without finite derivatives).
+    Atoms whose weight turns negative are dropped and the iteration restarted.
+    """
+    current, best = start, None
+    for _ in range(max(1, start.weights.size - 1)):
+        best = _newton(white, current, normals, steps)
+        if best is None or best.weights.min() >= -1e-13:
+            return best
+        keep = best.weights > best.weights.min()
+        normals = normals[keep]
+        current = ActiveSet(current.points[keep], current.weights[keep], current.coefficients, np.inf)
+    return best
+
+
+def free_directions(white: WhiteLoss, active: ActiveSet) -> Array:
+    """Orthonormal coefficients (D, F) of the quadratics that vanish with their gradients at every atom.
+
+    Adding one of them changes neither the conditions nor E_q[Q]: the majorant is then not unique, and Newton's method
+    may have picked one that the loss crosses elsewhere.
+    """
+    frame = white.frame
+    touched = active.weights > 1e-12
+    points = active.points[touched]
+    rows = np.concatenate([frame.features(points), frame.jacobians(points).reshape(-1, frame.size)])
+    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-300)
+    _, singular, basis = np.linalg.svd(rows)
+    rank = int(np.sum(singular > 1e-9 * singular[0]))
+    return np.asarray(basis[rank:].T)
+
+
+def least_step(rows: Array, short: Array) -> Array | None:
+    """The least z with rows @ z >= short (least distance programming); None where there is none."""
+    system = np.concatenate([rows.T, short[None, :]])
+    goal = np.zeros(system.shape[0])
+    goal[-1] = 1.0
+    multipliers, _ = nnls(system, goal)
+    rest = system @ multipliers - goal
+    if rest[-1] > -1e-14:
+        return None
+    return np.asarray(-rest[:-1] / rest[-1])
+
+
+def _newton(white: WhiteLoss, start: ActiveSet, normals: Array, steps: int) -> ActiveSet | None:
+    frame = white.frame
+    x, w, c = start.points, start.weights, start.coefficients
+    count, size = w.size, frame.size
+    best: ActiveSet | None = None
+    stalled = 0
+    for _ in range(steps):
+        value, gradient, hessian = white.value(x), white.gradient(x), white.hessian(x)
+        features, jacobian = frame.features(x), frame.jacobians(x)
+        gap = value - features @ c
+        slope = gradient - jacobian @ c
+        slope = slope - np.sum(slope * normals, axis=1, keepdims=True) * normals
+        moment = frame.target - w @ features
+        if not (np.all(np.isfinite(gap)) and np.all(np.isfinite(slope)) and np.all(np.isfinite(hessian))):
+            return best
+        scale = 1.0 + np.max(np.abs(value))
+        growth = 1.0 + np.sum(x * x, axis=1)
+        residual = max(
+            float(np.max(np.abs(gap) / growth)) / scale,
+            float(np.max(np.abs(slope) / growth[:, None])) / scale,
+            float(np.max(np.abs(moment))),
+        )
+        if best is None or residual < best.residual:
+            stalled = 0 if best is None or residual < 0.5 * best.residual else stalled + 1
+            best = ActiveSet(x, w, c, residual)
+        else:
+            stalled += 1
+        if residual < 1e-16 or stalled > 2:
+            break
+        curvature = 2.0 * frame.quadratic(c)[2] - hessian
+        if not np.all(np.isfinite(curvature)) or float(np.max(np.abs(curvature))) < 1e-12:
+            return best
+        inverse = _curvature_inverse(curvature, normals)
+        newton = np.einsum("kij,kj->ki", inverse, slope)
+        response = inverse @ jacobian
+        system = np.zeros((size + count, size + count))
+        system[:size, :size] = -np.einsum("k,kpd,kpe->de", w, jacobian, response)
+        system[:size, size:] = features.T
+        system[size:, :size] = features + np.einsum("kpd,kp->kd", jacobian, newton)
+        right = np.concatenate(
+            [moment - np.einsum("k,kpd,kp->d", w, jacobian, newton), gap + np.sum(slope * newton, axis=1)]
+        )
+        if not (np.all(np.isfinite(system)) and np.max(np.abs(system)) < 1e100):
+            return best
+        step = _solve(system, right)
+        x = white.snap(x + newton - response @ step[:size])
+        c = c + step[:size]
+        w = w + step[size:]
+    return best
+
+
+def _curvature_inverse(curvature: Array, normals: Array) -> Array:
+    """Inverse of hess(Q - l) at each atom, kept positive definite; on the tangent plane of a kink or jump."""
+    dim = curvature.shape[1]
+    across = normals[:, :, None] * normals[:, None, :]
+    tangent = np.eye(dim) - across
+    scale = float(np.max(np.abs(curvature)))
+    if dim == 1:
+        return np.asarray(tangent / np.maximum(curvature, 1e-9 * scale))
+    eigenvalues, vectors = np.linalg.eigh(tangent @ curvature @ tangent + scale * across)
+    inverse = (vectors / np.maximum(eigenvalues, 1e-9 * scale)[:, None, :]) @ np.swapaxes(vectors, 1, 2)
+    return np.asarray(tangent @ inverse @ tangent)
+
+
+def _solve(system: Array, right: Array) -> Array:
+    """Least-norm solution of the equilibrated system: it is singular where weights or majorant are not unique."""
+    row = np.max(np.abs(system), axis=1)
+    row = np.where(row > 1e-200, row, 1.0)
+    column = np.max(np.abs(system / row[:, None]), axis=0)
+    column = np.where(column > 1e-200, column, 1.0)
+    scaled = system / row[:, None] / column
+    solution = np.linalg.lstsq(scaled, right / row, rcond=1e-12)[0]
+    return np.asarray(solution / column)

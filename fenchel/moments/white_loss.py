@@ -1,0 +1,202 @@
+"""The loss in whitened coordinates, with the two oracles of the dual: local maximizers and a global bound."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fenchel.losses import Loss, UserLoss
+from fenchel.losses.linear_predictor import LinearPredictorLoss
+from fenchel.moments.jumps import JumpPlanes
+from fenchel.moments.moment_frame import MomentFrame
+from fenchel.search.maximize import SearchResult, local_maximizers, maximize
+
+__all__ = ["WhiteLoss"]
+
+Array = NDArray[np.float64]
+
+
+class WhiteLoss:
+    """l(m + L x) as a function of x, and sup_x l(m + L x) - Q(x).
+
+    A loss of linear predictors is composed with the whitening, so that the search works in coordinates of size 1, free
+    of the cancellation between a large mean and a small covariance; any other loss is searched where it was given.
+    """
+
+    def __init__(self, loss: Loss, frame: MomentFrame) -> None:
+        self.loss = loss
+        self.frame = frame
+        self._white = loss.compose(frame.factor, frame.mean) if isinstance(loss, LinearPredictorLoss) else None
+        self._white_jumps = JumpPlanes.of(loss if self._white is None else self._white)
+        self._jumps = JumpPlanes.of(loss)
+
+    @classmethod
+    def reduced(cls, loss: Loss, frame: MomentFrame) -> WhiteLoss:
+        """The loss in the directions in which it is not affine, where the family allows to leave the others out.
+
+        Along an affine direction the best quadratic is flat, so that the supremum would be attained on whole planes.
+        """
+        if not isinstance(loss, LinearPredictorLoss) or frame.structure == "isotropic":
+            return cls(loss, frame)
+        white = loss.compose(frame.factor, frame.mean)
+        rows = np.concatenate([white.H, *(group.rows[group.weights > 0.0] for group in white.groups)])
+        if frame.structure == "diagonal":
+            basis, live = np.eye(frame.dim), np.any(rows != 0.0, axis=0)
+        else:
+            _, singular, basis = np.linalg.svd(rows, full_matrices=True)
+            singular = np.concatenate([singular, np.zeros(frame.dim - singular.size)])
+            live = singular > 1e-13 * max(rows.shape) * max(float(singular[0]), 1e-300)
+        if live.all() or not live.any():
+            return cls(loss, frame)
+        kept, left = basis[live].T, basis[~live].T
+        return cls(loss, frame.reduced(kept, left, left.T @ white.b))
+
+    def value(self, x: Array) -> Array:
+        """(K, P) -> (K,)."""
+        if self._white is not None:
+            return np.asarray(self._white._value(x), dtype=float)
+        theta = self.frame.to_theta(x)
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = np.asarray(self.loss._value(theta), dtype=float)
+        if self.loss.bounds is not None:
+            lo, hi = self.loss.bounds
+            # The closed box counts, so a point on its face must survive the rounding of the change of coordinates.
+            room = 1e-12 * (1.0 + np.abs(theta))
+            values = np.where(np.all((theta >= lo - room) & (theta <= hi + room), axis=1), values, -np.inf)
+        return values
+
+    def gradient(self, x: Array) -> Array:
+        """(K, P) -> (K, P)."""
+        if self._white is not None:
+            return self._white._gradient(x)
+        return np.asarray(self.loss._gradient(self.frame.to_theta(x)) @ self.frame.factor)
+
+    def hessian(self, x: Array) -> Array:
+        """(K, P) -> (K, P, P)."""
+        if self._white is not None:
+            return self._white._hessian(x)
+        factor = self.frame.factor
+        return np.asarray(factor.T @ self.loss._hessian(self.frame.to_theta(x)) @ factor)
+
+    def local_maximizers(self, c: Array, starts: Array) -> tuple[Array, Array]:
+        """Local maximizers (K, P) of l - Q reached from ``starts``, and the values of l - Q there (K,).
+
+        Both are empty where l - Q is proved unbounded.
+        """
+        if self._white is not None:
+            u, v, w = self.frame.quadratic(c)
+            points, values = local_maximizers(self._white, -v, -w, starts)
+            values = values - u
+        else:
+            t, lam1, lam2 = self.frame.to_natural(c)
+            theta, values = local_maximizers(self.loss, lam1, lam2, self.frame.to_theta(starts))
+            points, values = self.frame.to_white(theta), values - t
+        keep = self._maximal(c, points, values)
+        points, values = points[keep], values[keep]
+        jumps = self._white_jumps.lowest(*self.frame.quadratic(c)[1:])
+        if jumps.size:
+            jumps = self.snap(jumps)
+            points = np.concatenate([points, jumps])
+            values = np.concatenate([values, self.value(jumps) - self.frame.features(jumps) @ c])
+        return points, values
+
+    def snap(self, x: Array) -> Array:
+        """Whitened points that lie on a jump of the loss up to rounding, on its upper side."""
+        return self._white_jumps.snap(x, self.value)
+
+    def distribution(self, x: Array, weights: Array) -> tuple[Array, Array, Array]:
+        """Atoms theta (K', P) of whitened points, on the upper side of a jump, their weights, and the losses there.
+
+        Points outside the bounds of the loss have loss -inf.
+        """
+        theta, weights = self.frame.complete(x, weights)
+        # No more than the rounding of the change of coordinates: a longer move would spoil the moments.
+        theta = self._jumps.snap(theta, self.loss._value, 2e-14)
+        if self.loss.bounds is None:
+            return theta, weights, np.asarray(self.loss._value(theta))
+        inside = np.isfinite(self.value(x))
+        theta = np.where(inside[:, None], np.clip(theta, *self.loss.bounds), theta)
+        return theta, weights, np.where(inside, self.loss._value(theta), -np.inf)
+
+    def _maximal(self, c: Array, points: Array, values: Array) -> NDArray[np.bool_]:
+        """Which points are stationary, or sit on a kink or jump from where no small step along the slope climbs."""
+        if values.size == 0:
+            return np.zeros(0, dtype=bool)
+        slope = self.slope(c, points)
+        norm = np.linalg.norm(slope, axis=1)
+        size = 1.0 + np.linalg.norm(points, axis=1)
+        steep = norm > 1e-7 * (1.0 + np.abs(values)) * size
+        # The best point is kept in any case: it carries the largest violation known.
+        steep[np.argmax(values)] = False
+        if steep.any():
+            ahead = points[steep] + (1e-6 * size[steep] / norm[steep])[:, None] * slope[steep]
+            climbs = self.value(ahead) - self.frame.features(ahead) @ c > values[steep]
+            steep[steep] = climbs
+        return np.asarray(~steep, dtype=np.bool_)
+
+    def shortfall(self, c: Array) -> float | None:
+        """How much |x|^2 has to be added to Q for it to grow like the loss; None where the growth is not known."""
+        if self._white is None:
+            return None
+        _, _, w = self.frame.quadratic(c)
+        return max(0.0, float(np.linalg.eigvalsh(0.5 * self._white.H - w)[-1]))
+
+    @property
+    def superquadratic(self) -> bool:
+        """A user's loss declared without a curvature bound, a majorizer or bounds: no quadratic is known above it."""
+        loss = self.loss
+        return isinstance(loss, UserLoss) and loss.bounds is None and self.majorizer() is None
+
+    def majorizer(self) -> tuple[float, Array, Array] | None:
+        """(u, v, W) of the quadratic a user declared above the loss, or of the one its curvature gives; else None."""
+        loss = self.loss
+        if not isinstance(loss, UserLoss) or loss.bounds is not None:
+            return None
+        mean, factor = self.frame.mean, self.frame.factor
+        if loss.majorizer is not None:
+            q = loss.majorizer
+            height, slope, hessian = float(q(mean)), q.gradient(mean), q.H
+        elif np.isfinite(loss.curvature):
+            height, slope = float(loss(mean)), loss.gradient(mean)
+            hessian = max(loss.curvature, 0.0) * np.eye(loss.dim)
+        else:
+            return None
+        return height, slope @ factor, 0.5 * factor.T @ hessian @ factor
+
+    def slope(self, c: Array, points: Array) -> Array:
+        """Gradient of l - Q, (K, P)."""
+        _, v, w = self.frame.quadratic(c)
+        return np.asarray(self.gradient(points) - v - 2.0 * points @ w)
+
+    def supremum(
+        self, c: Array, *, tol: float, starts: Array | None, **budget: Any
+    ) -> tuple[SearchResult, float, float]:
+        """Certified search for sup l - Q, to ``tol`` in units of the loss.
+
+        Returns the search (its points converted to x, its values to those of l - Q), E_q[Q], and the sum of the sizes
+        of the terms that were added up, which bounds the rounding error.
+        """
+        if self._white is not None:
+            u, v, w = self.frame.quadratic(c)
+            found = maximize(self._white, -v, -w, tol=tol / max(1.0, abs(u)), starts=starts, **budget)
+            mean = float(c @ self.frame.target)
+            return _shifted(found, u, lambda x: x), mean, float(np.abs(c) @ np.abs(self.frame.target))
+        t, lam1, lam2 = self.frame.to_natural(c)
+        theta = None if starts is None else self.frame.to_theta(starts)
+        found = maximize(self.loss, lam1, lam2, tol=tol / max(1.0, abs(t)), starts=theta, **budget)
+        pairing, size = self.frame.pairing(lam1, lam2)
+        return _shifted(found, t, self.frame.to_white), t - pairing, size + abs(t)
+
+
+def _shifted(found: SearchResult, t: float, convert: Any) -> SearchResult:
+    return replace(
+        found,
+        lower=found.lower - t,
+        upper=found.upper - t,
+        argmax=convert(np.asarray(found.argmax, dtype=float)[None, :])[0],
+        maximizers=convert(np.asarray(found.maximizers, dtype=float)),
+        values=np.asarray(found.values, dtype=float) - t,
+    )

@@ -1,0 +1,166 @@
+"""What is known before the search: proofs that sup h is infinite, or whitened coordinates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fenchel.losses import LinearPredictorLoss, Loss, Quadratic, UserLoss
+from fenchel.search.bounds import LinearModel, UserModel
+
+__all__ = ["Setting", "Unbounded", "descent_majorizer", "prepare"]
+
+Array = NDArray[np.float64]
+# An eigenvalue within this factor of the largest matrix in the problem is rounding.
+_FLAT = 1e-13
+
+
+@dataclass(frozen=True)
+class Unbounded:
+    """A proof that sup h is infinite."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """h in the model's coordinates; ``domain`` is the box (center, half) of a bounded loss in those coordinates.
+
+    ``confined`` is False where nothing is known that would bound the search region; ``note`` then says why.
+    """
+
+    model: LinearModel | UserModel
+    domain: tuple[Array, Array] | None = None
+    confined: bool = True
+    note: str = ""
+
+
+def prepare(loss: Loss, lam1: Array, lam2: Array) -> Setting | Unbounded:
+    """Coordinates for sup_theta l(theta) + lam1.theta + theta^T lam2 theta, or a proof that it is infinite."""
+    if isinstance(loss, LinearPredictorLoss):
+        return _prepare_linear(loss, lam1, lam2)
+    if isinstance(loss, UserLoss):
+        return _prepare_user(loss, lam1, lam2)
+    raise TypeError(f"no certified search for losses of type {type(loss).__name__}; use losses.from_function")
+
+
+def _prepare_linear(loss: LinearPredictorLoss, lam1: Array, lam2: Array) -> Setting | Unbounded:
+    concave = -(2.0 * lam2 + loss.H)
+    linear = lam1 + loss.b
+    values, axes, units = _scaled_eigen(concave, 2.0 * np.abs(lam2) + np.abs(loss.H))
+    flat_size = _FLAT * loss.dim
+    if values[0] < -flat_size:
+        return Unbounded(
+            f"lam2 + H/2 has the positive eigenvalue {-0.5 * values[0]:.3g} (at unit diagonal): it grows without "
+            "bound, and the other terms are bounded below by a linear function"
+        )
+    steepest = _one_sided_growth(loss, concave) if values[0] > flat_size else 0.0
+    if steepest > 1.0 + 1e-9:
+        return Unbounded(
+            f"a term's quadratic growth on one side is {steepest:.6g} times what -lam2 - H/2 takes off in its direction"
+        )
+    flat = values <= flat_size
+    vectors = units[:, None] * axes
+    basis = vectors[:, ~flat] / np.sqrt(values[~flat])
+    null = vectors[:, flat] / np.linalg.norm(vectors[:, flat], axis=0)
+    origin = np.zeros(loss.dim)
+    if not flat.any():
+        return Setting(LinearModel(loss, origin, basis, np.eye(loss.dim), linear @ basis, loss.c))
+    scale = np.abs(lam1) + np.abs(loss.b) + sum(g.weights @ np.abs(g.rows) for g in loss.groups)
+    drift = np.abs(linear @ null) > 1e-12 * (scale @ np.abs(null))
+    varying = [g for g in loss.groups if _varies(g.rows, g.weights, null)]
+    if not varying:
+        if drift.any():
+            return Unbounded("h is linear and not constant along a direction in which lam2 + H/2 vanishes")
+        # The loss is constant along the null space: dropping it loses nothing.
+        return Setting(LinearModel(loss, origin, basis, np.eye(basis.shape[1]), linear @ basis, loss.c))
+    if any(g.link.convex for g in varying) and all(g.link.convex or g.link.bounded for g in varying):
+        return Unbounded(
+            "h is convex and not affine, but for bounded terms, along a direction in which lam2 + H/2 vanishes, "
+            "so it grows without bound there"
+        )
+    if drift.any() and all(g.link.bounded for g in varying):
+        return Unbounded("h drifts to infinity along a direction in which lam2 + H/2 vanishes")
+    full = vectors / np.sqrt(np.where(flat, 1.0, values))
+    weights = np.where(flat, 0.0, 1.0)
+    model = LinearModel(loss, origin, full, np.diag(weights), linear @ full, loss.c)
+    return Setting(model, confined=False, note="lam2 + H/2 is singular and the loss varies along its null space")
+
+
+def _scaled_eigen(matrix: Array, parts: Array) -> tuple[Array, Array, Array]:
+    """(values, axes, units) of diag(units) matrix diag(units), in units in which ``parts`` has a unit diagonal.
+
+    Parameters of very different scales must not make the smaller one look like rounding of the larger.
+    """
+    diagonal = np.diagonal(parts)
+    largest = float(parts.max())
+    if largest == 0.0:
+        return np.zeros(len(parts)), np.eye(len(parts)), np.ones(len(parts))
+    units = 1.0 / np.sqrt(np.where(diagonal > 1e-250, diagonal, largest))
+    values, axes = np.linalg.eigh(matrix * units[:, None] * units)
+    return values, axes, units
+
+
+def _one_sided_growth(loss: LinearPredictorLoss, concave: Array) -> float:
+    """The largest w bend x^T C^-1 x of one term: above 1, h grows quadratically along C^-1 x."""
+    most = 0.0
+    for g in loss.groups:
+        if g.link.bend:
+            along = np.einsum("ni,in->n", g.rows, np.linalg.solve(concave, g.rows.T))
+            most = max(most, float((g.weights * g.link.bend * along).max()))
+    return most
+
+
+def _varies(rows: Array, weights: Array, null: Array) -> bool:
+    along = np.abs(rows @ null).max(axis=1)
+    return bool((weights * along > 1e-12 * weights * np.linalg.norm(rows, axis=1)).any())
+
+
+def _prepare_user(loss: UserLoss, lam1: Array, lam2: Array) -> Setting | Unbounded:
+    dim = loss.dim
+    if loss.bounds is not None:
+        lo, hi = loss.bounds
+        basis = np.diag(0.5 * (hi - lo))
+        origin = 0.5 * (lo + hi)
+        model = UserModel(loss, *_transformed(lam1, lam2, origin, basis))
+        return Setting(model, domain=(np.zeros(dim), np.ones(dim)))
+    if np.isinf(loss.curvature) and loss.majorizer is None:
+        return Unbounded("the loss is declared with infinite curvature and no majorizer: no quadratic majorizes it")
+    majorizer = loss.majorizer or descent_majorizer(loss)
+    concave = -(2.0 * lam2 + majorizer.H)
+    values, axes, units = _scaled_eigen(concave, 2.0 * np.abs(lam2) + np.abs(majorizer.H))
+    if values[0] > _FLAT * dim:
+        basis = units[:, None] * axes / np.sqrt(values)
+        return Setting(UserModel(loss, *_transformed(lam1, lam2, np.zeros(dim), basis)))
+    values, axes, units = _scaled_eigen(-2.0 * lam2, 2.0 * np.abs(lam2))
+    if values[0] < -_FLAT * dim:
+        return Unbounded(
+            f"lam2 has the positive eigenvalue {-0.5 * values[0]:.3g} (at unit diagonal), and Theorem 1 takes losses "
+            "as bounded below"
+        )
+    flat = values <= _FLAT * dim
+    null = units[:, None] * axes[:, flat]
+    if (np.abs(lam1 @ null) > 1e-12 * (np.abs(lam1) @ np.abs(null))).any():
+        return Unbounded("h drifts to infinity along a direction in which lam2 vanishes, for a loss is bounded below")
+    basis = units[:, None] * axes / np.sqrt(np.where(flat, 1.0, values))
+    model = UserModel(loss, *_transformed(lam1, lam2, np.zeros(dim), basis))
+    note = (
+        "lam2 + H/2 is not negative definite for the declared majorizer (or curvature), so the search is not confined"
+    )
+    return Setting(model, confined=False, note=note)
+
+
+def _transformed(lam1: Array, lam2: Array, origin: Array, basis: Array) -> tuple[Array, Array, Array, Array, float]:
+    concave = -2.0 * basis.T @ lam2 @ basis
+    linear = basis.T @ (lam1 + 2.0 * lam2 @ origin)
+    constant = float(lam1 @ origin + origin @ lam2 @ origin)
+    return origin, basis, 0.5 * (concave + concave.T), linear, constant
+
+
+def descent_majorizer(loss: UserLoss) -> Quadratic:
+    """The descent lemma at 0: l(theta) <= l(0) + grad.theta + curvature |theta|^2 / 2."""
+    zero = np.zeros((1, loss.dim))
+    H = max(loss.curvature, 0.0) * np.eye(loss.dim)
+    return Quadratic(H, loss._gradient(zero)[0], float(loss._value(zero)[0]))

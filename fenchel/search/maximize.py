@@ -1,0 +1,165 @@
+"""Certified global maximization of h(theta) = l(theta) + lam1.theta + theta^T lam2 theta: the supremum of Theorem 1.
+
+Branch and bound over boxes in whitened coordinates, many boxes at a time. On each box h lies below a quadratic made of
+per-term parabolas that are tight on the term's interval; a box is closed once the quadratic's maximum is no better
+than the best point known.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fenchel.losses import LinearPredictorLoss, Loss, UserLoss
+from fenchel.search.ascent import distinct
+from fenchel.search.bounds import LinearModel
+from fenchel.search.branch import BranchAndBound
+from fenchel.search.confine import Unbounded, prepare
+from fenchel.search.starts import climb, given_starts, starting_points
+
+__all__ = ["SearchResult", "local_maximizers", "maximize"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """lower <= sup h <= upper; h(argmax) = lower.
+
+    ``maximizers`` (K, P), ``values`` (K,): the distinct local maximizers met, best first. ``certified``: the bracket
+    is proved and no wider than tol * max(1, |lower|). Where the supremum is proved infinite, lower = upper = inf and
+    ``message`` says why.
+    """
+
+    lower: float
+    upper: float
+    argmax: Array
+    maximizers: Array
+    values: Array
+    certified: bool
+    boxes: int
+    message: str
+
+    @property
+    def gap(self) -> float:
+        return 0.0 if self.lower == self.upper else self.upper - self.lower
+
+
+def maximize(
+    loss: Loss,
+    lam1: Any,
+    lam2: Any,
+    *,
+    tol: float = 1e-9,
+    starts: Any = None,
+    max_boxes: int = 200_000,
+    max_seconds: float | None = None,
+) -> SearchResult:
+    """sup_theta l(theta) + lam1.theta + theta^T lam2 theta with a proof; lam1 (P,), lam2 (P, P) symmetric.
+
+    The bracket is asked to be no wider than tol * max(1, |value|), in units of the loss. ``starts`` (S, P) are points
+    to climb from, such as the maximizers of a nearby problem. The search stops with a valid but wider bracket after
+    ``max_boxes`` boxes or ``max_seconds`` seconds. ValueError for wrong shapes or values that are not finite.
+    """
+    lam1, lam2 = _parameters(loss, lam1, lam2)
+    if not tol > 0.0:
+        raise ValueError(f"tol must be positive, got {tol}")
+    setting = prepare(loss, lam1, lam2)
+    if isinstance(setting, Unbounded):
+        nothing = np.empty((0, loss.dim))
+        return SearchResult(np.inf, np.inf, np.full(loss.dim, np.nan), nothing, np.empty(0), True, 0, setting.reason)
+    deadline = None if max_seconds is None else time.perf_counter() + max_seconds
+    if isinstance(setting.model, LinearModel) and (setting.model.dim == 0 or not setting.model.groups):
+        return _quadratic_result(setting.model, loss, lam1, lam2)
+    begin = starting_points(setting.model, few=starts is not None)
+    if starts is not None:
+        begin = np.vstack([given_starts(setting.model, starts, loss.dim), begin])
+    search = BranchAndBound(setting, *climb(setting, begin, deadline), tol=tol, max_boxes=max_boxes, deadline=deadline)
+    if setting.confined:
+        search.run()
+    else:
+        search.message = setting.note
+        search.upper = _unconfined_upper(loss, lam1, lam2, tol)
+    return _result(search, loss, lam1, lam2)
+
+
+def local_maximizers(loss: Loss, lam1: Any, lam2: Any, starts: Any) -> tuple[Array, Array]:
+    """Distinct local maximizers (K, P) of h reached from starts (S, P), best first, and their values (K,); no proof."""
+    lam1, lam2 = _parameters(loss, lam1, lam2)
+    setting = prepare(loss, lam1, lam2)
+    if isinstance(setting, Unbounded):
+        return np.empty((0, loss.dim)), np.empty(0)
+    u, _ = climb(setting, given_starts(setting.model, starts, loss.dim))
+    theta = setting.model.theta(u)
+    values = _objective(loss, lam1, lam2, theta)
+    keep = distinct(theta, values)
+    return theta[keep], values[keep]
+
+
+def _result(search: BranchAndBound, loss: Loss, lam1: Array, lam2: Array) -> SearchResult:
+    """Back to theta, where values are computed anew, with room for rounding."""
+    theta = search.model.theta(search.points)
+    if loss.bounds is not None:
+        theta = np.clip(theta, *loss.bounds)
+    values = _objective(loss, lam1, lam2, theta)
+    order = np.argsort(-values, kind="stable")
+    theta, values = theta[order], values[order]
+    lower = float(values[0])
+    margin = _rounding(loss, lower, theta[0], lam1, lam2)
+    upper = max(search.upper, lower) + margin
+    certified = upper - lower <= search.tol * max(1.0, abs(lower)) + 2.0 * margin
+    message = search.message
+    if loss.bounds is not None:
+        message = (message + "; " if message else "") + "the supremum is over the loss's bounds only"
+    return SearchResult(lower, upper, theta[0], theta, values, bool(certified), search.boxes, message)
+
+
+def _unconfined_upper(loss: Loss, lam1: Array, lam2: Array, tol: float) -> float:
+    """An upper bound where nothing confines the search: bounded terms at their suprema, or the declared majorizer."""
+    if isinstance(loss, UserLoss):
+        return np.inf if loss.majorizer is None else maximize(loss.majorizer, lam1, lam2).upper
+    if not isinstance(loss, LinearPredictorLoss):
+        return np.inf
+    kept = [g for g in loss.groups if g.link.convex]
+    ends = np.array(-np.inf), np.array(np.inf)
+    most = sum(float(g.weights.sum() * g.link.sup(*ends)) for g in loss.groups if not g.link.convex)
+    rest = LinearPredictorLoss(kept, dim=loss.dim, H=loss.H, b=loss.b, c=loss.c)
+    return maximize(rest, lam1, lam2, tol=tol).upper + most
+
+
+def _quadratic_result(model: LinearModel, loss: Loss, lam1: Array, lam2: Array) -> SearchResult:
+    """h is -|u|^2/2 + linear.u plus constants."""
+    top = model.linear[None, :]
+    value = float(model.value(top)[0])
+    theta = model.theta(top)
+    margin = _rounding(loss, value, theta[0], lam1, lam2)
+    lower = min(value, float(_objective(loss, lam1, lam2, theta)[0]))
+    return SearchResult(lower, value + margin, theta[0], theta, np.array([lower]), True, 0, "")
+
+
+def _rounding(loss: Loss, value: float, theta: Array, lam1: Array, lam2: Array) -> float:
+    """What rounding can do to h at theta: a few units in the last place of its parts, more where many are summed."""
+    terms = sum(g.rows.shape[0] for g in loss.groups) if isinstance(loss, LinearPredictorLoss) else 0
+    size = abs(value) + float(np.abs(theta * lam1).sum() + np.abs(theta[:, None] * lam2 * theta).sum())
+    return (32.0 + 2.0 * float(np.sqrt(terms))) * float(np.finfo(float).eps) * size
+
+
+def _objective(loss: Loss, lam1: Array, lam2: Array, theta: Array) -> Array:
+    return np.asarray(loss(theta) + theta @ lam1 + np.einsum("ni,ij,nj->n", theta, lam2, theta))
+
+
+def _parameters(loss: Loss, lam1: Any, lam2: Any) -> tuple[Array, Array]:
+    if not isinstance(loss, Loss):
+        raise TypeError(f"loss must be a Loss from fenchel.losses, got {type(loss).__name__}")
+    first, second = np.asarray(lam1, dtype=float), np.asarray(lam2, dtype=float)
+    if first.shape != (loss.dim,):
+        raise ValueError(f"lam1 must have shape ({loss.dim},), got {first.shape}")
+    if second.shape != (loss.dim, loss.dim):
+        raise ValueError(f"lam2 must have shape ({loss.dim}, {loss.dim}), got {second.shape}")
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        raise ValueError("lam1 and lam2 must be finite")
+    return first, 0.5 * (second + second.T)

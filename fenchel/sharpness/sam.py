@@ -1,0 +1,203 @@
+"""The SAM objective (Eq. 1) with a certified inner maximum, and its global minimization."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fenchel.losses import Loss
+from fenchel.losses.inputs import finite_array, finite_number
+from fenchel.results import ObjectiveResult
+from fenchel.sharpness.ball import ball_maximum
+from fenchel.sharpness.extent import confining_box, quadratic_minorant
+from fenchel.sharpness.line_minimum import OuterMinimum, minimize_sam_line
+from fenchel.sharpness.minimax import Branches, Descent, branch_derivatives, descend
+
+__all__ = ["minimize_sam", "sam_branches", "sam_objective"]
+
+Array = NDArray[np.float64]
+# Boxes in the inner search above P = 3, where it is only asked for a valid upper bound.
+_BOXES_HIGH = 2_000
+
+
+def sam_objective(
+    loss: Loss, theta: Any, rho: float, delta: float, *, tol: float = 1e-10, max_boxes: int | None = None
+) -> ObjectiveResult:
+    """E_SAM = sup_{|eps| <= rho} l(theta + eps) + delta/2 |theta|^2 (Eq. 1); theta (P,), rho >= 0, delta >= 0.
+
+    The inner maximum is global: for P <= 3 the bracket [lower, upper] is proved to tol * max(1, |value|) in units of
+    the loss; above that the same search runs with few boxes, its bracket is valid but may be wide, and ``certified``
+    says whether it closed. ``argmax`` is the worst perturbation eps* (P,), ``info["maximizers"]`` (K, P) and
+    ``info["values"]`` (K,) list the local ones met. ValueError for wrong shapes, values that are not finite, negative
+    rho or delta.
+    """
+    point = _point(loss, theta)
+    rho, delta = _nonnegative(rho, "rho"), _nonnegative(delta, "delta")
+    if not tol > 0.0:
+        raise ValueError(f"tol must be positive, got {tol}")
+    penalty = 0.5 * delta * float(point @ point)
+    if rho == 0.0:
+        value = float(loss(point)) + penalty
+        zero = np.zeros(loss.dim)
+        info = {"maximizers": zero[None, :], "values": np.array([value]), "boxes": 0}
+        return ObjectiveResult(value, value, value, True, zero, "", info)
+    budget = max_boxes if max_boxes is not None else (200_000 if loss.dim <= 3 else _BOXES_HIGH)
+    found = ball_maximum(loss, point, rho, tol=tol, max_boxes=budget)
+    return ObjectiveResult(
+        value=found.lower + penalty,
+        lower=found.lower + penalty,
+        upper=found.upper + penalty,
+        certified=found.certified,
+        argmax=found.argmax,
+        message=found.message,
+        info={"maximizers": found.maximizers, "values": found.values + penalty, "boxes": found.boxes},
+    )
+
+
+def minimize_sam(loss: Loss, rho: float, delta: float, *, tol: float = 1e-10, starts: Any = None) -> OuterMinimum:
+    """argmin over theta of E_SAM(theta; rho, delta); rho > 0, delta >= 0.
+
+    P = 1: branch and bound over theta, ``certified`` globally. P >= 2: descent from many starts (a grid for P = 2), at
+    whose best point the inner maximum is certified; the minimum itself is certified for convex losses only (by a
+    subgradient), and otherwise ``lower`` is only what a minorant of the loss gives.
+    ValueError for discontinuous losses and where the objective has no minimizer.
+    """
+    rho, delta = _nonnegative(rho, "rho"), _nonnegative(delta, "delta")
+    if rho == 0.0:
+        raise ValueError("rho must be positive to minimize the SAM objective")
+    if not loss.continuous:
+        raise ValueError("the SAM objective of a discontinuous loss need not have a minimizer")
+    if loss.dim == 1:
+        return minimize_sam_line(loss, rho, delta, tol=tol)
+
+    def inner(theta: Array, warm: Array | None) -> Branches:
+        return sam_branches(loss, theta, rho, warm)
+
+    ring = _perturbations(loss.dim)
+
+    def rough(theta: Array) -> Array:
+        shifted = theta[:, None, :] + rho * ring[None, :, :]
+        values = np.asarray(loss(shifted.reshape(-1, loss.dim))).reshape(theta.shape[0], -1)
+        return np.asarray(values.max(axis=1) + 0.5 * delta * np.square(theta).sum(axis=1))
+
+    level = float(ball_maximum(loss, np.zeros(loss.dim), rho, certify=False).lower)
+    lo, hi, _ = confining_box(loss, delta, level)
+    begin = spread_starts(rough, lo, hi, given=starts)
+    runs = [descend(inner, theta, delta, radius=0.5 * float((hi - lo).max())) for theta in begin]
+    best = min(runs, key=lambda run: run.value)
+    top = sam_objective(loss, best.theta, rho, delta, tol=0.1 * tol)
+    if top.lower > best.value + tol * max(1.0, abs(best.value)):
+        # The certified search met a perturbation that no descent had seen.
+        assert top.argmax is not None
+        again = descend(inner, best.theta, delta, radius=0.1 * rho)
+        runs.append(again)
+        best = min(runs, key=lambda run: run.value)
+        top = sam_objective(loss, best.theta, rho, delta, tol=0.1 * tol)
+    lower = _lower_bound(loss, best, delta)
+    return gathered(runs, top.lower, lower, top.upper, tol)
+
+
+def sam_branches(loss: Loss, theta: Array, rho: float, warm: Array | None) -> Branches:
+    """The local maximizers of l(theta + eps) on |eps| <= rho, at most 12, best first, with their derivatives."""
+    found = ball_maximum(loss, theta, rho, certify=False, starts=warm)
+    eps, values = found.maximizers[:12], found.values[:12]
+    points = theta + eps
+    slopes = np.atleast_2d(loss.gradient(points))
+    outward = np.einsum("ki,ki->k", slopes, eps) / (rho * rho)
+    on_sphere = np.linalg.norm(eps, axis=1) > rho * (1.0 - 1e-9)
+    nu = np.where(on_sphere, np.maximum(outward, 0.0), 0.0)
+    # A point that the climb left unfinished is no branch; the best one always stays.
+    rest = np.linalg.norm(slopes - nu[:, None] * eps, axis=1)
+    keep = rest <= 1e-6 * (1.0 + np.linalg.norm(slopes, axis=1))
+    keep[0] = True
+    eps, values, nu, points = eps[keep], values[keep], nu[keep], points[keep]
+    slopes, bends = branch_derivatives(loss, points, eps, nu, np.zeros(eps.shape[0], dtype=bool))
+    return Branches(eps, values, slopes, bends)
+
+
+def spread_starts(rough: Callable[[Array], Array], lo: Array, hi: Array, *, given: Any = None, count: int = 6) -> Array:
+    """Where to start descents: the lowest local minima of ``rough`` on a grid (P = 2) or the lowest random points."""
+    dim = lo.size
+    if dim == 2:
+        n = 33
+        axes = [np.linspace(lo[i], hi[i], n) for i in range(2)]
+        grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+        values = np.concatenate([rough(row) for row in grid]).reshape(n, n)
+        padded = np.pad(values, 1, constant_values=np.inf)
+        around = np.min([padded[1 + i : 1 + i + n, 1 + j : 1 + j + n] for i in (-1, 0, 1) for j in (-1, 0, 1)], axis=0)
+        low = np.flatnonzero((values <= around).ravel())
+        points, scores = grid.reshape(-1, 2), values.ravel()
+    else:
+        rng = np.random.default_rng(0)
+        scale = rng.choice([0.05, 0.3, 1.0], size=(60 * dim, 1))
+        points = np.vstack(
+            [np.zeros((1, dim)), 0.5 * (lo + hi) + scale * rng.uniform(-0.5, 0.5, (60 * dim, dim)) * (hi - lo)]
+        )
+        points = np.clip(points, lo, hi)
+        scores = rough(points)
+        low = np.arange(points.shape[0])
+    chosen = points[low[np.argsort(scores[low])[:count]]]
+    if given is None:
+        return chosen
+    return np.vstack([np.asarray(given, dtype=float).reshape(-1, dim), chosen])
+
+
+def gathered(runs: list[Descent], value: float, lower: float, upper: float, tol: float) -> OuterMinimum:
+    """The runs as one `OuterMinimum`, near-global minimizers apart by more than 1e-6 listed once."""
+    best = min(runs, key=lambda run: run.value)
+    band = max(tol, 1e-8) * max(1.0, abs(value))
+    points: list[Array] = [best.theta]
+    for run in runs:
+        if run.value <= best.value + band and all(np.abs(run.theta - p).max() > 1e-4 for p in points):
+            points.append(run.theta)
+    certified = bool(upper - lower <= max(tol, 1e-9) * max(1.0, abs(value)))
+    message = "" if certified else "the best of many local descents; no proof that it is the global minimum"
+    return OuterMinimum(value, min(lower, value), upper, best.theta, np.array(points), certified, band, message)
+
+
+def _lower_bound(loss: Loss, best: Descent, delta: float) -> float:
+    """For convex l: E >= sum w_k [l(theta + eps_k) + grad.(. - theta)] + delta/2 |.|^2, minimized over R^P."""
+    if loss.convex and delta > 0.0:
+        tied = float(best.weights @ best.values) + 0.5 * delta * float(best.theta @ best.theta)
+        return tied - 0.5 * best.residual**2 / delta - 64 * np.finfo(float).eps * (1.0 + abs(best.value))
+    return minorant_bound(loss, delta)
+
+
+def minorant_bound(loss: Loss, delta: float) -> float:
+    """A lower bound of min l + delta/2 |theta|^2 from the loss's quadratic minorant; -inf where there is none."""
+    minorant = quadratic_minorant(loss)
+    if minorant is None:
+        return -np.inf
+    constant, slope, H = minorant
+    matrix = H + delta * np.eye(loss.dim)
+    if np.linalg.eigvalsh(matrix)[0] <= 0.0:
+        return -np.inf
+    return constant - 0.5 * float(slope @ np.linalg.solve(matrix, slope))
+
+
+def _perturbations(dim: int) -> Array:
+    if dim == 2:
+        angle = 2.0 * np.pi * np.arange(40) / 40
+        ring = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        return np.vstack([ring, 0.66 * ring[::2], 0.33 * ring[::4], np.zeros((1, 2))])
+    rng = np.random.default_rng(1)
+    sphere = rng.normal(size=(40 * dim, dim))
+    sphere /= np.linalg.norm(sphere, axis=1, keepdims=True)
+    return np.vstack([sphere, 0.5 * sphere[::3], np.zeros((1, dim))])
+
+
+def _point(loss: Loss, theta: Any) -> Array:
+    point = finite_array(np.atleast_1d(np.asarray(theta, dtype=float)), "theta", 1)
+    if point.shape != (loss.dim,):
+        raise ValueError(f"theta must have shape ({loss.dim},), got {point.shape}")
+    return point
+
+
+def _nonnegative(value: Any, name: str) -> float:
+    number = finite_number(value, name)
+    if number < 0.0:
+        raise ValueError(f"{name} must not be negative, got {number}")
+    return number

@@ -1,0 +1,169 @@
+"""The left side of Theorem 1 as it stands: sup over Gaussians q of <lambda', mu> - f(mu) = <lambda', mu> + E_q[l].
+
+A genuine maximization over mean and covariance that knows nothing of the right side; the covariance may shrink.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from fenchel.expectation.expected_loss import expected_loss, expected_loss_result
+from fenchel.gaussian import Gaussian
+from fenchel.losses import Loss
+
+__all__ = ["GaussianSupremum", "supremum_over_gaussians"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class GaussianSupremum:
+    """``value`` is reached by ``q`` (a lower bound of the supremum); inf where it was seen to grow without bound.
+
+    ``path`` (k, 2): (largest standard deviation, objective) of the best Gaussian as the floor of the standard
+    deviations is lowered: the covariance going to zero.
+    """
+
+    value: float
+    q: Gaussian | None
+    path: Array
+    evaluations: int
+    message: str = ""
+
+
+def supremum_over_gaussians(
+    loss: Loss,
+    lam1: Any,
+    lam2: Any,
+    structure: str,
+    *,
+    samples: int = 300,
+    starts: int = 6,
+    floor: float = 1e-7,
+    seed: int = 0,
+) -> GaussianSupremum:
+    """Maximize <lambda', mu> + E_q[l] over all q of the family; lam2 in the family's blocks.
+
+    ``samples`` random Gaussians are tried and the best ``starts`` climbed from; standard deviations stay above
+    ``floor``, lowered to it in steps. The supremum itself is only approached as they go to zero.
+    """
+    first = np.atleast_1d(np.asarray(lam1, dtype=float))
+    problem = _Problem(loss, first, np.asarray(lam2, dtype=float), structure)
+    rng = np.random.default_rng(seed)
+    center, spread = problem.region()
+    grown = problem.unbounded(rng, center)
+    if grown is not None:
+        return GaussianSupremum(np.inf, None, np.zeros((0, 2)), problem.evaluations, grown)
+    tried = [problem.random(rng, center, spread) for _ in range(samples)]
+    heights = np.array([-problem.objective(x)[0] for x in tried])
+    best_x, path = tried[int(np.argmax(heights))], []
+    pool = [tried[k] for k in np.argsort(-heights)[:starts]]
+    for level in np.geomspace(1e-1, floor, 4):
+        ends = [problem.climb(x, level) for x in pool]
+        ends.sort(key=lambda pair: -pair[1])
+        best_x = ends[0][0]
+        q = problem.gaussian(best_x)
+        path.append((float(np.sqrt(np.linalg.eigvalsh(q.cov)[-1])), ends[0][1]))
+        pool = [x for x, _ in ends[: max(2, starts // 2)]]
+    value = max(v for _, v in path)
+    return GaussianSupremum(value, problem.gaussian(best_x), np.array(path), problem.evaluations)
+
+
+class _Problem:
+    """Coordinates x = (mean, logarithms of the Cholesky factor's diagonal, its entries below) of the family."""
+
+    def __init__(self, loss: Loss, lam1: Array, lam2: Array, structure: str) -> None:
+        self.loss, self.lam1, self.lam2, self.structure = loss, lam1, lam2, structure
+        self.dim = loss.dim
+        self.scales = {"full": self.dim, "diagonal": self.dim, "isotropic": 1}[structure]
+        self.below = np.tril_indices(self.dim, -1)
+        self.evaluations = 0
+        self.full = _dense(lam2, self.dim)
+
+    def region(self) -> tuple[Array, Array]:
+        """Center and spread of the means to try: the Gaussian that lambda' belongs to, widened by the loss's pull."""
+        precision = -2.0 * self.full
+        values = np.linalg.eigvalsh(precision)
+        if values[0] <= 0.0:
+            return np.zeros(self.dim), np.full(self.dim, 3.0, dtype=np.float64)
+        center = np.linalg.solve(precision, self.lam1)
+        shift = np.abs(np.linalg.solve(precision, self.loss.gradient(center[None, :])[0]))
+        return np.asarray(center), np.asarray(2.0 * (np.sqrt(np.diag(np.linalg.inv(precision))) + shift))
+
+    def unbounded(self, rng: np.random.Generator, center: Array) -> str | None:
+        """Gaussians along a ray whose objective grows without bound, seen up to 1e8 units away."""
+        for direction in (*np.linalg.eigh(self.full)[1].T, *rng.normal(size=(4, self.dim))):
+            for sign in (1.0, -1.0):
+                ray = sign * direction / np.linalg.norm(direction)
+                with np.errstate(all="ignore"):
+                    heights = np.array([self.at(center + 10.0**k * ray, 1e-3) for k in (4, 6, 8)])
+                if not np.isfinite(heights).all():
+                    continue
+                if heights[2] > 50.0 * max(heights[1], 1.0) and heights[1] > 50.0 * max(heights[0], 1.0):
+                    return f"the objective grows without bound along {np.round(ray, 3).tolist()}: {heights[2]:.3g}"
+        return None
+
+    def at(self, mean: Array, sd: float) -> float:
+        """The objective at N(mean, sd^2 I)."""
+        self.evaluations += 1
+        block: Any = {"full": sd**2 * np.eye(self.dim), "diagonal": np.full(self.dim, sd**2), "isotropic": sd**2}
+        q = Gaussian(mean, block[self.structure])
+        linear = float(self.lam1 @ mean + mean @ self.full @ mean + sd**2 * np.trace(self.full))
+        return linear + expected_loss(self.loss, q)
+
+    def random(self, rng: np.random.Generator, center: Array, spread: Array) -> Array:
+        mean = center + spread * rng.normal(size=self.dim) * rng.choice([0.3, 1.0, 2.0])
+        scales = np.log(spread.mean()) + rng.uniform(-4.0, 0.5, size=self.scales)
+        extra = np.zeros(self.below[0].size if self.structure == "full" else 0)
+        return np.concatenate([mean, scales, extra])
+
+    def factor(self, x: Array) -> Array:
+        scales = np.exp(x[self.dim : self.dim + self.scales])
+        factor = np.diag(np.broadcast_to(scales, (self.dim,))).astype(float)
+        if self.structure == "full":
+            factor[self.below] = x[2 * self.dim :]
+        return factor
+
+    def gaussian(self, x: Array) -> Gaussian:
+        mean, factor = x[: self.dim], self.factor(x)
+        if self.structure == "full":
+            return Gaussian(mean, factor @ factor.T)
+        squares = np.diag(factor) ** 2
+        return Gaussian(mean, squares if self.structure == "diagonal" else float(squares[0]))
+
+    def objective(self, x: Array) -> tuple[float, Array]:
+        """Minus the objective and its gradient in x."""
+        self.evaluations += 1
+        mean, factor = x[: self.dim], self.factor(x)
+        expected = expected_loss_result(self.loss, self.gaussian(x))
+        spread = float(np.sum((self.full @ factor) * factor))
+        value = float(self.lam1 @ mean + mean @ self.full @ mean) + spread + expected.value
+        slope = self.lam1 + 2.0 * self.full @ mean + expected.gradient
+        by_factor = (2.0 * self.full + expected.hessian) @ factor
+        scales = np.diag(by_factor) * np.diag(factor)
+        parts = [slope, scales if self.scales == self.dim else np.array([scales.sum()])]
+        if self.structure == "full":
+            parts.append(by_factor[self.below])
+        return -value, -np.concatenate(parts)
+
+    def climb(self, x: Array, floor: float) -> tuple[Array, float]:
+        """L-BFGS from x with all standard deviations (of the Cholesky factor) at least ``floor``."""
+        low = np.log(floor)
+        bounds = [(None, None)] * self.dim + [(low, 12.0)] * self.scales
+        bounds += [(None, None)] * (x.size - len(bounds))
+        x = x.copy()
+        x[self.dim : self.dim + self.scales] = np.maximum(x[self.dim : self.dim + self.scales], low)
+        options = {"maxiter": 300, "ftol": 1e-15, "gtol": 1e-10}
+        found = minimize(self.objective, x, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+        return found.x, -float(found.fun)
+
+
+def _dense(block: Array, dim: int) -> Array:
+    if block.ndim == 2:
+        return block
+    return np.diag(np.broadcast_to(block, (dim,))).astype(float)
