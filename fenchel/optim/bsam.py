@@ -324,8 +324,8 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
             return super().sampling_noise(params, generator)
         return self._draw(params) if self._custom_noise() else self._sampling.like(params)
 
-    def generators(self, device: torch.device) -> list[torch.Generator]:
-        """The generators of the training noise on a device."""
+    def generator(self, device: torch.device) -> torch.Generator:
+        """The generator of the training noise on a device."""
         return self._noise.on(device)
 
     def noise_state(self) -> dict[str, Any]:

@@ -58,8 +58,7 @@ class GraphedStep:
                 step(*self._inputs)
         torch.cuda.current_stream(device).wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
-        for generator in optimizer.generators(device):
-            self.graph.register_generator_state(generator)
+        self.graph.register_generator_state(optimizer.generator(device))
         for p in params:  # gradients of the warm-up would otherwise be read by the capture
             p.grad = None
         with torch.cuda.graph(self.graph):
