@@ -11,9 +11,3 @@ _quiet = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, Heal
 settings.register_profile("local", **_quiet)  # type: ignore[arg-type]
 settings.register_profile("ci", derandomize=True, print_blob=True, **_quiet)  # type: ignore[arg-type]
 settings.load_profile("ci" if os.environ.get("CI") else "local")
-
-
-def pytest_make_parametrize_id(val: object) -> str | None:
-    """Objects without a name of their own are called by their type: workers must collect the same tests."""
-    plain = type(val).__repr__ is object.__repr__
-    return type(val).__name__ if plain else None

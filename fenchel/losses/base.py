@@ -29,6 +29,9 @@ class Loss(ABC):
     #: (lo, hi), each (P,): the box to which l, and every certificate about it, is limited; None for all of R^P.
     bounds: tuple[Array, Array] | None = None
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(dim={self.dim})"
+
     @abstractmethod
     def _value(self, theta: Array) -> Array:
         """(n, P) -> (n,)."""

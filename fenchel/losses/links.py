@@ -40,6 +40,9 @@ class Link(ABC):
     #: (a, c): g(z) = a z + h((z - c)^2) with h concave, the rule of closed forms; None where there is no such form.
     rule: tuple[float, float] | None = (0.0, 0.0)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
     @abstractmethod
     def value(self, z: Array) -> Array: ...
 
