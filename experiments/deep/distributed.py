@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["average_gradients", "device", "finish", "rank", "shard", "size", "start"]
+__all__ = ["average_gradients", "barrier", "device", "finish", "rank", "shard", "size", "start"]
 
 
 def start() -> None:
@@ -21,6 +21,12 @@ def finish() -> None:
     """Leave the group."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+
+
+def barrier() -> None:
+    """Wait for everyone."""
+    if _active():
+        dist.barrier()
 
 
 def _active() -> bool:

@@ -26,7 +26,7 @@ from experiments.deep.order import data_order
 from experiments.deep.progress import Progress
 from experiments.deep.rows import Row
 
-__all__ = ["Trained", "train", "train_one"]
+__all__ = ["Trained", "evaluate", "train", "train_one"]
 
 _EVAL_BATCH = 1000
 
@@ -61,7 +61,7 @@ def train_one(
     path = checkpoints / f"{config.key()}.pt" if checkpoints is not None else None
     trained = train(config, split, checkpoint=path, progress=progress, label=label)
     begin = time.perf_counter()
-    metrics = {name: measure(p, split.eval_labels) for name, p in _predictions(trained, config, split)}
+    metrics = evaluate(trained, config, split)
     evaluation = time.perf_counter() - begin
     if path is not None and distributed.rank() == 0:
         path.unlink(missing_ok=True)
@@ -76,6 +76,11 @@ def train_one(
         "backend": "single" if distributed.size() == 1 else f"torchrun, {distributed.size()} processes",
     }
     return row | describe(place)
+
+
+def evaluate(trained: Trained, config: Config, split: Split) -> dict[str, dict[str, float]]:
+    """The metrics at the mean and, for a method with a posterior, averaged over each number of samples."""
+    return {name: measure(p, split.eval_labels) for name, p in _predictions(trained, config, split)}
 
 
 def train(

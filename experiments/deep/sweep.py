@@ -16,11 +16,12 @@ from pathlib import Path
 import torch
 
 from experiments.deep import data as data_sets
-from experiments.deep import stacked_rows
+from experiments.deep import distributed, stacked_rows
 from experiments.deep.config import Config
 from experiments.deep.progress import Progress
 from experiments.deep.rows import Row, RowStore
 from experiments.deep.runner import train_one
+from experiments.registry import InputError
 from fenchel.errors import MissingDependencyError
 
 __all__ = ["run"]
@@ -44,10 +45,14 @@ def run(
     Raises:
         InputError: the data cannot be read. MissingDependencyError: joblib or Dask is needed and not installed.
     """
+    distributed.start()
     pending = rows.missing(configs)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     stack = chosen.startswith("cuda") if stack is None else stack
-    if stack and scheduler is None:
+    if distributed.size() > 1:
+        _run_together(pending, rows, data, progress)
+        pending = []
+    if stack and scheduler is None and pending:
         stackable = [config for config in pending if stacked_rows.can_stack(config)]
         _run_stacks(stackable, rows, data, chosen, progress)
         pending = rows.missing(pending)
@@ -60,6 +65,19 @@ def run(
     if lost:
         raise RuntimeError(f"{len(lost)} runs ended without a row, the first is {lost[0]}")
     return [row for row in found if row is not None]
+
+
+def _run_together(configs: Sequence[Config], rows: RowStore, data: Path | None, progress: bool) -> None:
+    """Under torchrun every process takes its share of each batch; the first one writes the rows."""
+    alone = sorted({c.method for c in configs} & {"vogn", "ivon"})
+    if alone:
+        raise InputError(f"torchrun cannot share the batches of {', '.join(alone)}; run them in one process")
+    leader = distributed.rank() == 0
+    for config in configs:
+        row = train_one(config, data, checkpoints=rows.directory, progress=progress and leader)
+        if leader:
+            rows.put(row)
+        distributed.barrier()
 
 
 def _run_stacks(configs: Sequence[Config], rows: RowStore, data: Path | None, device: str, progress: bool) -> None:
