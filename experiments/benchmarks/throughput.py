@@ -16,7 +16,7 @@ from experiments.deep.order import data_order
 
 __all__ = ["main"]
 
-BATCH, STEPS, ROUNDS = 100, 12, 15
+BATCH, STEPS, ROUNDS = 100, 12, 7
 
 
 def main() -> None:
