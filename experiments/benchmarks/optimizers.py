@@ -72,7 +72,7 @@ def _make(name: str, params: Any, m: int) -> Any:
     if name == "pytorch_optimizer BSAM":
         import pytorch_optimizer
 
-        # without ascent and with hardly a step, or its weights, never put back to the mean, end as NaN, which it rejects
+        # no ascent and hardly a step, or its weights, never put back to the mean, end as NaN, which it rejects
         return pytorch_optimizer.BSAM(params, num_data=60000, lr=1e-12, rho=0.0)
     return makers[name]() if name in makers else None
 
