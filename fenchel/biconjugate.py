@@ -52,7 +52,7 @@ def biconjugate(
     Args:
         loss: the total loss l on R^P.
         q: Gaussian whose expectation parameters are mu.
-        method: "cutting-plane" (any loss; certified), "closed-form" (theory section 3.2, where the loss has one),
+        method: "cutting-plane" (any loss; certified), "closed-form" (`fenchel.closed`, where the loss has one),
             "hull" (P = 1), or "sampled" (the paper's program, Eqs. 32, 33; never certified).
         tol: the bracket is to be no wider than tol * max(1, |f**|).
         structure: "full", "diagonal" or "isotropic" in place of q's family; it then sees q's covariance, its

@@ -21,7 +21,7 @@ Array = np.ndarray
 
 
 def murphy() -> tuple[L.LogisticRegression, fenchel.Gaussian]:
-    """The example of theory section 6."""
+    """The paper's logistic regression at one q."""
     rng = np.random.RandomState(0)
     X = np.vstack([rng.randn(30, 2) + np.array([1, 5]), 2.2 * rng.randn(30, 2) + np.array([-5, 1])])
     loss = L.LogisticRegression(X, np.r_[np.ones(30), -np.ones(30)])
@@ -187,7 +187,7 @@ def test_the_paper_example() -> None:
     assert result.certified
     assert result.gap <= 1e-7
     assert -result.value == pytest.approx(73.0299958, abs=1e-6)
-    # Symmetric atoms carry the mean, so lam1 is half the sum of the signed data (theory section 3.2).
+    # Symmetric atoms carry the mean, so lam1 is half the sum of the signed data.
     np.testing.assert_allclose(result.natural.lam1, 0.5 * (loss.y[:, None] * loss.X).sum(axis=0), atol=1e-6)
 
 

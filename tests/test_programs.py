@@ -69,7 +69,7 @@ def test_reference_says_infeasible_where_the_moments_are_out_of_reach() -> None:
 @pytest.mark.parametrize("name", ["CLARABEL", "SCS"])
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_sampled_program_with_two_pieces_is_the_closed_form_of_their_maximum(structure: str, name: str) -> None:
-    """max(a1 z + b1, a2 z + b2) of z = x.theta: theory section 3.2, with the projected variance of each family."""
+    """max(a1 z + b1, a2 z + b2) of z = x.theta in closed form, with the projected variance of each family."""
     rng = np.random.default_rng(3)
     x, mean = np.array([1.0, -0.7]), np.array([0.4, 0.3])
     root = rng.normal(size=(2, 2))

@@ -29,7 +29,7 @@ STRUCTURES = ("full", "diagonal", "isotropic")
     "biconjugates", "f and certified f** on the paper's logistic regression, and sums of biconjugates", claims=("C4",)
 )
 def run(context: Context) -> Outcome:
-    """The example of the theory, a grid of q, the sampled program over its number of pieces, and blocks of data."""
+    """One q in detail, a grid of q, the sampled program over its number of pieces, and blocks of data."""
     quick = context.scale == "quick"
     pieces = (20, 100) if quick else (20, 50, 100, 200, 400)
     repeats = 2 if quick else 10

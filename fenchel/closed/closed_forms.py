@@ -1,4 +1,4 @@
-"""f** in closed form (theory section 3.2): quadratics, and one function of a linear predictor plus a quadratic."""
+"""f** in closed form: quadratics, and one function of a linear predictor plus a quadratic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a function of one linear predictor z = x.theta sees each Gaussian family (theory section 3.2).
+"""How a function of one linear predictor z = x.theta sees each Gaussian family.
 
 Only the family's own moments are fixed, so that the largest variance of z over all distributions with these moments is
 x^T S x (full), (sum_j |x_j| s_j)^2 (diagonal), |x|^2 tr S (isotropic).

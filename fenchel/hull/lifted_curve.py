@@ -1,6 +1,6 @@
 """The curve theta -> (theta, theta^2, -l(theta)) of a scalar loss and the lower facets of its convex hull.
 
-f** is the largest closed convex function below this curve (theory section 3.1). The hull is not computed in R^3 but
+f** is the largest closed convex function below this curve (see `fenchel.moments`). The hull is not computed in R^3 but
 after a projective map that takes the parabola to a circle and theta = infinity to a point of it: with
 theta = center + scale u and u = tan(phi / 2), dividing (1, u, u^2, -l) by 1 + u^2 gives (cos phi, sin phi) and the
 height -l / (1 + u^2). Mass that escapes to infinity is then an ordinary vertex, and the facets are a triangulation

@@ -1,4 +1,4 @@
-"""The named losses: scalar ones (theory section 3.2), the quadratic in any dimension, logistic regression."""
+"""The named losses: scalar ones, the quadratic in any dimension, logistic regression."""
 
 from __future__ import annotations
 

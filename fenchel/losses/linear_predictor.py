@@ -106,7 +106,7 @@ class LinearPredictorLoss(Loss):
         return total
 
     def compose(self, matrix: Any, offset: Any = None) -> LinearPredictorLoss:
-        """theta -> l(A theta + o), A (dim, P) or, for a scalar loss, (P,); the projections of theory section 3.2."""
+        """theta -> l(A theta + o), A (dim, P) or, for a scalar loss, (P,); see `fenchel.closed.projections`."""
         A = np.asarray(matrix, dtype=float)
         A = finite_array(A[None, :] if A.ndim == 1 and self.dim == 1 else A, "matrix", 2)
         if A.shape[0] != self.dim:

@@ -17,7 +17,7 @@ _PROBES = np.concatenate([[0.0], np.logspace(-6, 6, 97)])
 
 
 class SquareConcaveLink(Link):
-    """a z + h(z^2) with h concave and nondecreasing on [0, inf): the rule of theory section 3.2.
+    """a z + h(z^2) with h concave and nondecreasing on [0, inf): the rule of `fenchel.closed`.
 
     h, its derivative dh and second derivative d2h act on arrays of u = z^2. Its tangent in u at z0^2 is above h, so
     that in z the parabola of curvature 2 h'(z0^2) tangent at z0 is above the link everywhere.
