@@ -1,8 +1,8 @@
 """-f** of one link g(z) at given mean and variance of z, with its majorant and its worst-case distribution.
 
 For g(z) = a z + h(z^2), h concave, Jensen's inequality in z^2 gives -f** = a mean + h(variance + mean^2), attained by
-two atoms at +-sqrt(variance + mean^2) (the rule of `fenchel.closed`); for the indicator the value is Cantelli's, for the
-squared ReLU variance + (mean^+)^2.
+two atoms at +-sqrt(variance + mean^2) (the rule of `fenchel.closed`); for the indicator the value is Cantelli's, for
+the squared ReLU variance + (mean^+)^2.
 """
 
 from __future__ import annotations
