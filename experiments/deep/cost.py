@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments.benchmarks.optimizers import NETWORKS, contenders, interleaved, optimizer_only, peak_memory, ratios
+from experiments.benchmarks.optimizers import NETWORKS, contenders, interleaved, optimizer_only, ratios
 from experiments.registry import Claim, Context, Outcome, piece, register
 
 LIMIT = 1.05
@@ -73,12 +73,6 @@ def run(context: Context) -> Outcome:
                 medians[way]["noise"][setting] = ratios(seconds, "bSAM without noise")["bSAM"][1]
         alone = piece(context, f"{network.split()[0]}-alone", partial(_alone, network, rounds[network]))
         numbers[f"{network}, optimizer alone over one normal draw"] = alone["quartiles"].tolist()
-    if context.scale == "full":
-        numbers["megabytes added"] = {
-            f"{network}, m = 1, {name}": peak_memory(name, network, 1)
-            for network in NETWORKS
-            for name in ("two bare passes", "bSAM", "SAM with SGD", BASE)
-        }
     numbers["bSAM over SAM with Adam"] = {way: medians[way]["adam"] for way in medians}
     numbers["bSAM over bSAM without noise"] = {way: medians[way]["noise"] for way in medians}
     word, condition = verdict(medians["processor"]["adam"], medians["processor"]["noise"])
