@@ -39,8 +39,8 @@ class ExactPosterior:
     log_evidence: float
     error: float
     method: str
-    nodes: Array
-    node_weights: Array
+    nodes: Array = field(repr=False)
+    node_weights: Array = field(repr=False)
     diagnostics: dict[str, Any] = field(default_factory=dict)
     _log_joint: Callable[[Array], Array] = field(default=lambda theta: theta[:, 0], repr=False)
     _frame: tuple[Array, Array, Array, Array] | None = field(default=None, repr=False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -46,19 +46,19 @@ class LearningResult:
 
     posterior: Gaussian
     objective: Array
-    lower: Array
-    upper: Array
+    lower: Array = field(repr=False)
+    upper: Array = field(repr=False)
     converged: bool
     iterations: int
-    means: Array
-    covs: Array
-    seconds: Array
+    means: Array = field(repr=False)
+    covs: Array = field(repr=False)
+    seconds: Array = field(repr=False)
     damped: int
     extrapolated: int
     certified: bool
     surrogate: str
     message: str
-    final: BiconjugateResult | None = None
+    final: BiconjugateResult | None = field(default=None, repr=False)
 
     @property
     def value(self) -> float:
