@@ -4,7 +4,8 @@ With c = max(p, 1 - p) the confidence of a prediction, its doubt is 1 - c. Over 
 
     log doubt ratio  R = log( E[doubt of q] / E[doubt of exact Bayes] ),   R < 0 overconfident, R > 0 underconfident,
 
-and E|p - p_exact|, which also sees errors that cancel in R. Parts of the claims, with thresholds fixed beforehand:
+and E|p - p_exact|, which also sees errors that cancel in R. The thresholds of the parts of the claims were
+set after a first look at bSAM's measures and before SAM's or Laplace's were known; they alone decide the verdicts:
 overconfident R < -log 1.25, underconfident R > log 1.25, close |R| <= log 1.5 and E|p - p_exact| at most half of the
 smaller of the two others' (SAM's and SAM + Laplace's).
 """
@@ -28,7 +29,8 @@ CLOSE_ERROR = 0.5
 MEASURE = (
     "log ratio of the mean doubt 1 - max(p, 1 - p) to exact Bayes's, over fresh test points and over the plotted box; "
     "overconfident below -log 1.25, underconfident above log 1.25, close within log 1.5 and mean |p - p_exact| at most "
-    "half that of both SAM and SAM + Laplace"
+    "half that of both SAM and SAM + Laplace; thresholds set after a first look at bSAM's measures, before SAM's and "
+    "Laplace's; they alone decide the verdict, the comparison by sign was added after the results were seen"
 )
 
 

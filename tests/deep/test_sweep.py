@@ -66,13 +66,12 @@ def test_a_killed_sweep_ends_with_the_same_rows_and_repeats_nothing(tmp_path: Pa
 
 def test_a_dask_cluster_gives_equal_rows(tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
-    four = TWELVE[:4]
     torch.set_num_threads(1)
-    here = sweep.run(four, RowStore(tmp_path / "here"), device="cpu", stack=False)
+    here = sweep.run(TWELVE, RowStore(tmp_path / "here"), device="cpu", stack=False)
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
     ) as cluster:
-        there = sweep.run(four, RowStore(tmp_path / "there"), scheduler=cluster.scheduler_address)
+        there = sweep.run(TWELVE, RowStore(tmp_path / "there"), scheduler=cluster.scheduler_address)
     assert metrics_of(here) == metrics_of(there)
 
 
