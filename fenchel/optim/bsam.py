@@ -15,8 +15,9 @@ from fenchel.optim.functional import posterior_variance
 from fenchel.optim.hyperparameters import check_bsam_group, check_params
 from fenchel.optim.noise import NoiseSource, work_dtype
 from fenchel.optim.posterior import DiagonalPosterior, Marginal
-from fenchel.optim.two_pass import TwoPassOptimizer
+from fenchel.optim.two_pass import TwoPassOptimizer, without_gradients
 from fenchel.optim.vectorized import VectorizedStep
+from fenchel.optim.workspace import Workspace
 
 __all__ = ["BSAM"]
 
@@ -52,7 +53,9 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
         seed: of the noise; None takes one from torch's global generator.
         module, batch_norm, distributed: see `TwoPassOptimizer`.
 
-    State of a parameter: "s" and "momentum", and for bfloat16 or float16 weights "mean", all three in float32.
+    State of a parameter: "s" and "momentum", and for bfloat16 or float16 weights "mean", all three in float32. On a CPU
+    the optimizer also keeps the memory of the mean's copy and of the noise (with sub-batches that of the two sums too)
+    between steps, since to page it in anew costs as much as the step.
 
     Raises:
         ValueError: a hyperparameter out of range, naming it.
@@ -106,6 +109,7 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
         self._max_grad_norm = max_grad_norm
         self._noise = NoiseSource(seed, rank_of(distributed))
         self._sampling = NoiseSource(self._noise.seed ^ 1, self._noise.rank)
+        self._workspace = Workspace()
         self._buckets: list[Bucket] = []
         self._expected: int | None = None
         super().__init__(params, defaults, module=module, batch_norm=batch_norm, distributed=distributed)
@@ -151,9 +155,9 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
         overridden = type(self).standard_normal_like is not BSAM.standard_normal_like
         return overridden or "standard_normal_like" in self.__dict__
 
-    def _draw(self, params: list[Tensor]) -> list[Tensor]:
+    def _draw(self, params: list[Tensor], workspace: Workspace | None = None) -> list[Tensor]:
         if not self._custom_noise():
-            return self._noise.like(params)
+            return self._noise.like(params, workspace)
         noise = []
         for p in params:
             z = self.standard_normal_like(p)
@@ -173,7 +177,7 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
 
     # ---- the moves of a step --------------------------------------------------------------------------------------
 
-    @torch.no_grad()
+    @without_gradients
     def begin(self, grad_scaler: Any = None, parts: int | None = None) -> None:
         """Start a step: remember the mean.
 
@@ -191,12 +195,13 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
                     places.setdefault((p.device, p.dtype), []).append(p)
             for params in places.values():
                 states = [self._state_of(p, group) for p in params]
+                masters = [state["mean"] for state in states if "mean" in state]
                 self._buckets.append(
                     Bucket(
                         group=group,
                         foreach=kernels.prefers_foreach(params) if group["foreach"] is None else bool(group["foreach"]),
                         params=params,
-                        mean=[t["mean"] if "mean" in t else p.clone() for p, t in zip(params, states, strict=True)],
+                        mean=masters or self._workspace.copies(f"mean {len(self._buckets)}", params),
                         s=[state["s"] for state in states],
                         momentum=[state["momentum"] for state in states],
                         seen=[False] * len(params),
@@ -205,52 +210,59 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
         self._open, self._parts, self._expected, self._overflow = True, 0, parts, False
         self._scaler = grad_scaler
 
-    @torch.no_grad()
+    @without_gradients
     def first_point(self) -> None:
         """Line 3: the weights become omega + e."""
         self._started("first_point")
         params = [p for group in self.param_groups if group["noise"] for p in group["params"] if p.requires_grad]
-        noise = dict(zip(params, self._draw(params), strict=True))
+        noise = dict(zip(params, self._draw(params, self._workspace), strict=True))
         for b in self._buckets:
             if b.group["noise"]:
                 z = [noise.pop(p) for p in b.params]
-                kernels.addcdiv(b.params, b.mean, z, b.sqrt_s(), b.num_data**-0.5, foreach=b.foreach)
+                kernels.noisy_point(b.params, b.mean, z, b.s, b.num_data**-0.5, foreach=b.foreach)
+                b.spare = None if self._custom_noise() else z
             elif self._parts:
                 b.put_back()
 
-    @torch.no_grad()
+    @without_gradients
     def second_point(self) -> None:
         """Line 5: collect |g| and move the weights to omega + rho g / s."""
         self._started("second_point")
-        for b in self._buckets:
+        for i, b in enumerate(self._buckets):
             gradient = b.gradients()
-            b.absolute = kernels.magnitude(b.absolute, gradient, foreach=b.foreach)
+            if b.absolute is not None:
+                kernels.accumulate(
+                    b.absolute, kernels.magnitude(gradient, b.spare, foreach=b.foreach), foreach=b.foreach
+                )
+            else:
+                out = b.spare if self._expected == 1 else self._workspace.like(f"absolute {i}", gradient)
+                b.absolute = kernels.magnitude(gradient, out, foreach=b.foreach)
             kernels.addcdiv(
                 b.params, b.mean, gradient, b.s, b.sign * b.group["rho"] * self._unscaling(), foreach=b.foreach
             )
         if self._scaler is not None:
             self._overflow |= any_non_finite(t for b in self._buckets for t in b.absolute or [])
 
-    @torch.no_grad()
+    @without_gradients
     def collect(self) -> None:
         """Line 6: add the gradient at the adversarial point to the sum."""
         self._started("collect")
-        for b in self._buckets:
+        for i, b in enumerate(self._buckets):
             gradient = b.gradients()
             if b.gradient is not None:
                 kernels.accumulate(b.gradient, gradient, foreach=b.foreach)
             else:
-                b.gradient = gradient if self._expected == 1 else [g.clone() for g in gradient]
+                b.gradient = gradient if self._expected == 1 else self._workspace.copies(f"gradient {i}", gradient)
         self._parts += 1
 
-    @torch.no_grad()
+    @without_gradients
     def restore(self) -> None:
         """Give the step up: the weights become the mean again, bit for bit; s and momentum are untouched."""
         for b in self._buckets:
             b.put_back()
         self._buckets, self._open = [], False
 
-    @torch.no_grad()
+    @without_gradients
     def update(self) -> None:
         """Lines 7 to 9, from the averages over the sub-batches (of all ranks)."""
         self._started("update")
@@ -325,7 +337,7 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
         return self._draw(params) if self._custom_noise() else self._sampling.like(params)
 
     def generator(self, device: torch.device) -> torch.Generator:
-        """The generator of the training noise on a device."""
+        """The generator of the training noise on a device (on a CPU: of small or double-precision draws)."""
         return self._noise.on(device)
 
     def noise_state(self) -> dict[str, Any]:
@@ -355,5 +367,5 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
         self.load_noise_state(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_max_grad_norm", "_noise", "_sampling", "_buckets", "_expected")
+        own = ("_max_grad_norm", "_noise", "_sampling", "_workspace", "_buckets", "_expected")
         return {**super().__getstate__(), **{name: self.__dict__[name] for name in own}}

@@ -17,9 +17,9 @@ __all__ = ["Bucket"]
 class Bucket:
     """Lists aligned with ``params``; nothing of it outlives the step but state tensors it refers to.
 
-    ``mean`` is a copy for the time of the step, or the float32 mean of 16-bit weights; ``root`` is sqrt(s);
-    ``absolute`` and ``gradient`` are the sums over the sub-batches of |g| and g_eps; ``seen`` tells which parameters
-    had a gradient in any pass.
+    ``mean`` is a copy for the time of the step, or the float32 mean of 16-bit weights; ``absolute`` and ``gradient``
+    are the sums over the sub-batches of |g| and g_eps; ``spare`` is memory for |g|: that of the noise, once used;
+    ``seen`` tells which parameters had a gradient in any pass.
     """
 
     group: dict[str, Any]
@@ -28,9 +28,9 @@ class Bucket:
     mean: list[Tensor]
     s: list[Tensor]
     momentum: list[Tensor]
-    root: list[Tensor] | None = None
     absolute: list[Tensor] | None = None
     gradient: list[Tensor] | None = None
+    spare: list[Tensor] | None = None
     seen: list[bool] = field(default_factory=list)
 
     @property
@@ -42,12 +42,6 @@ class Bucket:
     def sign(self) -> float:
         """-1 where the objective is to be maximized."""
         return -1.0 if self.group["maximize"] else 1.0
-
-    def sqrt_s(self) -> list[Tensor]:
-        """sqrt(s), computed once a step: s is constant over the sub-batches."""
-        if self.root is None:
-            self.root = kernels.square_root(self.s, foreach=self.foreach)
-        return self.root
 
     def gradients(self) -> list[Tensor]:
         """The gradients in the precision of the mean; zeros where there is none."""
@@ -77,8 +71,8 @@ class Bucket:
                 self.params[i].copy_(self.mean[i])
         if not keep:
             return
-        lists = (self.params, self.mean, self.s, self.momentum, self.sqrt_s(), self.gradient, self.absolute)
-        params, mean, s, momentum, root, gradient, absolute = ([values[i] for i in keep] for values in lists)
+        lists = (self.params, self.mean, self.s, self.momentum, self.gradient, self.absolute)
+        params, mean, s, momentum, gradient, absolute = ([values[i] for i in keep] for values in lists)
         master = params[0].dtype != mean[0].dtype
         lr = group["lr"]
         if group["compiled"] and not isinstance(lr, Tensor):
@@ -89,7 +83,6 @@ class Bucket:
             mean,
             s,
             momentum,
-            root,
             gradient,
             absolute,
             lr=lr,

@@ -1,7 +1,7 @@
 """In-place kernels over lists of tensors: one loop with `out=` (least memory traffic) and one of foreach launches.
 
-The loop is for large tensors on CPUs, where every pass over memory counts; foreach is for accelerators and for small
-tensors, where every call counts. Both compute the same elementwise expressions as `functional`. ``dst`` may be of
+The loop is for CPUs, where every pass over memory counts; foreach is for accelerators, where every launch counts. Both
+compute the same elementwise expressions as `functional`. ``dst`` may be of
 lower precision than the rest (bfloat16 weights with a float32 mean); the result is then computed in the precision of
 the rest.
 """
@@ -14,18 +14,14 @@ from functools import cache
 import torch
 from torch import Tensor
 
-__all__ = ["accumulate", "addcdiv", "copy", "magnitude", "prefers_foreach", "square_root", "update", "update_kernel"]
+__all__ = ["accumulate", "addcdiv", "copy", "magnitude", "noisy_point", "prefers_foreach", "update", "update_kernel"]
 
 Tensors = Sequence[Tensor]
 
 
-SMALL = 1 << 14
-"""Tensors smaller than this on average are bound by the number of calls, even on a CPU."""
-
-
 def prefers_foreach(params: Tensors) -> bool:
-    """Whether foreach is likely to be the faster of the two for these parameters."""
-    return params[0].device.type != "cpu" or sum(p.numel() for p in params) < SMALL * len(params)
+    """Whether foreach is likely to be the faster of the two for these parameters, all on one device."""
+    return params[0].device.type != "cpu"
 
 
 def copy(dst: Tensors, src: Tensors, *, foreach: bool) -> None:
@@ -58,17 +54,26 @@ def addcdiv(
             torch.addcdiv(b, n, m, value=value, out=d)
 
 
-def square_root(s: Tensors, *, foreach: bool) -> list[Tensor]:
-    """sqrt(s), freshly allocated."""
-    return list(torch._foreach_sqrt(list(s))) if foreach else [t.sqrt() for t in s]
+def noisy_point(dst: Tensors, mean: Tensors, noise: Tensors, s: Tensors, value: float, *, foreach: bool) -> None:
+    """dst <- mean + value noise / sqrt(s)."""
+    if foreach or dst[0].dtype != mean[0].dtype:
+        addcdiv(dst, mean, noise, torch._foreach_sqrt(list(s)), value, foreach=foreach)
+        return
+    for d, w, z, t in zip(dst, mean, noise, s, strict=True):
+        torch.addcmul(w, z, torch.rsqrt(t, out=d), value=value, out=d)
 
 
-def magnitude(total: list[Tensor] | None, gradient: Tensors, *, foreach: bool) -> list[Tensor]:
-    """total + |gradient|, in place once there is a total; the sum of |g| over sub-batches, in float32 or better."""
-    absolute = list(torch._foreach_abs(list(gradient))) if foreach else [g.abs() for g in gradient]
-    if total is None:
-        return absolute
-    return accumulate(total, absolute, foreach=foreach)
+def magnitude(gradient: Tensors, out: list[Tensor] | None = None, *, foreach: bool) -> list[Tensor]:
+    """|gradient|, in ``out`` if that is given."""
+    if out is None:
+        return list(torch._foreach_abs(list(gradient)))
+    if foreach:
+        torch._foreach_copy_(out, list(gradient))
+        torch._foreach_abs_(out)
+    else:
+        for a, g in zip(out, gradient, strict=True):
+            torch.abs(g, out=a)
+    return out
 
 
 def accumulate(total: list[Tensor], terms: Tensors, *, foreach: bool) -> list[Tensor]:
@@ -86,7 +91,6 @@ def update(
     mean: list[Tensor],
     s: list[Tensor],
     momentum: list[Tensor],
-    root: list[Tensor],
     gradient: list[Tensor],
     absolute: list[Tensor],
     *,
@@ -104,11 +108,12 @@ def update(
 
     Args:
         dst: where omega goes: the weights, or ``mean`` itself (then the caller copies to low-precision weights).
-        mean, s, momentum, root: omega, s, g_m and sqrt(s) before the step.
+        mean, s, momentum: omega, s and g_m before the step; ``mean`` may serve as scratch memory.
         gradient, absolute: sums over the sub-batches of g_eps and of |g|; ``gradient_scale`` and ``absolute_scale``
             make averages of them (and undo a loss scale), ``absolute_scale`` also carries the optional factor sqrt(N).
         offset: delta + gamma.
     """
+    scale, constant = (1 - beta2) * absolute_scale, (1 - beta2) * offset
     if foreach:
         if gradient_scale == 1.0:
             torch._foreach_lerp_(momentum, gradient, 1 - beta1)
@@ -117,28 +122,39 @@ def update(
             torch._foreach_add_(momentum, gradient, alpha=(1 - beta1) * gradient_scale)
         if weight_decay:
             torch._foreach_add_(momentum, mean, alpha=(1 - beta1) * weight_decay)
-    else:
-        for m, g, w in zip(momentum, gradient, mean, strict=True):
-            if gradient_scale == 1.0:
-                m.lerp_(g, 1 - beta1)
-            else:
-                m.mul_(beta1).add_(g, alpha=(1 - beta1) * gradient_scale)
-            if weight_decay:
-                m.add_(w, alpha=(1 - beta1) * weight_decay)
-    if not precision_first:
-        addcdiv(dst, mean, momentum, s, -lr, foreach=foreach)
-    scale = (1 - beta2) * absolute_scale
-    if foreach:
+        if not precision_first:
+            addcdiv(dst, mean, momentum, s, -lr, foreach=True)
+        roots = torch._foreach_sqrt(s)
         torch._foreach_mul_(s, beta2)
-        torch._foreach_add_(s, (1 - beta2) * offset)
-        torch._foreach_addcmul_(s, root, absolute, scale)
-    else:
-        constant = torch.full((), (1 - beta2) * offset, dtype=s[0].dtype)
-        for t, r, a in zip(s, root, absolute, strict=True):
-            torch.add(constant if t.device.type == "cpu" else constant.to(t.device), t, alpha=beta2, out=t)
-            t.addcmul_(r, a, value=scale)
-    if precision_first:
-        addcdiv(dst, mean, momentum, s, -lr, foreach=foreach)
+        torch._foreach_add_(s, constant)
+        torch._foreach_addcmul_(s, roots, absolute, scale)
+        if precision_first:
+            addcdiv(dst, mean, momentum, s, -lr, foreach=True)
+        return
+    addend = torch.full((), constant, dtype=s[0].dtype, device=s[0].device)
+
+    def move(d: Tensor, w: Tensor, m: Tensor, t: Tensor) -> None:
+        if isinstance(lr, Tensor) or d.dtype != w.dtype:
+            addcdiv([d], [w], [m], [t], -lr, foreach=False)
+        else:
+            torch.addcdiv(w, m, t, value=-lr, out=d)
+
+    for d, w, t, m, g, a in zip(dst, mean, s, momentum, gradient, absolute, strict=True):
+        if gradient_scale == 1.0:
+            m.lerp_(g, 1 - beta1)
+        else:
+            m.mul_(beta1).add_(g, alpha=(1 - beta1) * gradient_scale)
+        if weight_decay:
+            m.add_(w, alpha=(1 - beta1) * weight_decay)
+        if not precision_first:
+            move(d, w, m, t)
+        spare = d if precision_first else w  # the one of the two that is not needed yet, or not any more
+        inverse_root = t.rsqrt() if d is w else torch.rsqrt(t, out=spare)
+        root = inverse_root.mul_(t)  # with the product, half the time of sqrt
+        torch.add(addend, t, alpha=beta2, out=t)
+        t.addcmul_(root, a, value=scale)
+        if precision_first:
+            move(d, w, m, t)
 
 
 @cache

@@ -1,7 +1,8 @@
 """Standard normal noise: one flat draw a device from a generator of the optimizer's own.
 
-The normal draw is half of what bSAM costs beside its two gradients, so it is made once for all parameters. Drawing on
-several threads was tried and left out: behind a parallel backward pass it gained nothing, and it lost on busy machines.
+The normal draw is half of what bSAM costs beside its two gradients, so it is made once for all parameters, and large
+draws on a CPU come from `fenchel.optim.keystream`. Drawing by torch on several threads was tried and left out: behind
+a parallel backward pass it gained nothing, and it lost on busy machines.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fenchel.optim.keystream import KeyStream, erfinv_is_fast
+from fenchel.optim.workspace import Workspace
+
 __all__ = ["NoiseSource", "work_dtype"]
 
 
@@ -21,9 +25,17 @@ def work_dtype(param: Tensor) -> torch.dtype:
     return torch.float32 if param.dtype in (torch.bfloat16, torch.float16) else param.dtype
 
 
+LARGE = 1 << 16
+"""Draws of float32 on a CPU of this size or more come from a `KeyStream`; below, its calls would cost more."""
+
+
+def _digest(size: int, *parts: object) -> bytes:
+    text = ":".join(str(part) for part in ("fenchel.optim", *parts))
+    return hashlib.blake2b(text.encode(), digest_size=size).digest()
+
+
 def _derived(*parts: object) -> int:
-    text = ":".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+    return int.from_bytes(_digest(8, *parts), "big") >> 1
 
 
 class NoiseSource:
@@ -38,6 +50,7 @@ class NoiseSource:
         self.seed = int(torch.randint(2**62, (), dtype=torch.int64)) if seed is None else int(seed)
         self.rank = rank
         self.generators: dict[str, torch.Generator] = {}
+        self.stream = self._new_stream()
 
     def on(self, device: torch.device) -> torch.Generator:
         """The generator of a device."""
@@ -48,33 +61,49 @@ class NoiseSource:
         return self.generators[key]
 
     def _seed(self, key: str) -> None:
-        self.generators[key].manual_seed(_derived("fenchel.optim", self.seed, self.rank, key))
+        self.generators[key].manual_seed(_derived(self.seed, self.rank, key))
 
-    def flat(self, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """``size`` standard normals as a vector."""
-        return torch.empty(size, dtype=dtype, device=device).normal_(generator=self.on(device))
+    def _new_stream(self) -> KeyStream:
+        return KeyStream(_digest(16, self.seed, self.rank, "stream"))
 
-    def like(self, params: Sequence[Tensor]) -> list[Tensor]:
-        """Noise of the shapes of ``params``, from one draw per device and precision, laid out in parameter order."""
+    def normal_(self, out: Tensor) -> Tensor:
+        """Fill a vector with standard normals, and return it."""
+        if out.device.type == "cpu" and out.dtype == torch.float32 and out.numel() >= LARGE and erfinv_is_fast():
+            return self.stream.normal_(out)
+        return out.normal_(generator=self.on(out.device))
+
+    def like(self, params: Sequence[Tensor], workspace: Workspace | None = None) -> list[Tensor]:
+        """Noise of the shapes of ``params``, from one draw per device and precision, laid out in parameter order.
+
+        With a ``workspace``, it is written there, and lasts until the next draw to it.
+        """
+        workspace = Workspace() if workspace is None else workspace
         places: dict[tuple[torch.device, torch.dtype], list[int]] = {}
         for i, p in enumerate(params):
             places.setdefault((p.device, work_dtype(p)), []).append(i)
         noise: list[Tensor] = list(params)
         for (device, dtype), indices in places.items():
-            sizes = [params[i].numel() for i in indices]
-            for i, piece in zip(indices, torch.split(self.flat(sum(sizes), dtype, device), sizes), strict=True):
-                noise[i] = piece.view(params[i].shape)
+            vector, pieces = workspace.pieces("noise", [params[i].shape for i in indices], dtype, device)
+            self.normal_(vector)
+            for i, piece in zip(indices, pieces, strict=True):
+                noise[i] = piece
         return noise
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and integers only, so that `torch.load(..., weights_only=True)` reads it."""
         states = {key: generator.get_state() for key, generator in self.generators.items()}
-        return {"seed": self.seed, "rank": self.rank, "states": states}
+        return {"seed": self.seed, "rank": self.rank, "states": states, "stream": self.stream.state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue the saved streams; a process of another rank starts streams of its own from the saved ones."""
         own = int(state["rank"]) == self.rank
         self.seed = int(state["seed"])
+        self.stream = self._new_stream()
+        if "stream" in state:
+            saved = state["stream"]
+            self.stream = KeyStream.from_state(saved)
+            if not own:
+                self.stream = KeyStream(_digest(16, bytes(saved.tolist()).hex(), self.rank))
         for key in self.generators:
             if key not in state["states"]:  # had not drawn yet when the state was saved
                 self._seed(key)
@@ -87,4 +116,4 @@ class NoiseSource:
                 generator.set_state(saved.to(device="cpu", dtype=torch.uint8, copy=True))
             else:
                 digest = hashlib.blake2b(saved.cpu().numpy().tobytes(), digest_size=8).hexdigest()
-                generator.manual_seed(_derived("fenchel.optim", digest, self.rank, key))
+                generator.manual_seed(_derived(digest, self.rank, key))

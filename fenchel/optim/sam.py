@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fenchel.optim.amp import any_non_finite, record
 from fenchel.optim.distributed import process_group, sum_across_ranks, sum_counts
 from fenchel.optim.hyperparameters import check_non_negative, check_params
-from fenchel.optim.two_pass import TwoPassOptimizer
+from fenchel.optim.two_pass import TwoPassOptimizer, without_gradients
 
 __all__ = ["SAM"]
 
@@ -73,7 +73,7 @@ class SAM(TwoPassOptimizer):
             self.param_groups.pop()
             raise
 
-    @torch.no_grad()
+    @without_gradients
     def begin(self, grad_scaler: Any = None, parts: int | None = None) -> None:
         """Start a step: remember the weights."""
         if self._open:
@@ -83,14 +83,14 @@ class SAM(TwoPassOptimizer):
         self._sum = [None] * len(self._params)
         self._open, self._parts, self._overflow, self._scaler = True, 0, False, grad_scaler
 
-    @torch.no_grad()
+    @without_gradients
     def first_point(self) -> None:
         """The first gradient is taken at the mean itself."""
         self._started("first_point")
         if self._parts:
             torch._foreach_copy_(self._params, self._mean)
 
-    @torch.no_grad()
+    @without_gradients
     def second_point(self) -> None:
         """Move the weights to omega + rho g / |g|."""
         self._started("second_point")
@@ -105,7 +105,7 @@ class SAM(TwoPassOptimizer):
         if self._scaler is not None:
             self._overflow |= any_non_finite(norms)
 
-    @torch.no_grad()
+    @without_gradients
     def collect(self) -> None:
         """Add the gradient at the adversarial point to the sum."""
         self._started("collect")
@@ -115,14 +115,14 @@ class SAM(TwoPassOptimizer):
                 self._sum[i] = p.grad.clone() if total is None else total.add_(p.grad)
         self._parts += 1
 
-    @torch.no_grad()
+    @without_gradients
     def restore(self) -> None:
         """Give the step up: the weights become the mean again, bit for bit."""
         if self._open:
             torch._foreach_copy_(self._params, self._mean)
         self._params, self._mean, self._sum, self._open = [], [], [], False
 
-    @torch.no_grad()
+    @without_gradients
     def update(self) -> None:
         """Hand the averaged gradient to the base optimizer."""
         self._started("update")

@@ -19,8 +19,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +29,24 @@ from torch import Tensor, nn
 from fenchel.optim import batch_norm as bn
 from fenchel.optim.distributed import local_gradients, process_group
 
-__all__ = ["TwoPassOptimizer", "as_closures", "mean_loss"]
+__all__ = ["TwoPassOptimizer", "as_closures", "mean_loss", "without_gradients"]
 
 Closure = Callable[[], Any]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def without_gradients(move: Callable[P, R]) -> Callable[P, R]:
+    """As `torch.no_grad()` for a move; costs nothing within `step`, which has switched gradients off already."""
+
+    @wraps(move)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not torch.is_grad_enabled():
+            return move(*args, **kwargs)
+        with torch.no_grad():
+            return move(*args, **kwargs)
+
+    return wrapped
 
 
 class TwoPassOptimizer(torch.optim.Optimizer):
@@ -88,6 +104,7 @@ class TwoPassOptimizer(torch.optim.Optimizer):
     def restore(self) -> None:
         """Give the step up: put the mean back, forget what was collected."""
 
+    @without_gradients
     def step(self, closure: Closure | Iterable[Closure] | None = None, *, grad_scaler: Any = None) -> Any:
         """One step from a closure, or from one closure for each sub-batch (m-sharpness).
 
@@ -125,17 +142,16 @@ class TwoPassOptimizer(torch.optim.Optimizer):
         self.update()
         return mean_loss(losses)
 
+    def _evaluation(self, part: int, *, second: bool) -> AbstractContextManager[Any]:
+        module = self._module
+        return torch.enable_grad() if module is None else self._evaluation_of(module, part, second=second)
+
     @contextmanager
-    def _evaluation(self, part: int, *, second: bool) -> Iterator[None]:
-        module, distributed = self._module, self._distributed is not False
-        freeze = module is not None and not bn.moves_statistics(self._batch_norm, part, second)
-        with torch.enable_grad():
-            if freeze and module is not None:
-                with bn.frozen_statistics(module), local_gradients(module if distributed else None):
-                    yield
-            else:
-                with local_gradients(module if distributed else None):
-                    yield
+    def _evaluation_of(self, module: nn.Module, part: int, *, second: bool) -> Iterator[None]:
+        moves = bn.moves_statistics(self._batch_norm, part, second)
+        local = local_gradients(module if self._distributed is not False else None)
+        with torch.enable_grad(), nullcontext() if moves else bn.frozen_statistics(module), local:
+            yield
 
     def _started(self, what: str) -> None:
         if not self._open:

@@ -115,7 +115,7 @@ class VectorizedStep:
             b, i = where[p]
             mean = b.mean[i]
             if p in noise:
-                mean = torch.addcdiv(mean, noise[p], b.sqrt_s()[i], value=b.num_data**-0.5).to(p.dtype)
+                mean = torch.addcdiv(mean, noise[p], b.s[i].sqrt(), value=b.num_data**-0.5).to(p.dtype)
                 points.append(mean)
             else:
                 points.append(spread(mean, p))

@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_noise_is_standard_normal_and_independent(size: int, dtype: torch.dtype) -> None:
     source = NoiseSource(1)
-    draws = torch.stack([source.flat(size, dtype, CPU) for _ in range(4)])
+    draws = torch.stack([source.normal_(torch.empty(size, dtype=dtype)) for _ in range(4)])
     assert draws.dtype == dtype
     z = draws.flatten().double()
     assert stats.kstest(z.numpy(), "norm").pvalue > 1e-4
@@ -36,10 +36,10 @@ def test_noise_is_standard_normal_and_independent(size: int, dtype: torch.dtype)
 
 def test_seeds_and_ranks_give_different_streams() -> None:
     sources = [NoiseSource(1), NoiseSource(2), NoiseSource(1, rank=1)]
-    draws = [s.flat(20, torch.float64, CPU) for s in sources]
+    draws = [s.normal_(torch.empty(20)) for s in sources]
     assert not torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
-    assert torch.equal(draws[0], NoiseSource(1).flat(20, torch.float64, CPU))
+    assert torch.equal(draws[0], NoiseSource(1).normal_(torch.empty(20)))
     torch.manual_seed(3)
     first = NoiseSource().seed
     torch.manual_seed(3)
@@ -52,7 +52,7 @@ def test_one_flat_draw_is_laid_out_in_parameter_order() -> None:
     assert [z.shape for z in noise] == [p.shape for p in params]
     assert [z.dtype for z in noise] == [p.dtype for p in params]
     source = NoiseSource(0)
-    assert torch.equal(torch.cat([noise[0].flatten(), noise[2]]), source.flat(11, torch.float32, CPU))
+    assert torch.equal(torch.cat([noise[0].flatten(), noise[2]]), source.normal_(torch.empty(11)))
 
 
 def test_posterior_samples_have_the_mean_and_variance() -> None:
