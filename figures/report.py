@@ -138,6 +138,9 @@ def _flatten(numbers: Any, prefix: str = "") -> list[tuple[str, Any]]:
         name = f"{prefix}{key}"
         if isinstance(value, dict):
             rows += _flatten(value, f"{name}: ")
+        elif isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
+            columns = dict.fromkeys(key for row in value for key in row)
+            rows += [(f"{name} ({len(value)}): {c}", [row[c] for row in value if c in row]) for c in columns]
         else:
             rows.append((name, value))
     return rows
@@ -149,9 +152,16 @@ def _number(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list):
-        shown = ", ".join(_number(v) for v in value[:12])
-        return f"[{shown}{', …' if len(value) > 12 else ''}]"
+        return _summary(value) if len(value) > 6 else f"[{', '.join(_number(v) for v in value)}]"
     return str(value)
+
+
+def _summary(values: list[Any]) -> str:
+    """A long list in short: the range of numbers, the distinct other values; the result file has them all."""
+    if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+        return f"{_number(min(values))} to {_number(max(values))} ({len(values)} values)"
+    distinct = list(dict.fromkeys(_number(v) for v in values))
+    return ", ".join(distinct[:6]) + (f", … ({len(distinct)} different)" if len(distinct) > 6 else "")
 
 
 def _cell(text: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from figures import __main__ as command
-from figures import render
+from figures import render, report
 
 
 @pytest.mark.parametrize("name", render.drawable())
@@ -32,3 +32,13 @@ def test_a_figure_without_result_exits_with_2(
     monkeypatch.setenv("FENCHEL_RESULTS", str(tmp_path))
     assert command.main(["make", "worst_case"]) == 2
     assert "python -m experiments run worst_case" in capsys.readouterr().err
+
+
+def test_long_lists_are_reported_by_their_ranges() -> None:
+    """The report shows what a list holds, not a dump of it; the result file has every row."""
+    numbers = {"rows": [{"loss": f"l{i % 8}", "gap": 10.0**-i} for i in range(9)], "few": [1.0, 2.5]}
+    assert [(name, report._number(value)) for name, value in report._flatten(numbers)] == [
+        ("rows (9): loss", "l0, l1, l2, l3, l4, l5, … (8 different)"),
+        ("rows (9): gap", "1e-08 to 1 (9 values)"),
+        ("few", "[1, 2.5]"),
+    ]
