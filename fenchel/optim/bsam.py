@@ -220,7 +220,7 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
             if b.group["noise"]:
                 z = [noise.pop(p) for p in b.params]
                 kernels.noisy_point(b.params, b.mean, z, b.s, b.num_data**-0.5, foreach=b.foreach)
-                b.spare = None if self._custom_noise() else z
+                b.spare = None if b.foreach or self._custom_noise() else z
             elif self._parts:
                 b.put_back()
 
@@ -231,12 +231,11 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
         for i, b in enumerate(self._buckets):
             gradient = b.gradients()
             if b.absolute is not None:
-                kernels.accumulate(
-                    b.absolute, kernels.magnitude(gradient, b.spare, foreach=b.foreach), foreach=b.foreach
-                )
+                kernels.accumulate(b.absolute, kernels.magnitude(gradient, b.spare), foreach=b.foreach)
+            elif b.foreach or self._expected == 1:
+                b.absolute = kernels.magnitude(gradient, b.spare)
             else:
-                out = b.spare if self._expected == 1 else self._workspace.like(f"absolute {i}", gradient)
-                b.absolute = kernels.magnitude(gradient, out, foreach=b.foreach)
+                b.absolute = kernels.magnitude(gradient, self._workspace.like(f"absolute {i}", gradient))
             kernels.addcdiv(
                 b.params, b.mean, gradient, b.s, b.sign * b.group["rho"] * self._unscaling(), foreach=b.foreach
             )

@@ -18,7 +18,7 @@ class Bucket:
     """Lists aligned with ``params``; nothing of it outlives the step but state tensors it refers to.
 
     ``mean`` is a copy for the time of the step, or the float32 mean of 16-bit weights; ``absolute`` and ``gradient``
-    are the sums over the sub-batches of |g| and g_eps; ``spare`` is memory for |g|: that of the noise, once used;
+    are the sums over the sub-batches of |g| and g_eps; ``spare`` is memory for |g|, in the loop: that of the noise;
     ``seen`` tells which parameters had a gradient in any pass.
     """
 

@@ -63,16 +63,12 @@ def noisy_point(dst: Tensors, mean: Tensors, noise: Tensors, s: Tensors, value: 
         torch.addcmul(w, z, torch.rsqrt(t, out=d), value=value, out=d)
 
 
-def magnitude(gradient: Tensors, out: list[Tensor] | None = None, *, foreach: bool) -> list[Tensor]:
+def magnitude(gradient: Tensors, out: list[Tensor] | None = None) -> list[Tensor]:
     """|gradient|, in ``out`` if that is given."""
     if out is None:
         return list(torch._foreach_abs(list(gradient)))
-    if foreach:
-        torch._foreach_copy_(out, list(gradient))
-        torch._foreach_abs_(out)
-    else:
-        for a, g in zip(out, gradient, strict=True):
-            torch.abs(g, out=a)
+    for a, g in zip(out, gradient, strict=True):
+        torch.abs(g, out=a)
     return out
 
 
