@@ -18,7 +18,7 @@ from torch import Tensor
 __all__ = ["KeyStream"]
 
 BLOCK = 16
-ZEROS = memoryview(bytes(1 << 20))
+ZEROS = memoryview(bytes(1 << 18))
 TO_UNIT = 2.0**-31 * (1 - 2.0**-24)
 """From 32-bit integers to (-1, 1): integers that float32 rounds to 2^31 give the last number before one."""
 
