@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fenchel import minimize_sam, sam_objective
@@ -299,6 +299,7 @@ def test_the_hessian_of_a_branch_against_differences(free: bool) -> None:
 
 @settings(max_examples=20)
 @given(roots=st.lists(st.floats(-3, 3), min_size=1, max_size=5, unique=True))
+@example(roots=[2.0, 1.6124890244575374])  # a root on the edge of a cell
 def test_all_roots_of_a_polynomial_are_isolated(roots: list[float]) -> None:
     roots = sorted(roots)
     if min(np.diff(roots), default=1.0) < 1e-3:

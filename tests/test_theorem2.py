@@ -64,7 +64,8 @@ def test_no_pair_on_the_line_is_missed(seed: int, rho: float, delta: float) -> N
     for shift in (rho, -rho):
         slope = loss.gradient((theta + shift)[:, None])[:, 0]
         field = slope + delta * theta
-        crossings += int(((field[1:] * field[:-1] < 0) & (slope[1:] * shift > 1e-9)).sum())
+        outward = (slope[1:] * shift > 1e-9) & (slope[:-1] * shift > 1e-9)  # nu > 0 at a root in between
+        crossings += int(((field[1:] * field[:-1] < 0) & outward).sum())
     assert len(pairs) >= crossings
 
 

@@ -36,6 +36,9 @@ def isolate_roots(
     edges = np.linspace(lo, hi, cells + 1)
     a, b = edges[:-1], edges[1:]
     width = 1e-10 * max(hi - lo, 1e-300)
+    # Rounding of the function: without it a root on an edge could be argued away from both its sides.
+    size = np.abs(function(edges))
+    slack = 1e-14 * float(size[np.isfinite(size)].max(initial=0.0))
     small_a: list[Array] = []
     small_b: list[Array] = []
     roots: list[float] = []
@@ -47,7 +50,7 @@ def isolate_roots(
         ga, gb, rise = function(a), function(b), slope_upper(a, b)
         with np.errstate(invalid="ignore"):
             climb = np.where(np.isfinite(rise), rise * (b - a), np.inf)
-        free = ((ga < 0.0) & (ga + climb < 0.0)) | ((gb > 0.0) & (gb - climb > 0.0))
+        free = ((ga < 0.0) & (ga + climb < -slack)) | ((gb > 0.0) & (gb - climb > slack))
         falling = ~free & (rise < 0.0)
         for i in np.flatnonzero(falling & (ga >= 0.0) & (gb <= 0.0)):
             roots.append(_bisect(function, a[i], b[i], ga[i], gb[i]))
