@@ -83,7 +83,9 @@ def _bisect(function: Callable[[Array], Array], a: float, b: float, ga: float, g
         return float(a)
     if gb == 0.0:
         return float(b)
-    return float(brentq(lambda t: float(function(np.array([t]))[0]), a, b, xtol=1e-300, rtol=8.9e-16))
+    # A root at zero has no relative rounding to reach: there the size of the bracket's ends says what is enough.
+    enough = max(1e-300, 1e-17 * max(abs(a), abs(b)))
+    return float(brentq(lambda t: float(function(np.array([t]))[0]), a, b, xtol=enough, rtol=8.9e-16, maxiter=500))
 
 
 class LineProfile:
