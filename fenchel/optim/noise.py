@@ -50,7 +50,7 @@ class NoiseSource:
         self.seed = int(torch.randint(2**62, (), dtype=torch.int64)) if seed is None else int(seed)
         self.rank = rank
         self.generators: dict[str, torch.Generator] = {}
-        self.stream = self._new_stream()
+        self.stream = KeyStream(_digest(16, self.seed, self.rank, "stream"))
 
     def on(self, device: torch.device) -> torch.Generator:
         """The generator of a device."""
@@ -62,9 +62,6 @@ class NoiseSource:
 
     def _seed(self, key: str) -> None:
         self.generators[key].manual_seed(_derived(self.seed, self.rank, key))
-
-    def _new_stream(self) -> KeyStream:
-        return KeyStream(_digest(16, self.seed, self.rank, "stream"))
 
     def normal_(self, out: Tensor) -> Tensor:
         """Fill a vector with standard normals, and return it."""
@@ -98,12 +95,10 @@ class NoiseSource:
         """Continue the saved streams; a process of another rank starts streams of its own from the saved ones."""
         own = int(state["rank"]) == self.rank
         self.seed = int(state["seed"])
-        self.stream = self._new_stream()
-        if "stream" in state:
-            saved = state["stream"]
-            self.stream = KeyStream.from_state(saved)
-            if not own:
-                self.stream = KeyStream(_digest(16, bytes(saved.tolist()).hex(), self.rank))
+        stream = state["stream"]
+        self.stream = (
+            KeyStream.from_state(stream) if own else KeyStream(_digest(16, bytes(stream.tolist()).hex(), self.rank))
+        )
         for key in self.generators:
             if key not in state["states"]:  # had not drawn yet when the state was saved
                 self._seed(key)
