@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fenchel.optim import kernels
 from fenchel.optim.amp import any_non_finite, record
 from fenchel.optim.bucket import Bucket
 from fenchel.optim.distributed import process_group, rank_of, sum_across_ranks, sum_counts
 from fenchel.optim.functional import posterior_variance
 from fenchel.optim.hyperparameters import check_bsam_group, check_params
+from fenchel.optim.kernels.choice import choose
 from fenchel.optim.noise import NoiseSource, work_dtype
 from fenchel.optim.posterior import DiagonalPosterior, Marginal
 from fenchel.optim.two_pass import TwoPassOptimizer, without_gradients
@@ -47,7 +47,8 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
         sqrt_num_data: multiply sqrt(s)|g| by sqrt(N) in the s-update, as App. E.3 derives and Algorithm 1 drops.
         max_grad_norm: clip the averaged g_eps to this total norm.
         maximize: ascend the objective.
-        foreach: kernels over lists, or a loop; None chooses by device.
+        foreach: kernels over lists, or (False) a loop; None chooses by device.
+        fused: compiled passes, for float32 on CPUs; None uses them where they can be used and ``foreach`` is None.
         compiled: fuse lines 7 to 9 by `torch.compile`.
         capturable: keep lr in tensors, so that a step can be captured in a CUDA graph.
         seed: of the noise; None takes one from torch's global generator.
@@ -79,6 +80,7 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
         max_grad_norm: float | None = None,
         maximize: bool = False,
         foreach: bool | None = None,
+        fused: bool | None = None,
         compiled: bool = False,
         capturable: bool = False,
         seed: int | None = None,
@@ -102,6 +104,7 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
             "sqrt_num_data": sqrt_num_data,
             "maximize": maximize,
             "foreach": foreach,
+            "fused": fused,
             "compiled": compiled,
             "capturable": capturable,
         }
@@ -196,10 +199,11 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
             for params in places.values():
                 states = [self._state_of(p, group) for p in params]
                 masters = [state["mean"] for state in states if "mean" in state]
+                kept = [t for state in states for t in state.values()]
                 self._buckets.append(
                     Bucket(
                         group=group,
-                        foreach=kernels.prefers_foreach(params) if group["foreach"] is None else bool(group["foreach"]),
+                        kernels=choose(group, params, kept),
                         params=params,
                         mean=masters or self._workspace.copies(f"mean {len(self._buckets)}", params),
                         s=[state["s"] for state in states],
@@ -218,9 +222,9 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
         noise = dict(zip(params, self._draw(params, self._workspace), strict=True))
         for b in self._buckets:
             if b.group["noise"]:
-                z = [noise.pop(p) for p in b.params]
-                kernels.noisy_point(b.params, b.mean, z, b.s, b.num_data**-0.5, foreach=b.foreach)
-                b.spare = None if b.foreach or self._custom_noise() else z
+                z = b.kernels.readable([noise.pop(p) for p in b.params])
+                b.kernels.noisy_point(b.params, b.mean, z, b.s, b.num_data**-0.5)
+                b.spare = z if b.kernels.keeps_memory and not self._custom_noise() else None
             elif self._parts:
                 b.put_back()
 
@@ -230,15 +234,11 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
         self._started("second_point")
         for i, b in enumerate(self._buckets):
             gradient = b.gradients()
-            if b.absolute is not None:
-                kernels.accumulate(b.absolute, kernels.magnitude(gradient, b.spare), foreach=b.foreach)
-            elif b.foreach or self._expected == 1:
-                b.absolute = kernels.magnitude(gradient, b.spare)
-            else:
-                b.absolute = kernels.magnitude(gradient, self._workspace.like(f"absolute {i}", gradient))
-            kernels.addcdiv(
-                b.params, b.mean, gradient, b.s, b.sign * b.group["rho"] * self._unscaling(), foreach=b.foreach
-            )
+            room = b.spare
+            if b.absolute is None and self._expected != 1:  # a sum, which the next noise must not overwrite
+                room = self._workspace.like(f"absolute {i}", gradient) if b.kernels.keeps_memory else None
+            rho = b.sign * b.group["rho"] * self._unscaling()
+            b.absolute = b.kernels.adversarial_point(b.params, b.mean, gradient, b.s, rho, total=b.absolute, room=room)
         if self._scaler is not None:
             self._overflow |= any_non_finite(t for b in self._buckets for t in b.absolute or [])
 
@@ -249,7 +249,7 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
         for i, b in enumerate(self._buckets):
             gradient = b.gradients()
             if b.gradient is not None:
-                kernels.accumulate(b.gradient, gradient, foreach=b.foreach)
+                b.kernels.accumulate(b.gradient, gradient)
             else:
                 b.gradient = gradient if self._expected == 1 else self._workspace.copies(f"gradient {i}", gradient)
         self._parts += 1

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fenchel.optim import kernels
+from fenchel.optim.kernels import foreach
+from fenchel.optim.kernels.choice import Kernels
 
 __all__ = ["Bucket"]
 
@@ -18,12 +19,12 @@ class Bucket:
     """Lists aligned with ``params``; nothing of it outlives the step but state tensors it refers to.
 
     ``mean`` is a copy for the time of the step, or the float32 mean of 16-bit weights; ``absolute`` and ``gradient``
-    are the sums over the sub-batches of |g| and g_eps; ``spare`` is memory for |g|, in the loop: that of the noise;
+    are the sums over the sub-batches of |g| and g_eps; ``spare`` is memory for |g|: that of the noise, once it is used;
     ``seen`` tells which parameters had a gradient in any pass.
     """
 
     group: dict[str, Any]
-    foreach: bool
+    kernels: Kernels
     params: list[Tensor]
     mean: list[Tensor]
     s: list[Tensor]
@@ -54,11 +55,11 @@ class Bucket:
                 raise ValueError("sparse gradients are not supported; use sparse=False in the embedding")
             self.seen[i] = True
             out.append(p.grad if p.grad.dtype == mean.dtype else p.grad.to(mean.dtype))
-        return out
+        return self.kernels.readable(out)
 
     def put_back(self) -> None:
         """The weights become the mean, bit for bit."""
-        kernels.copy(self.params, self.mean, foreach=self.foreach)
+        self.kernels.copy(self.params, self.mean)
 
     def finish(self, parts: int, scale: float) -> None:
         """Lines 7 to 9 from the sums over ``parts`` sub-batches; ``scale`` undoes a loss scale."""
@@ -78,7 +79,8 @@ class Bucket:
         if group["compiled"] and not isinstance(lr, Tensor):
             lr = torch.tensor(float(lr), dtype=torch.float64)  # a number would compile anew at every schedule step
         factor = self.num_data**0.5 if group["sqrt_num_data"] else 1.0
-        kernels.update_kernel(bool(group["compiled"]))(
+        update = foreach.compiled_update() if group["compiled"] else self.kernels.update
+        update(
             mean if master else params,
             mean,
             s,
@@ -93,7 +95,6 @@ class Bucket:
             gradient_scale=self.sign * scale / parts,
             absolute_scale=factor * scale / parts,
             precision_first=group["precision_first"],
-            foreach=self.foreach or group["compiled"],
         )
         if master:
-            kernels.copy(params, mean, foreach=self.foreach)
+            self.kernels.copy(params, mean)

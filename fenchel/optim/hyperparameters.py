@@ -57,6 +57,8 @@ def check_bsam_group(group: Mapping[str, Any]) -> None:
     for name in ("num_data", "s_init", "data_factor"):
         check_positive(name, group[name])
     check_betas(group["betas"])
+    if group["fused"] and (group["foreach"] or group["compiled"]):
+        raise ValueError("fused=True excludes foreach=True and compiled=True: they are other ways to compute the same")
 
 
 def check_params(params: Iterable[Tensor]) -> None:

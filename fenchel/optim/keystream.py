@@ -15,6 +15,8 @@ import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 from torch import Tensor
 
+from fenchel.optim import native
+
 __all__ = ["KeyStream"]
 
 BLOCK = 16
@@ -23,9 +25,9 @@ TO_UNIT = 2.0**-31 * (1 - 2.0**-24)
 """From 32-bit integers to (-1, 1): integers that float32 rounds to 2^31 give the last number before one."""
 
 
-def erfinv_is_fast() -> bool:
-    """Whether torch's inverse error function is the vectorized one of MKL; without it, torch's own draw is faster."""
-    return bool(torch.backends.mkl.is_available())
+def is_fast() -> bool:
+    """Whether bits become normals by a compiled pass or by MKL; without either, torch's own draw is faster."""
+    return native.available() or bool(torch.backends.mkl.is_available())
 
 
 class KeyStream:
@@ -54,6 +56,9 @@ class KeyStream:
             self._cipher.update_into(ZEROS[: len(piece)], piece)
         self._cipher.update(ZEROS[: -len(room) % BLOCK])
         self.block += -(-len(room) // BLOCK)
+        if native.available():
+            native.run("normals", ([out],))
+            return out
         return out.copy_(integers).mul_(TO_UNIT).erfinv_().mul_(math.sqrt(2.0))
 
     def state(self) -> Tensor:

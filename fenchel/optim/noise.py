@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fenchel.optim.keystream import KeyStream, erfinv_is_fast
+from fenchel.optim.keystream import KeyStream, is_fast
 from fenchel.optim.workspace import Workspace
 
 __all__ = ["NoiseSource", "work_dtype"]
@@ -65,7 +65,7 @@ class NoiseSource:
 
     def normal_(self, out: Tensor) -> Tensor:
         """Fill a vector with standard normals, and return it."""
-        if out.device.type == "cpu" and out.dtype == torch.float32 and out.numel() >= LARGE and erfinv_is_fast():
+        if out.device.type == "cpu" and out.dtype == torch.float32 and out.numel() >= LARGE and is_fast():
             return self.stream.normal_(out)
         return out.normal_(generator=self.on(out.device))
 

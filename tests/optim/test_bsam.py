@@ -13,7 +13,8 @@ from optim_cases import SETTINGS, FedBSAM, closure_for, data, flat, network, sta
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from fenchel.optim import BSAM, kernels
+from fenchel.optim import BSAM
+from fenchel.optim.kernels import foreach
 
 
 @pytest.mark.parametrize("parts", [1, 3])
@@ -110,13 +111,10 @@ def test_foreach_equals_loop(parts: int, kwargs: dict[str, Any]) -> None:
 def test_compiled_equals_eager(backend: str, precision_first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through the default compiler, and by tracing alone; a schedule does not compile anew."""
     counted = CompileCounterWithBackend(backend)
-    monkeypatch.setattr(
-        kernels, "update_kernel", lambda _: torch.compile(kernels.update, dynamic=False, backend=counted)
-    )
+    compiled_update = torch.compile(foreach.update, dynamic=False, backend=counted)
+    monkeypatch.setattr(foreach, "compiled_update", lambda: compiled_update)
     ends = []
     for compiled in (True, False):
-        if not compiled:
-            monkeypatch.setattr(kernels, "update_kernel", lambda _: kernels.update)
         p = nn.Parameter(torch.linspace(-1, 1, 40, dtype=torch.float64))
         opt = BSAM([p], 0.2, seed=3, compiled=compiled, precision_first=precision_first, **SETTINGS)
         schedule = torch.optim.lr_scheduler.ExponentialLR(opt, 0.9)

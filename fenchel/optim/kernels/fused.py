@@ -1,0 +1,73 @@
+"""Kernels as compiled passes, one for all parameters at once; for what satisfies `fenchel.optim.native.fits`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fenchel.optim import native
+
+__all__ = ["accumulate", "adversarial_point", "copy", "keeps_memory", "noisy_point", "readable", "update"]
+
+Tensors = Sequence[Tensor]
+
+keeps_memory: bool = True
+
+
+def copy(dst: Tensors, src: Tensors) -> None:
+    """See `fenchel.optim.kernels.choice.Kernels`; so for all below."""
+    for d, t in zip(dst, src, strict=True):
+        d.copy_(t)
+
+
+def readable(tensors: list[Tensor]) -> list[Tensor]:
+    return [native.laid_out(t) for t in tensors]
+
+
+def noisy_point(dst: Tensors, mean: Tensors, noise: Tensors, s: Tensors, scale: float) -> None:
+    native.run("noisy_point", (dst, mean, noise, s), (scale,))
+
+
+def adversarial_point(
+    dst: Tensors,
+    mean: Tensors,
+    gradient: Tensors,
+    s: Tensors,
+    rho: float,
+    *,
+    total: list[Tensor] | None,
+    room: list[Tensor] | None,
+) -> list[Tensor]:
+    out = total or room or [torch.empty_like(g) for g in gradient]
+    native.run("adversarial_point", (dst, mean, gradient, s, out), (rho, total is not None))
+    return out
+
+
+def accumulate(total: Tensors, terms: Tensors) -> None:
+    native.run("accumulate", (total, terms))
+
+
+def update(
+    dst: Tensors,
+    mean: Tensors,
+    s: Tensors,
+    momentum: Tensors,
+    gradient: Tensors,
+    absolute: Tensors,
+    *,
+    lr: float | Tensor,
+    beta1: float,
+    beta2: float,
+    weight_decay: float,
+    offset: float,
+    gradient_scale: float,
+    absolute_scale: float,
+    precision_first: bool,
+) -> None:
+    new, grown = 1 - beta1, 1 - beta2
+    momentum_terms = (beta1, new * gradient_scale, new * weight_decay)
+    precision_terms = (beta2, grown * absolute_scale, grown * offset)
+    columns = (dst, mean, s, momentum, gradient, absolute)
+    native.run("update", columns, (-float(lr), *momentum_terms, *precision_terms, precision_first))
