@@ -61,6 +61,7 @@ def _make(name: str, params: Any, m: int) -> Any:
         "bSAM": lambda: BSAM(params, 1e-3, **bsam),
         "bSAM without noise": lambda: BSAM(params, 1e-3, noise=False, **bsam),
         "bSAM foreach": lambda: BSAM(params, 1e-3, foreach=True, **bsam),
+        "bSAM loop": lambda: BSAM(params, 1e-3, foreach=False, **bsam),
         "bSAM compiled": lambda: BSAM(params, 1e-3, compiled=True, **bsam),
         "bSAM vectorized": lambda: BSAM(params, 1e-3, **bsam),
         "SAM with SGD": lambda: SAM(params, torch.optim.SGD, 0.05, lr=1e-3, momentum=0.9),
@@ -79,7 +80,7 @@ def _make(name: str, params: Any, m: int) -> Any:
 
 FLOOR = "two bare passes"
 ALWAYS = (FLOOR, "bSAM", "bSAM without noise", "SAM with SGD", "SAM with Adam", "SAM with Adam of Alg. 1")
-ONCE = ("bSAM foreach", "bSAM compiled", "pytorch_optimizer BSAM", "IVON (one pass)", "torch Adam (one pass)")
+ONCE = ("bSAM foreach", "bSAM loop", "bSAM compiled", "pytorch_optimizer BSAM", "IVON (one pass)", "torch Adam (one pass)")
 
 
 def names(m: int) -> tuple[str, ...]:

@@ -49,8 +49,10 @@ def available() -> bool:
 
 def fits(tensor: Tensor) -> bool:
     """Whether a pass can work on the memory of a tensor: plain, on a CPU, float32, without gaps."""
-    plain = type(tensor) is Tensor or type(tensor) is torch.nn.Parameter
-    return plain and tensor.dtype == torch.float32 and tensor.device.type == "cpu" and tensor.is_contiguous()
+    kind = type(tensor)
+    if kind is not Tensor and kind is not torch.nn.Parameter:
+        return False
+    return tensor.is_cpu and tensor.dtype == torch.float32 and tensor.is_contiguous()
 
 
 def laid_out(tensor: Tensor) -> Tensor:
