@@ -80,7 +80,14 @@ def _make(name: str, params: Any, m: int) -> Any:
 
 FLOOR = "two bare passes"
 ALWAYS = (FLOOR, "bSAM", "bSAM without noise", "SAM with SGD", "SAM with Adam", "SAM with Adam of Alg. 1")
-ONCE = ("bSAM foreach", "bSAM loop", "bSAM compiled", "pytorch_optimizer BSAM", "IVON (one pass)", "torch Adam (one pass)")
+ONCE = (
+    "bSAM foreach",
+    "bSAM loop",
+    "bSAM compiled",
+    "pytorch_optimizer BSAM",
+    "IVON (one pass)",
+    "torch Adam (one pass)",
+)
 
 
 def names(m: int) -> tuple[str, ...]:

@@ -365,6 +365,11 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
                     self.state[p][name] = saved.to(device=p.device, dtype=work_dtype(p), copy=True)
         self.load_noise_state(state_dict)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("fused", None)  # saved before there was a choice
+
     def __getstate__(self) -> dict[str, Any]:
         own = ("_max_grad_norm", "_noise", "_sampling", "_workspace", "_buckets", "_expected")
         return {**super().__getstate__(), **{name: self.__dict__[name] for name in own}}

@@ -14,12 +14,7 @@ from torch import Tensor
 
 from fenchel.optim.openmp import runtime
 
-__all__ = ["GRAIN", "HEAD", "WIDTH", "available", "fits", "laid_out", "run"]
-
-
-HEAD, WIDTH = 2, 8
-GRAIN = 1 << 14
-"""Numbers that are worth a thread."""
+__all__ = ["available", "fits", "laid_out", "run"]
 
 
 class _Pass(NamedTuple):
@@ -27,24 +22,31 @@ class _Pass(NamedTuple):
     call: Callable[[int], None]
 
 
+class _Compiled(NamedTuple):
+    passes: dict[str, _Pass]
+    width: int  # integers of a row
+    grain: int  # numbers up to which one thread does it all
+
+
 @cache
-def _passes() -> dict[str, _Pass]:
+def _compiled() -> _Compiled | None:
     try:
-        from fenchel.optim.passes import PASSES
+        from fenchel.optim import passes
     except ImportError:
-        return {}
-    except Exception as error:  # whatever a compiler can raise: there is another way to compute the same
+        return None
+    except Exception as error:  # whatever a compiler can raise: there are other ways to compute the same
         warnings.warn(f"the fused kernels could not be compiled, and are not used: {error}", RuntimeWarning, 2)
-        return {}
+        return None
     kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-    return {name: _Pass(task.address, kind(task.address)) for name, task in PASSES.items()}
+    found = {name: _Pass(task.address, kind(task.address)) for name, task in passes.PASSES.items()}
+    return _Compiled(found, passes.WIDTH, passes.GRAIN)
 
 
 def available() -> bool:
     """Whether there are compiled passes, and as many threads for them as torch has."""
     if torch.compiler.is_compiling():
         return False
-    return bool(_passes()) and (runtime() is not None or torch.get_num_threads() == 1)
+    return _compiled() is not None and (runtime() is not None or torch.get_num_threads() == 1)
 
 
 def fits(tensor: Tensor) -> bool:
@@ -65,13 +67,16 @@ def laid_out(tensor: Tensor) -> Tensor:
 def run(name: str, columns: Sequence[Sequence[Tensor]], constants: Sequence[float] = ()) -> None:
     """One pass over lists of tensors that satisfy `fits`.
 
-    The work is handed over as 64-bit integers: how many rows, the address of the constants, and for each row its offset
-    among all numbers, its length and up to six addresses.
+    The work is handed over as 64-bit integers: how many rows, the address of the constants, whether one thread is to do
+    it all, and for each row its offset among all numbers, its length and up to six addresses.
 
     Raises:
-        ValueError: tensors of a row differ in size (memory would be overrun).
+        ValueError: tensors of a row differ in size (memory would be overrun). RuntimeError: nothing is `available`.
     """
-    work = array("q", (len(columns[0]), 0))
+    compiled = _compiled()
+    if compiled is None:
+        raise RuntimeError("there are no compiled passes here: numba is not installed, or could not compile them")
+    work = array("q", (len(columns[0]), 0, 0))
     total = 0
     for row in zip(*columns, strict=True):
         size = row[0].numel()
@@ -80,12 +85,14 @@ def run(name: str, columns: Sequence[Sequence[Tensor]], constants: Sequence[floa
             if t.numel() != size:
                 raise ValueError(f"tensors of one parameter differ in size: {[tuple(t.shape) for t in row]}")
             work.append(t.data_ptr())
-        work.extend((0,) * (WIDTH - 2 - len(row)))
+        work.extend((0,) * (compiled.width - 2 - len(row)))
         total += size
     numbers = array("f", constants)
-    work[1] = numbers.buffer_info()[0]
-    address, threads, openmp = work.buffer_info()[0], torch.get_num_threads(), runtime()
-    if openmp is None or threads == 1 or total <= GRAIN:
-        _passes()[name].call(address)
+    openmp, threads = runtime(), torch.get_num_threads()
+    alone = openmp is None or threads == 1 or total <= compiled.grain
+    work[1], work[2] = numbers.buffer_info()[0], alone
+    address = work.buffer_info()[0]
+    if openmp is None or alone:
+        compiled.passes[name].call(address)
     else:
-        openmp.GOMP_parallel(_passes()[name].address, address, threads, 0)
+        openmp.GOMP_parallel(compiled.passes[name].address, address, threads, 0)

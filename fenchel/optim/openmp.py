@@ -26,7 +26,7 @@ def runtime() -> ctypes.CDLL | None:
     if not (torch.backends.openmp.is_available() and hasattr(os, "RTLD_NOLOAD")):
         return None
     bundled = Path(torch.__file__).parent
-    own = [*bundled.glob("lib/lib*omp*.so*"), *bundled.parent.glob("torch.libs/lib*omp*.so*")]
+    own = [*bundled.glob("lib/lib*omp*"), *bundled.parent.glob("torch.libs/lib*omp*")]
     for name in (*map(str, own), *NAMES):
         try:
             library = ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)

@@ -21,11 +21,13 @@ from numba.extending import intrinsic
 from numpy.polynomial import Chebyshev, Polynomial
 from scipy.special import ndtri
 
-from fenchel.optim.native import GRAIN, HEAD, WIDTH
 from fenchel.optim.openmp import runtime
 
-__all__ = ["PASSES"]
+__all__ = ["GRAIN", "PASSES", "WIDTH"]
 
+HEAD, WIDTH = 3, 8
+GRAIN = 1 << 15
+"""Numbers that are worth a thread, as for torch's own kernels."""
 BLOCK = 1024
 """Numbers that pass through several loops while they lie in the nearest cache."""
 
@@ -81,6 +83,8 @@ def _share(work, rows):
     """What this thread is to do of all the numbers, from here to there."""
     last = HEAD + WIDTH * (rows - 1)
     total = work[last] + work[last + 1]
+    if work[2] == 1:
+        return np.int64(0), total
     threads = min(_threads(), (total + GRAIN - 1) // GRAIN)
     thread = _thread()
     return min(total, total * thread // threads), min(total, total * (thread + 1) // threads)

@@ -94,7 +94,7 @@ def choose(group: dict[str, Any], params: Tensors, kept: Tensors) -> Kernels:
         return foreach
     wanted = group["fused"]
     if wanted or (wanted is None and group["foreach"] is None and not group["compiled"]):
-        if native.available() and all(map(native.fits, params)) and all(map(native.fits, kept)):
+        if all(map(native.fits, params)) and all(map(native.fits, kept)) and native.available():
             return fused
         if wanted:
             raise ValueError(
