@@ -71,7 +71,8 @@ def run(name: str, columns: Sequence[Sequence[Tensor]], constants: Sequence[floa
     it all, and for each row its offset among all numbers, its length and up to six addresses.
 
     Raises:
-        ValueError: tensors of a row differ in size (memory would be overrun). RuntimeError: nothing is `available`.
+        ValueError: the tensors of a row differ in size, precision or layout, so that other memory than theirs would be
+            read or written. RuntimeError: nothing is `available`.
     """
     compiled = _compiled()
     if compiled is None:
@@ -82,8 +83,11 @@ def run(name: str, columns: Sequence[Sequence[Tensor]], constants: Sequence[floa
         size = row[0].numel()
         work.extend((total, size))
         for t in row:
-            if t.numel() != size:
-                raise ValueError(f"tensors of one parameter differ in size: {[tuple(t.shape) for t in row]}")
+            if t.numel() != size or t.dtype != torch.float32 or not t.is_contiguous():
+                raise ValueError(
+                    "a compiled pass needs contiguous float32 tensors of one size for each parameter, "
+                    f"got {[(str(other.dtype), tuple(other.shape), other.stride()) for other in row]}"
+                )
             work.append(t.data_ptr())
         work.extend((0,) * (compiled.width - 2 - len(row)))
         total += size

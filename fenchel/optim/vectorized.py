@@ -134,8 +134,8 @@ class VectorizedStep:
             second, losses = gradients(points, batches)
         total = {p: g.detach().to(work_dtype(p)).sum(0) for p, g in zip(order, second, strict=True)}
         for b in self._buckets:
-            b.absolute = [absolute[p] for p in b.params]
-            b.gradient = [total[p] for p in b.params]
+            b.absolute = b.kernels.readable([absolute[p] for p in b.params])
+            b.gradient = b.kernels.readable([total[p] for p in b.params])
             b.seen = [True] * len(b.params)
         self._parts = m
         result: Tensor = losses.detach()

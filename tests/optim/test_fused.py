@@ -281,7 +281,7 @@ def test_state_of_another_size_is_refused_before_memory_is_touched() -> None:
     opt.step(closure_for_square(opt, p))
     opt.state[p]["s"] = torch.ones(2, 4)
     before = p.detach().clone()
-    with pytest.raises(ValueError, match="differ in size"):
+    with pytest.raises(ValueError, match="of one size"):
         opt.step(closure_for_square(opt, p))
     assert torch.equal(p, before)
 
@@ -294,6 +294,29 @@ def closure_for_square(opt: BSAM, p: nn.Parameter) -> Any:
         return loss
 
     return closure
+
+
+@pytest.mark.parametrize("other", [torch.ones(4), torch.ones(3, dtype=torch.float64), torch.ones(6)[::2]])
+def test_no_pass_reads_other_memory(other: Tensor) -> None:
+    total = torch.ones(3)
+    with pytest.raises(ValueError, match="contiguous float32 tensors of one size"):
+        fused.accumulate([total], [other])
+    assert torch.equal(total, torch.ones(3))
+
+
+def test_vectorized_steps_agree() -> None:
+    found = []
+    for use in (True, False):
+        p = parameter()
+        opt = BSAM([p], 0.1, seed=0, fused=use, **SETTINGS)
+        x = torch.arange(24.0).view(2, 4, 3)
+
+        def loss(params: list[Tensor], batch: tuple[Tensor]) -> Tensor:
+            return (params[0].t() * batch[0]).square().sum()
+
+        opt.step_vectorized(loss, (x,))
+        found.append(p.detach())
+    torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-6)
 
 
 def test_states_saved_before_there_was_a_choice_are_loaded() -> None:
