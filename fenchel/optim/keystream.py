@@ -3,8 +3,8 @@
 torch's draw on a CPU is bound by its serial Mersenne twister. AES-128 in counter mode, which processors compute in
 hardware, gives as many bits in a sixth of the time, and its only state is a key and a block number. The bits become
 normals by the inverse distribution function, on all of torch's threads: z = sqrt(2) erfinv(u) with u uniform on (-1, 1)
-in float32, as in jax.random.normal; by a compiled pass, or by torch's functions (then at about half the price). Near one float32 has steps of 2^-24, so |z| stays below 5.42, which a true normal
-exceeds once in 17 million draws.
+in float32, as in jax.random.normal; by a compiled pass, or by torch's functions (then at about half the price). Near
+one float32 has steps of 2^-24, so |z| stays below 5.42, which a true normal exceeds once in 17 million draws.
 """
 
 from __future__ import annotations
