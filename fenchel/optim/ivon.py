@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from fenchel.optim.diagonal import DiagonalVariational
 from fenchel.optim.functional import ivon_hessian
@@ -59,6 +60,7 @@ class IVON(DiagonalVariational):
         }
         super().__init__(params, defaults, seed)
 
+    @_disable_dynamo
     def step(self, closure: Callable[[], Any] | Iterable[Callable[[], Any]] | None = None) -> Any:
         """One step: a closure evaluates one sample, several closures several (each with its own noise).
 

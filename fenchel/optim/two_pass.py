@@ -25,6 +25,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 
 from fenchel.optim import batch_norm as bn
 from fenchel.optim.distributed import local_gradients, process_group
@@ -104,6 +105,7 @@ class TwoPassOptimizer(torch.optim.Optimizer):
     def restore(self) -> None:
         """Give the step up: put the mean back, forget what was collected."""
 
+    @_disable_dynamo  # called from a compiled function, it runs as it is: closures call backward and may raise
     @without_gradients
     def step(self, closure: Closure | Iterable[Closure] | None = None, *, grad_scaler: Any = None) -> Any:
         """One step from a closure, or from one closure for each sub-batch (m-sharpness).

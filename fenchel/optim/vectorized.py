@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 from torch.func import functional_call, grad_and_value, vmap
 
 from fenchel.optim.bucket import Bucket
@@ -72,6 +73,7 @@ class VectorizedStep:
     _draw: Callable[[list[Tensor]], list[Tensor]]
     _draw_rows: Callable[[list[Tensor], int], list[Tensor]]
 
+    @_disable_dynamo
     def step_vectorized(
         self, loss_fn: LossFunction, batches: Sequence[Tensor], *, chunk_size: int | None = None
     ) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 from torch.func import functional_call, grad_and_value, vmap
 
 from fenchel.optim.diagonal import DiagonalVariational
@@ -82,6 +83,7 @@ class VOGN(DiagonalVariational):
         }
         super().__init__(params, defaults, seed)
 
+    @_disable_dynamo
     @torch.no_grad()
     def step(self, loss_fn: Any = None, batch: Sequence[Tensor] | None = None) -> Tensor:  # type: ignore[override]
         """One step.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -248,3 +249,32 @@ def test_swag_without_low_rank() -> None:
         SWAG([])
     with pytest.raises(ValueError, match="max_rank"):
         SWAG([p], max_rank=-1)
+
+
+@pytest.mark.parametrize("name", ["SAM", "IVON", "VOGN"])
+def test_steps_within_a_compiled_function(name: str) -> None:
+    found = []
+    for compiled in (False, True):
+        net = network()
+        x, y = data()
+        opt: Any
+        if name == "VOGN":
+            opt = VOGN(net.parameters(), 0.01, num_data=24, seed=0)
+            loss = per_example_loss(net, nn.CrossEntropyLoss(), opt.trainable())
+            step = partial(opt.step, loss, (x, y))
+        else:
+            opt = (
+                SAM(net.parameters(), UncorrectedAdam, 0.05, lr=0.01)
+                if name == "SAM"
+                else IVON(net.parameters(), 0.01, num_data=24, seed=0)
+            )
+            step = partial(opt.step, closure_for(net, opt, x, y))
+
+        def train(step: Any = step) -> Tensor:
+            loss: Tensor = step()
+            return loss + 1
+
+        run = torch.compile(train, backend="aot_eager") if compiled else train
+        losses = [float(run()) for _ in range(3)]
+        found.append((flat(net), torch.tensor(losses)))
+    torch.testing.assert_close(found[0], found[1])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optim_cases import SETTINGS, FedBSAM, closure_for, data, flat, network, state, train
+from optim_cases import SETTINGS, FedBSAM, closure_for, closures_for, data, flat, network, state, train
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -133,6 +133,28 @@ def test_compiled_equals_eager(backend: str, precision_first: bool, monkeypatch:
         ends.append(flat([p]))
     torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-13)
     assert counted.frame_count == compilations > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_step_within_a_compiled_function(dtype: torch.dtype) -> None:
+    """It runs as it is; a model compiled inside the closure stays compiled."""
+    found = []
+    for compiled in (False, True):
+        counted = CompileCounterWithBackend("aot_eager")
+        net = network(dtype=dtype)
+        opt = BSAM(net.parameters(), 0.2, seed=3, **SETTINGS)
+        x, y = data(dtype=dtype)
+        model = torch.compile(net, backend=counted) if compiled else net
+
+        def step(opt: Any = opt, model: Any = model, x: Tensor = x, y: Tensor = y) -> Tensor:
+            loss: Tensor = opt.step(closures_for(model, opt, x * 2 - x, y, 2))
+            return loss + 1
+
+        run = torch.compile(step, backend="aot_eager") if compiled else step
+        losses = [float(run()) for _ in range(3)]
+        found.append((flat(net), torch.tensor(losses)))
+        assert (counted.frame_count > 0) == compiled
+    torch.testing.assert_close(found[0], found[1])
 
 
 def test_tensor_lr_equals_number_and_follows_schedules() -> None:

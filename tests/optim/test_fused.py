@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from fenchel.optim import BSAM, functional, native
 from fenchel.optim.kernels import foreach, fused, loop
 from fenchel.optim.keystream import TO_UNIT, KeyStream
+from fenchel.optim.openmp import runtime
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="numba is not installed")
 SIZES = st.lists(st.sampled_from([0, 1, 3, 17, 1023, 1025, 40_000]), min_size=1, max_size=4)
@@ -147,6 +149,22 @@ def test_the_number_of_threads_changes_nothing() -> None:
         found.append(large_run(fused=True))
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
+
+
+@pytest.mark.skipif(runtime() is None, reason="needs an OpenMP runtime")
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_within_a_parallel_region_every_thread_does_its_own_work(size: int) -> None:
+    """As when a library calls back from its threads."""
+    openmp, totals = runtime(), [torch.zeros(size) for _ in range(2)]
+    assert openmp is not None
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+    def region(_: Any) -> None:
+        assert openmp is not None
+        fused.accumulate([totals[openmp.omp_get_thread_num()]], [torch.ones(size)])
+
+    openmp.GOMP_parallel(ctypes.cast(region, ctypes.c_void_p), None, 2, 0)
+    assert all(torch.equal(t, torch.ones(size)) for t in totals)
 
 
 def test_without_numba_the_same_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
