@@ -6,7 +6,7 @@ JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-slow lint bench docs lock clean
+.PHONY: help setup reproduce test lint bench docs lock clean
 
 help:
 	@echo "make reproduce  set up, run every quick experiment, draw the figures, write figures/report.html"
@@ -31,10 +31,7 @@ reproduce: setup
 	$(BIN)/python -m figures report
 
 test: setup
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
-
-test-slow: setup
-	$(BIN)/python -m pytest -n $(JOBS) -m slow
+	$(BIN)/python -m pytest -n $(JOBS)
 
 lint: setup
 	$(BIN)/ruff check .
