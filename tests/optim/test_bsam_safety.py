@@ -278,3 +278,51 @@ def test_copies_of_the_optimizer_go_on_alike() -> None:
     go(opt)
     twin = copy.deepcopy(opt)
     assert torch.equal(go(twin), go(opt))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_may_be_accumulated_within_a_closure(dtype: torch.dtype) -> None:
+    """Micro-batches whose gradients add up are one minibatch."""
+    x, y = data(dtype=dtype)
+    ends = []
+    for pieces in (1, 4):
+        net = network(dtype=dtype)
+        opt = BSAM(net.parameters(), 0.2, seed=3, **SETTINGS)
+
+        def closure(net: nn.Module = net, opt: BSAM = opt, pieces: int = pieces) -> Tensor:
+            opt.zero_grad()
+            total = torch.zeros((), dtype=dtype)
+            for a, b in zip(x.chunk(pieces), y.chunk(pieces), strict=True):
+                loss = nn.functional.cross_entropy(net(a), b) / pieces
+                loss.backward()
+                total += loss.detach()
+            return total
+
+        losses = [float(opt.step([closure, closure])) for _ in range(4)]
+        ends.append((flat(net), state(opt, "s"), torch.tensor(losses)))
+    tolerance = 1e-6 if dtype is torch.float32 else 1e-13
+    for one, other in zip(*ends, strict=True):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+def test_schedules_that_cycle_the_momentum_reach_the_step() -> None:
+    """OneCycleLR moves lr and beta1; the same by hand."""
+    x, y = data()
+    ends = []
+    by_hand: list[tuple[float, Any]] = []
+    for scheduled in (True, False):
+        net = network()
+        opt = BSAM(net.parameters(), 0.2, seed=3, **SETTINGS)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(opt, max_lr=0.3, total_steps=8) if scheduled else None
+        for t in range(6):
+            group = opt.param_groups[0]
+            if schedule is None:
+                group["lr"], group["betas"] = by_hand[t]
+            else:
+                by_hand.append((group["lr"], group["betas"]))
+            opt.step(closure_for(net, opt, x, y))
+            if schedule is not None:
+                schedule.step()
+        ends.append(flat(net))
+    assert len({betas[0] for _, betas in by_hand}) > 3
+    assert torch.equal(ends[0], ends[1])
