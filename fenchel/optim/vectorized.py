@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 from torch.func import functional_call, grad_and_value, vmap
 
+from fenchel.optim.amp import any_non_finite
 from fenchel.optim.bucket import Bucket
 from fenchel.optim.noise import work_dtype
 
@@ -66,6 +67,9 @@ class VectorizedStep:
 
     _buckets: list[Bucket]
     _parts: int
+    _scaler: Any
+    _overflow: bool
+    _unscaling: Callable[[], float]
     begin: Callable[..., None]
     update: Callable[..., None]
     restore: Callable[..., None]
@@ -75,7 +79,12 @@ class VectorizedStep:
 
     @_disable_dynamo
     def step_vectorized(
-        self, loss_fn: LossFunction, batches: Sequence[Tensor], *, chunk_size: int | None = None
+        self,
+        loss_fn: LossFunction,
+        batches: Sequence[Tensor],
+        *,
+        chunk_size: int | None = None,
+        grad_scaler: Any = None,
     ) -> Tensor:
         """One step on m sub-batches at once, equal to `step` with m closures.
 
@@ -84,16 +93,21 @@ class VectorizedStep:
                 `trainable()`, ``batch`` one sub-batch; see `functional_loss`.
             batches: tensors with a leading axis of m sub-batches (`split_batch`).
             chunk_size: sub-batches at a time, to bound memory.
+            grad_scaler: a `torch.amp.GradScaler`; the losses are scaled here, and the averaged gradient is left in the
+                parameters. Call ``grad_scaler.update()`` afterwards. A step with an infinity in either pass is skipped.
 
         Returns:
-            The mean over the sub-batches of the losses at the adversarial points. Every parameter counts as used.
+            The mean over the sub-batches of the losses at the adversarial points (of a step skipped after the first
+            pass, at the noisy points). Every parameter counts as used.
         """
         batches = tuple(batches)
         m = int(batches[0].shape[0])
-        self.begin()
+        self.begin(grad_scaler)
         try:
             with torch.no_grad():
                 losses = self._both_passes(loss_fn, batches, m, chunk_size)
+                if grad_scaler is not None:
+                    self._leave_gradients(m)
         except BaseException:
             self.restore()
             raise
@@ -105,7 +119,12 @@ class VectorizedStep:
     ) -> Tensor:
         order = self.trainable()
         where = {p: (b, i) for b in self._buckets for i, p in enumerate(b.params)}
-        gradients = vmap(grad_and_value(loss_fn), in_dims=(0, 0), randomness="different", chunk_size=chunk_size)
+        scale = None if self._scaler is None else self._scaler.scale(torch.ones((), device=order[0].device))
+        scaled = loss_fn if scale is None else lambda values, batch: loss_fn(values, batch) * scale
+        gradients = vmap(grad_and_value(scaled), in_dims=(0, 0), randomness="different", chunk_size=chunk_size)
+
+        def unscaled(losses: Tensor) -> Tensor:
+            return losses.detach() if scale is None else losses.detach() / scale
 
         def spread(mean: Tensor, like: Tensor) -> Tensor:
             return mean.to(like.dtype).expand(m, *mean.shape)
@@ -123,22 +142,32 @@ class VectorizedStep:
                 points.append(spread(mean, p))
         del noise
         with torch.enable_grad():
-            first, _ = gradients(points, batches)
+            first, losses = gradients(points, batches)
         absolute: dict[Tensor, Tensor] = {}
         points = []
         for p, g in zip(order, first, strict=True):
             b, i = where[p]
             g = g.detach().to(work_dtype(p))
             absolute[p] = g.abs().sum(0)
-            points.append(torch.addcdiv(b.mean[i], g, b.s[i], value=b.group["rho"] * b.sign).to(p.dtype))
+            rho = b.group["rho"] * b.sign * self._unscaling()
+            points.append(torch.addcdiv(b.mean[i], g, b.s[i], value=rho).to(p.dtype))
         del first
+        for b in self._buckets:
+            b.absolute = b.kernels.readable([absolute[p] for p in b.params])
+            b.seen = [True] * len(b.params)
+        if scale is not None and any_non_finite(absolute.values()):
+            self._overflow = True
+            return unscaled(losses)
         with torch.enable_grad():
             second, losses = gradients(points, batches)
         total = {p: g.detach().to(work_dtype(p)).sum(0) for p, g in zip(order, second, strict=True)}
         for b in self._buckets:
-            b.absolute = b.kernels.readable([absolute[p] for p in b.params])
             b.gradient = b.kernels.readable([total[p] for p in b.params])
-            b.seen = [True] * len(b.params)
         self._parts = m
-        result: Tensor = losses.detach()
-        return result
+        return unscaled(losses)
+
+    def _leave_gradients(self, m: int) -> None:
+        """Averaged and still scaled, as backward passes would, for the scaler to look at."""
+        for b in self._buckets:
+            for p, total in zip(b.params, b.gradient or b.absolute or [], strict=True):
+                p.grad = (total / m).to(p.dtype)

@@ -10,7 +10,7 @@ import torch
 from optim_cases import SETTINGS, closure_for, closures_for, data, flat, network, state
 from torch import Tensor, nn
 
-from fenchel.optim import BSAM, SAM
+from fenchel.optim import BSAM, SAM, functional_loss, split_batch
 
 
 def make(kind: str, net: nn.Module, **kwargs: Any) -> Any:
@@ -235,3 +235,66 @@ def test_moves_with_a_scaler() -> None:
             scaler.update()
         ends.append(flat(net))
     assert torch.equal(ends[0], ends[1])
+
+
+def vectorized(net: nn.Module, opt: BSAM, parts: int, scaler: Any, spoil: int | None = None) -> Tensor:
+    x, y = data()
+    calls = 0
+
+    def criterion(outputs: Tensor, targets: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        loss = nn.functional.cross_entropy(outputs, targets)
+        return loss * float("inf") if calls - 1 == spoil else loss
+
+    return opt.step_vectorized(
+        functional_loss(net, criterion, opt.trainable()), split_batch((x, y), parts), grad_scaler=scaler
+    )
+
+
+@pytest.mark.parametrize("clip", [None, 0.3])
+def test_the_loss_scale_changes_nothing_in_a_vectorized_step(clip: float | None) -> None:
+    x, y = data()
+    ends = []
+    for way in ("step", "vectorized"):
+        net = network()
+        opt = BSAM(net.parameters(), 0.2, seed=3, max_grad_norm=clip, **SETTINGS)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1000.0)
+        losses = []
+        for _ in range(4):
+            if way == "step":
+                losses.append(opt.step(closures_for(net, opt, x, y, 3)))
+            else:
+                losses.append(vectorized(net, opt, 3, scaler))
+                scaler.update()
+        ends.append((flat(net), torch.stack(losses)))
+    torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-7)  # the scaler keeps 1/scale in float32
+
+
+def test_a_vectorized_step_leaves_the_averaged_unscaled_gradient() -> None:
+    """Which is the momentum, if that keeps nothing and there is no decay."""
+    net = network()
+    opt = BSAM(net.parameters(), 0.2, seed=3, **{**SETTINGS, "betas": (0.0, 0.9), "weight_decay": 0.0})
+    scaler = torch.amp.GradScaler("cpu", init_scale=1000.0)
+    vectorized(net, opt, 3, scaler)
+    gradient = flat([p.grad for p in net.parameters()])
+    torch.testing.assert_close(gradient, state(opt, "momentum"), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("bad_pass", [0, 1])
+def test_an_infinity_in_either_pass_skips_a_vectorized_step(bad_pass: int) -> None:
+    net = network()
+    opt = BSAM(net.parameters(), 0.2, seed=3, **SETTINGS)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    vectorized(net, opt, 2, scaler)
+    scaler.update()
+    before, s = flat(net), state(opt, "s")
+    vectorized(net, opt, 2, scaler, spoil=bad_pass)
+    scaler.update()
+    assert torch.equal(flat(net), before)
+    assert torch.equal(state(opt, "s"), s)
+    assert scaler.get_scale() == 2.0**9
+    vectorized(net, opt, 2, scaler)
+    scaler.update()
+    assert scaler.get_scale() == 2.0**9
+    assert not torch.equal(flat(net), before)
