@@ -114,6 +114,7 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
         self._sampling = NoiseSource(self._noise.seed ^ 1, self._noise.rank)
         self._workspace = Workspace()
         self._buckets: list[Bucket] = []
+        self._vectors: list[Tensor] = []
         self._expected: int | None = None
         super().__init__(params, defaults, module=module, batch_norm=batch_norm, distributed=distributed)
 
@@ -158,9 +159,9 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
         overridden = type(self).standard_normal_like is not BSAM.standard_normal_like
         return overridden or "standard_normal_like" in self.__dict__
 
-    def _draw(self, params: list[Tensor], workspace: Workspace | None = None) -> list[Tensor]:
+    def _draw(self, params: list[Tensor]) -> list[Tensor]:
         if not self._custom_noise():
-            return self._noise.like(params, workspace)
+            return self._noise.like(params)
         noise = []
         for p in params:
             z = self.standard_normal_like(p)
@@ -190,7 +191,7 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
         """
         if self._open:
             self.restore()
-        self._buckets = []
+        self._buckets, self._vectors = [], []
         for group in self.param_groups:
             places: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
             for p in group["params"]:
@@ -200,14 +201,15 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
                 states = [self._state_of(p, group) for p in params]
                 masters = [state["mean"] for state in states if "mean" in state]
                 kept = [t for state in states for t in state.values()]
+                kernels = choose(group, params, kept)
                 self._buckets.append(
                     Bucket(
                         group=group,
-                        kernels=choose(group, params, kept),
+                        kernels=kernels,
                         params=params,
-                        mean=masters or self._workspace.copies(f"mean {len(self._buckets)}", params),
-                        s=[state["s"] for state in states],
-                        momentum=[state["momentum"] for state in states],
+                        mean=kernels.held(masters or self._workspace.copies(f"mean {len(self._buckets)}", params)),
+                        s=kernels.held([state["s"] for state in states]),
+                        momentum=kernels.held([state["momentum"] for state in states]),
                         seen=[False] * len(params),
                     )
                 )
@@ -218,15 +220,39 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
     def first_point(self) -> None:
         """Line 3: the weights become omega + e."""
         self._started("first_point")
-        params = [p for group in self.param_groups if group["noise"] for p in group["params"] if p.requires_grad]
-        noise = dict(zip(params, self._draw(params, self._workspace), strict=True))
+        custom = self._custom_noise()
+        kept = not custom and all(b.kernels.keeps_memory for b in self._buckets)
+        if custom:
+            params = self._noisy()
+            drawn = dict(zip(params, self._draw(params), strict=True))
+            for b in self._buckets:
+                b.noise = b.kernels.readable([drawn[p] for p in b.params]) if b.group["noise"] else None
+        else:
+            if not self._vectors:
+                self._make_room()
+            for vector in self._vectors:
+                self._noise.normal_(vector)
         for b in self._buckets:
-            if b.group["noise"]:
-                z = b.kernels.readable([noise.pop(p) for p in b.params])
-                b.kernels.noisy_point(b.params, b.mean, z, b.s, b.num_data**-0.5)
-                b.spare = z if b.kernels.keeps_memory and not self._custom_noise() else None
+            if b.noise is not None:
+                b.kernels.noisy_point(b.params, b.mean, b.noise, b.s, b.num_data**-0.5)
             elif self._parts:
                 b.put_back()
+            b.spare = b.noise if b.kernels.keeps_memory and not custom else None
+            b.noise = b.noise if kept else None
+        if not kept:
+            self._vectors = []
+
+    def _noisy(self) -> list[Tensor]:
+        return [p for group in self.param_groups if group["noise"] for p in group["params"] if p.requires_grad]
+
+    def _make_room(self) -> None:
+        """Memory for the noise, for the whole step where it is kept anyway."""
+        params = self._noisy()
+        self._vectors, pieces = self._noise.rooms(params, self._workspace)
+        room = dict(zip(params, pieces, strict=True))
+        for b in self._buckets:
+            if b.group["noise"]:
+                b.noise = b.kernels.held([room[p] for p in b.params])
 
     @without_gradients
     def second_point(self) -> None:
@@ -251,7 +277,11 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
             if b.gradient is not None:
                 b.kernels.accumulate(b.gradient, gradient)
             else:
-                b.gradient = gradient if self._expected == 1 else self._workspace.copies(f"gradient {i}", gradient)
+                b.gradient = (
+                    gradient
+                    if self._expected == 1
+                    else b.kernels.held(self._workspace.copies(f"gradient {i}", gradient))
+                )
         self._parts += 1
 
     @without_gradients
@@ -259,7 +289,7 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
         """Give the step up: the weights become the mean again, bit for bit; s and momentum are untouched."""
         for b in self._buckets:
             b.put_back()
-        self._buckets, self._open = [], False
+        self._buckets, self._vectors, self._open = [], [], False
 
     @without_gradients
     def update(self) -> None:
@@ -284,7 +314,7 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
             for b in self._buckets:
                 b.finish(parts, scale)
         finally:
-            self._buckets, self._open = [], False
+            self._buckets, self._vectors, self._open = [], [], False
         if scaler is not None:
             record(scaler, self, overflow=False)
 
@@ -371,5 +401,5 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
             group.setdefault("fused", None)  # saved before there was a choice
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_max_grad_norm", "_noise", "_sampling", "_workspace", "_buckets", "_expected")
+        own = ("_max_grad_norm", "_noise", "_sampling", "_workspace", "_buckets", "_vectors", "_expected")
         return {**super().__getstate__(), **{name: self.__dict__[name] for name in own}}

@@ -19,8 +19,8 @@ class Bucket:
     """Lists aligned with ``params``; nothing of it outlives the step but state tensors it refers to.
 
     ``mean`` is a copy for the time of the step, or the float32 mean of 16-bit weights; ``absolute`` and ``gradient``
-    are the sums over the sub-batches of |g| and g_eps; ``spare`` is memory for |g|: that of the noise, once it is used;
-    ``seen`` tells which parameters had a gradient in any pass.
+    are the sums over the sub-batches of |g| and g_eps; ``noise`` makes the noisy point, ``spare`` is memory for |g|:
+    that of the noise, once it is used; ``seen`` tells which parameters had a gradient in any pass.
     """
 
     group: dict[str, Any]
@@ -31,6 +31,7 @@ class Bucket:
     momentum: list[Tensor]
     absolute: list[Tensor] | None = None
     gradient: list[Tensor] | None = None
+    noise: list[Tensor] | None = None
     spare: list[Tensor] | None = None
     seen: list[bool] = field(default_factory=list)
 
@@ -48,13 +49,14 @@ class Bucket:
         """The gradients in the precision of the mean; zeros where there is none."""
         out = []
         for i, (p, mean) in enumerate(zip(self.params, self.mean, strict=True)):
-            if p.grad is None:
+            g = p.grad
+            if g is None:
                 out.append(torch.zeros_like(mean))
                 continue
-            if p.grad.is_sparse:
+            if g.is_sparse:
                 raise ValueError("sparse gradients are not supported; use sparse=False in the embedding")
             self.seen[i] = True
-            out.append(p.grad if p.grad.dtype == mean.dtype else p.grad.to(mean.dtype))
+            out.append(g if g.dtype == mean.dtype else g.to(mean.dtype))
         return self.kernels.readable(out)
 
     def put_back(self) -> None:
@@ -72,8 +74,10 @@ class Bucket:
                 self.params[i].copy_(self.mean[i])
         if not keep:
             return
-        lists = (self.params, self.mean, self.s, self.momentum, self.gradient, self.absolute)
-        params, mean, s, momentum, gradient, absolute = ([values[i] for i in keep] for values in lists)
+        lists: tuple[list[Tensor], ...] = (self.params, self.mean, self.s, self.momentum, self.gradient, self.absolute)
+        if len(keep) < len(lists[0]):
+            lists = tuple([values[i] for i in keep] for values in lists)
+        params, mean, s, momentum, gradient, absolute = lists
         master = params[0].dtype != mean[0].dtype
         lr = group["lr"]
         if group["compiled"] and not isinstance(lr, Tensor):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fenchel.optim.openmp import runtime
 
-__all__ = ["available", "fits", "laid_out", "run"]
+__all__ = ["Column", "available", "fits", "laid_out", "run"]
 
 
 class _Pass(NamedTuple):
@@ -24,7 +24,6 @@ class _Pass(NamedTuple):
 
 class _Compiled(NamedTuple):
     passes: dict[str, _Pass]
-    width: int  # integers of a row
     grain: int  # numbers up to which one thread does it all
 
 
@@ -39,7 +38,7 @@ def _compiled() -> _Compiled | None:
         return None
     kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
     found = {name: _Pass(task.address, kind(task.address)) for name, task in passes.PASSES.items()}
-    return _Compiled(found, passes.WIDTH, passes.GRAIN)
+    return _Compiled(found, passes.GRAIN)
 
 
 def available() -> bool:
@@ -64,37 +63,58 @@ def laid_out(tensor: Tensor) -> Tensor:
     return tensor.as_subclass(Tensor).resolve_neg().contiguous()
 
 
-def run(name: str, columns: Sequence[Sequence[Tensor]], constants: Sequence[float] = ()) -> None:
-    """One pass over lists of tensors that satisfy `fits`.
+class Column(list[Tensor]):
+    """Tensors on whose memory passes work, with their addresses.
 
-    The work is handed over as 64-bit integers: how many rows, the address of the constants, whether one thread is to do
-    it all, and for each row its offset among all numbers, its length and up to six addresses.
+    Args:
+        tensors: plain, float32, contiguous, on the CPU.
+        held: keep the memory that the tensors have now, so that the addresses stay valid whatever becomes of them.
 
     Raises:
-        ValueError: the tensors of a row differ in size, precision or layout, so that other memory than theirs would be
-            read or written. RuntimeError: nothing is `available`.
+        ValueError: a tensor of another precision or layout.
+    """
+
+    __slots__ = ("addresses", "memory", "sizes")
+
+    def __init__(self, tensors: Sequence[Tensor], *, held: bool = False) -> None:
+        super().__init__(tensors)
+        self.sizes, self.addresses = array("q"), array("q")
+        for t in self:
+            if t.dtype != torch.float32 or not t.is_contiguous():
+                raise ValueError(
+                    "a compiled pass needs contiguous float32 tensors, "
+                    f"got {t.dtype} of shape {tuple(t.shape)} and strides {t.stride()}"
+                )
+            self.sizes.append(t.numel())
+            self.addresses.append(t.data_ptr())
+        self.memory = [t.untyped_storage() for t in self] if held else []
+
+
+def run(name: str, columns: Sequence[Sequence[Tensor]], constants: Sequence[float] = ()) -> None:
+    """One pass over lists of tensors that satisfy `fits`, each of them a `Column` or made one.
+
+    The work is handed over as 64-bit integers: the number of rows, the address of the constants, whether one thread is
+    to do it all, how many numbers there are; then the sizes of the rows, and the addresses, column by column.
+
+    Raises:
+        ValueError: the tensors of a row differ in size (other memory than theirs would be read or written), or cannot
+            be a `Column`. RuntimeError: nothing is `available`.
     """
     compiled = _compiled()
     if compiled is None:
         raise RuntimeError("there are no compiled passes here: numba is not installed, or could not compile them")
-    work = array("q", (len(columns[0]), 0, 0))
-    total = 0
-    for row in zip(*columns, strict=True):
-        size = row[0].numel()
-        work.extend((total, size))
-        for t in row:
-            if t.numel() != size or t.dtype != torch.float32 or not t.is_contiguous():
-                raise ValueError(
-                    "a compiled pass needs contiguous float32 tensors of one size for each parameter, "
-                    f"got {[(str(other.dtype), tuple(other.shape), other.stride()) for other in row]}"
-                )
-            work.append(t.data_ptr())
-        work.extend((0,) * (compiled.width - 2 - len(row)))
-        total += size
-    numbers = array("f", constants)
+    laid = [c if type(c) is Column else Column(c) for c in columns]
+    sizes = laid[0].sizes
+    total = sum(sizes)
     openmp, threads = runtime(), torch.get_num_threads()
     alone = openmp is None or threads == 1 or total <= compiled.grain
-    work[1], work[2] = numbers.buffer_info()[0], alone
+    numbers = array("f", constants)
+    work = array("q", (len(sizes), numbers.buffer_info()[0], alone, total))
+    work += sizes
+    for c in laid:
+        if c.sizes != sizes:
+            raise ValueError(f"tensors of one parameter differ in size: {[list(other.sizes) for other in laid]}")
+        work += c.addresses
     address = work.buffer_info()[0]
     if openmp is None or alone:
         compiled.passes[name].call(address)

@@ -69,21 +69,27 @@ class NoiseSource:
             return self.stream.normal_(out)
         return out.normal_(generator=self.on(out.device))
 
-    def like(self, params: Sequence[Tensor], workspace: Workspace | None = None) -> list[Tensor]:
-        """Noise of the shapes of ``params``, from one draw per device and precision, laid out in parameter order.
+    def rooms(self, params: Sequence[Tensor], workspace: Workspace) -> tuple[list[Tensor], list[Tensor]]:
+        """Memory for noise of the shapes of ``params``: vectors, one a device and precision, and the pieces of them.
 
-        With a ``workspace``, it is written there, and lasts until the next draw to it.
+        The pieces lie in parameter order; `normal_` fills a vector.
         """
-        workspace = Workspace() if workspace is None else workspace
         places: dict[tuple[torch.device, torch.dtype], list[int]] = {}
         for i, p in enumerate(params):
             places.setdefault((p.device, work_dtype(p)), []).append(i)
-        noise: list[Tensor] = list(params)
+        noise, vectors = list(params), []
         for (device, dtype), indices in places.items():
             vector, pieces = workspace.pieces("noise", [params[i].shape for i in indices], dtype, device)
-            self.normal_(vector)
+            vectors.append(vector)
             for i, piece in zip(indices, pieces, strict=True):
                 noise[i] = piece
+        return vectors, noise
+
+    def like(self, params: Sequence[Tensor]) -> list[Tensor]:
+        """Noise of the shapes of ``params``, from one draw per device and precision."""
+        vectors, noise = self.rooms(params, Workspace())
+        for vector in vectors:
+            self.normal_(vector)
         return noise
 
     def state_dict(self) -> dict[str, Any]:

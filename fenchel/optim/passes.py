@@ -23,9 +23,9 @@ from scipy.special import ndtri
 
 from fenchel.optim.openmp import runtime
 
-__all__ = ["GRAIN", "PASSES", "WIDTH"]
+__all__ = ["GRAIN", "PASSES"]
 
-HEAD, WIDTH = 3, 8
+HEAD, COLUMNS = 4, 6
 GRAIN = 1 << 15
 """Numbers that are worth a thread, as for torch's own kernels."""
 BLOCK = 1024
@@ -75,14 +75,13 @@ def _reals(context: Any, address: Any) -> Any:
 @inner
 def _opened(address):
     rows = carray(address, HEAD)[0]
-    return carray(address, HEAD + WIDTH * rows), rows
+    return carray(address, HEAD + (1 + COLUMNS) * rows), rows
 
 
 @inner
-def _share(work, rows):
+def _share(work):
     """What this thread is to do of all the numbers, from here to there."""
-    last = HEAD + WIDTH * (rows - 1)
-    total = work[last] + work[last + 1]
+    total = work[3]
     if work[2] == 1:
         return np.int64(0), total
     threads = min(_threads(), (total + GRAIN - 1) // GRAIN)
@@ -91,15 +90,14 @@ def _share(work, rows):
 
 
 @inner
-def _part(work, row, share):
-    """What of a row lies in the share, from here to there."""
-    offset, size = work[HEAD + WIDTH * row], work[HEAD + WIDTH * row + 1]
-    return max(share[0] - offset, 0), min(share[1] - offset, size)
+def _part(work, row, offset, share):
+    """What of a row that begins at ``offset`` lies in the share, from here to there."""
+    return max(share[0] - offset, 0), min(share[1] - offset, work[HEAD + row])
 
 
 @inner
 def _piece(work, row, column, start, stop):
-    return carray(_reals(work[HEAD + WIDTH * row + 2 + column]), stop)[start:stop]
+    return carray(_reals(work[HEAD + (1 + column) * work[0] + row]), stop)[start:stop]
 
 
 # ---- loops, one array written by each, so that the compiler can make them vector code --------------------------------
@@ -227,9 +225,10 @@ def _normals(out):
 def normals(address):
     """Columns: 32-bit integers, which become standard normals."""
     work, rows = _opened(address)
-    share = _share(work, rows)
+    share, offset = _share(work), 0
     for row in range(rows):
-        start, stop = _part(work, row, share)
+        start, stop = _part(work, row, offset, share)
+        offset += work[HEAD + row]
         if start < stop:
             _normals(_piece(work, row, 0, start, stop))
 
@@ -239,9 +238,10 @@ def noisy_point(address):
     """Columns: out, mean, noise, s. Constants: 1/sqrt(N)."""
     work, rows = _opened(address)
     constants = carray(_reals(work[1]), 1)
-    share = _share(work, rows)
+    share, offset = _share(work), 0
     for row in range(rows):
-        start, stop = _part(work, row, share)
+        start, stop = _part(work, row, offset, share)
+        offset += work[HEAD + row]
         if start < stop:
             _noisy(
                 _piece(work, row, 0, start, stop),
@@ -257,9 +257,10 @@ def adversarial_point(address):
     """Columns: out, mean, gradient, s, sum of |g|. Constants: rho, whether |g| is added to the sum or begins it."""
     work, rows = _opened(address)
     constants = carray(_reals(work[1]), 2)
-    share = _share(work, rows)
+    share, offset = _share(work), 0
     for row in range(rows):
-        first, last = _part(work, row, share)
+        first, last = _part(work, row, offset, share)
+        offset += work[HEAD + row]
         for start in range(first, last, BLOCK):
             stop = min(start + BLOCK, last)
             gradient, total = _piece(work, row, 2, start, stop), _piece(work, row, 4, start, stop)
@@ -279,9 +280,10 @@ def adversarial_point(address):
 def accumulate(address):
     """Columns: total, term."""
     work, rows = _opened(address)
-    share = _share(work, rows)
+    share, offset = _share(work), 0
     for row in range(rows):
-        start, stop = _part(work, row, share)
+        start, stop = _part(work, row, offset, share)
+        offset += work[HEAD + row]
         if start < stop:
             _add(_piece(work, row, 0, start, stop), _piece(work, row, 1, start, stop))
 
@@ -295,9 +297,10 @@ def update(address):
     """
     work, rows = _opened(address)
     c = carray(_reals(work[1]), 8)
-    share = _share(work, rows)
+    share, offset = _share(work), 0
     for row in range(rows):
-        first, last = _part(work, row, share)
+        first, last = _part(work, row, offset, share)
+        offset += work[HEAD + row]
         for start in range(first, last, BLOCK):
             stop = min(start + BLOCK, last)
             out, mean, s = (

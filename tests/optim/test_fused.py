@@ -299,7 +299,7 @@ def test_state_of_another_size_is_refused_before_memory_is_touched() -> None:
     opt.step(closure_for_square(opt, p))
     opt.state[p]["s"] = torch.ones(2, 4)
     before = p.detach().clone()
-    with pytest.raises(ValueError, match="of one size"):
+    with pytest.raises(ValueError, match="differ in size"):
         opt.step(closure_for_square(opt, p))
     assert torch.equal(p, before)
 
@@ -317,9 +317,38 @@ def closure_for_square(opt: BSAM, p: nn.Parameter) -> Any:
 @pytest.mark.parametrize("other", [torch.ones(4), torch.ones(3, dtype=torch.float64), torch.ones(6)[::2]])
 def test_no_pass_reads_other_memory(other: Tensor) -> None:
     total = torch.ones(3)
-    with pytest.raises(ValueError, match="contiguous float32 tensors of one size"):
+    with pytest.raises(ValueError, match=r"contiguous float32 tensors|differ in size"):
         fused.accumulate([total], [other])
     assert torch.equal(total, torch.ones(3))
+
+
+def test_a_held_column_keeps_the_memory_it_works_on() -> None:
+    t, total = torch.ones(100_000), torch.zeros(100_000)
+    column = native.Column([t], held=True)
+    t.data = torch.full((100_000,), 5.0)
+    others = [torch.full((100_000,), 7.0) for _ in range(8)]  # would be given the memory, were it free
+    fused.accumulate([total], column)
+    assert torch.equal(total, torch.ones(100_000))
+    assert len(others) == 8
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_weights_a_closure_replaces_and_gradients_it_leaves_out(parts: int) -> None:
+    found = []
+    for use in (True, False):
+        a, b, unused = parameter(), parameter(), parameter()
+        opt = BSAM([a, b, unused], 0.1, seed=0, fused=use, **SETTINGS)
+
+        def closure(opt: BSAM = opt, a: nn.Parameter = a, b: nn.Parameter = b) -> None:
+            opt.zero_grad()
+            a.data = a.data.clone()
+            (a.square() * b.detach() + (b.sin() if opt._parts == 0 else 0)).sum().backward()
+
+        for _ in range(3):
+            opt.step([closure] * parts)
+        found.append(flat([a, b, unused]))
+        assert torch.equal(unused, torch.ones(3, 4))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-6)
 
 
 def test_vectorized_steps_agree() -> None:

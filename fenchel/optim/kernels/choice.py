@@ -24,6 +24,9 @@ class Kernels(Protocol):
     def copy(self, dst: Tensors, src: Tensors) -> None:
         """dst <- src, with a cast where the precisions differ."""
 
+    def held(self, tensors: list[Tensor]) -> list[Tensor]:
+        """The tensors, prepared once for all uses in a step; not for weights, which a closure may replace."""
+
     def readable(self, tensors: list[Tensor]) -> list[Tensor]:
         """The tensors, or copies in the layout these kernels need."""
 

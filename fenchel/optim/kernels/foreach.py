@@ -13,6 +13,7 @@ __all__ = [
     "adversarial_point",
     "compiled_update",
     "copy",
+    "held",
     "keeps_memory",
     "noisy_point",
     "readable",
@@ -27,6 +28,10 @@ keeps_memory: bool = False
 def copy(dst: Tensors, src: Tensors) -> None:
     """See `fenchel.optim.kernels.choice.Kernels`; so for all below."""
     torch._foreach_copy_(list(dst), list(src))
+
+
+def held(tensors: list[Tensor]) -> list[Tensor]:
+    return tensors
 
 
 def readable(tensors: list[Tensor]) -> list[Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fenchel.optim import native
 
-__all__ = ["accumulate", "adversarial_point", "copy", "keeps_memory", "noisy_point", "readable", "update"]
+__all__ = ["accumulate", "adversarial_point", "copy", "held", "keeps_memory", "noisy_point", "readable", "update"]
 
 Tensors = Sequence[Tensor]
 
@@ -22,8 +22,12 @@ def copy(dst: Tensors, src: Tensors) -> None:
         d.copy_(t)
 
 
+def held(tensors: list[Tensor]) -> list[Tensor]:
+    return native.Column(tensors, held=True)
+
+
 def readable(tensors: list[Tensor]) -> list[Tensor]:
-    return [native.laid_out(t) for t in tensors]
+    return native.Column([native.laid_out(t) for t in tensors])
 
 
 def noisy_point(dst: Tensors, mean: Tensors, noise: Tensors, s: Tensors, scale: float) -> None:
@@ -41,6 +45,7 @@ def adversarial_point(
     room: list[Tensor] | None,
 ) -> list[Tensor]:
     out = total or room or [torch.empty_like(g) for g in gradient]
+    out = out if isinstance(out, native.Column) else native.Column(out, held=True)
     native.run("adversarial_point", (dst, mean, gradient, s, out), (rho, total is not None))
     return out
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import fenchel.optim.kernels.foreach as foreach
 
-__all__ = ["accumulate", "adversarial_point", "copy", "keeps_memory", "noisy_point", "readable", "update"]
+__all__ = ["accumulate", "adversarial_point", "copy", "held", "keeps_memory", "noisy_point", "readable", "update"]
 
 Tensors = Sequence[Tensor]
 
@@ -20,6 +20,10 @@ def copy(dst: Tensors, src: Tensors) -> None:
     """See `fenchel.optim.kernels.choice.Kernels`; so for all below."""
     for d, t in zip(dst, src, strict=True):
         d.copy_(t)
+
+
+def held(tensors: list[Tensor]) -> list[Tensor]:
+    return tensors
 
 
 def readable(tensors: list[Tensor]) -> list[Tensor]:
