@@ -191,7 +191,7 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
         """
         if self._open:
             self.restore()
-        self._buckets, self._vectors = [], []
+        self._buckets = []
         for group in self.param_groups:
             places: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
             for p in group["params"]:
