@@ -298,3 +298,22 @@ def test_an_infinity_in_either_pass_skips_a_vectorized_step(bad_pass: int) -> No
     scaler.update()
     assert scaler.get_scale() == 2.0**9
     assert not torch.equal(flat(net), before)
+
+
+def test_the_noise_of_every_precision_is_drawn_anew_for_every_sub_batch() -> None:
+    size, num_data, s = 4000, 50, 2.0
+    params = [nn.Parameter(torch.zeros(size, dtype=dtype)) for dtype in (torch.float32, torch.float64, torch.bfloat16)]
+    opt = BSAM(params, 0.1, num_data=num_data, rho=0.0, s_init=s, seed=1)
+    points: list[list[Tensor]] = []
+
+    def closure() -> None:
+        points.append([p.detach().double() for p in params])
+        for p in params:
+            p.grad = torch.zeros_like(p)
+
+    opt.step([closure, closure])
+    noise = torch.cat([torch.stack(points[i]) for i in (0, 2)]) * (num_data * s) ** 0.5
+    assert (noise.mean(1).abs() < 5 / size**0.5).all()
+    assert ((noise.var(1) - 1).abs() < 5 * (2 / size) ** 0.5).all()
+    correlations = torch.corrcoef(noise) - torch.eye(6)
+    assert (correlations.abs() < 5 / size**0.5).all()
