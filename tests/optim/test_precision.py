@@ -307,7 +307,7 @@ def test_the_noise_of_every_precision_is_drawn_anew_for_every_sub_batch() -> Non
     points: list[list[Tensor]] = []
 
     def closure() -> None:
-        points.append([p.detach().double() for p in params])
+        points.append([p.detach().to(torch.float64, copy=True) for p in params])
         for p in params:
             p.grad = torch.zeros_like(p)
 
