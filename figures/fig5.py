@@ -75,6 +75,7 @@ def _posterior(axes: Axes, stored: Stored, prior: str) -> None:
     axes.set_ylim(second[0], second[-1])
     axes.set_title(rf"posteriors, $\delta_0 = {prior}$")
     axes.set_xlabel(r"$\theta_1$")
+    axes.set_ylabel(r"$\theta_2$", labelpad=1)
 
 
 def _ellipse(axes: Axes, mean: Array, variance: Array, color: str, line: str) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fenchel.optim.kernels import foreach
 from fenchel.optim.kernels.choice import Kernels
+from fenchel.optim.kernels.coefficients import Coefficients
 
 __all__ = ["Bucket"]
 
@@ -83,14 +84,7 @@ class Bucket:
         if group["compiled"] and not isinstance(lr, Tensor):
             lr = torch.tensor(float(lr), dtype=torch.float64)  # a number would compile anew at every schedule step
         factor = self.num_data**0.5 if group["sqrt_num_data"] else 1.0
-        update = foreach.compiled_update() if group["compiled"] else self.kernels.update
-        update(
-            mean if master else params,
-            mean,
-            s,
-            momentum,
-            gradient,
-            absolute,
+        by = Coefficients(
             lr=lr,
             beta1=beta1,
             beta2=beta2,
@@ -100,5 +94,7 @@ class Bucket:
             absolute_scale=factor * scale / parts,
             precision_first=group["precision_first"],
         )
+        update = foreach.compiled_update() if group["compiled"] else self.kernels.update
+        update(mean if master else params, mean, s, momentum, gradient, absolute, by)
         if master:
             self.kernels.copy(params, mean)

@@ -25,7 +25,7 @@ from fenchel.optim.openmp import runtime
 
 __all__ = ["GRAIN", "PASSES"]
 
-HEAD, COLUMNS = 4, 6
+HEAD, COLUMNS, CONSTANTS = 4, 6, 8
 GRAIN = 1 << 15
 """Numbers that are worth a thread, as for torch's own kernels."""
 BLOCK = 1024
@@ -74,8 +74,10 @@ def _reals(context: Any, address: Any) -> Any:
 
 @inner
 def _opened(address):
+    """(the work, the constants)."""
     rows = carray(address, HEAD)[0]
-    return carray(address, HEAD + (1 + COLUMNS) * rows), rows
+    work = carray(address, HEAD + (1 + COLUMNS) * rows)
+    return work, carray(_reals(work[1]), CONSTANTS)
 
 
 @inner
@@ -90,13 +92,20 @@ def _share(work):
 
 
 @inner
-def _part(work, row, offset, share):
-    """What of a row that begins at ``offset`` lies in the share, from here to there."""
-    return max(share[0] - offset, 0), min(share[1] - offset, work[HEAD + row])
+def _blocks(work):
+    """The blocks of this thread's share: (row, start, stop)."""
+    share, offset = _share(work), 0
+    for row in range(work[0]):
+        size = work[HEAD + row]
+        last = min(share[1] - offset, size)
+        for start in range(max(share[0] - offset, 0), last, BLOCK):
+            yield row, start, min(start + BLOCK, last)
+        offset += size
 
 
 @inner
-def _piece(work, row, column, start, stop):
+def _piece(work, column, block):
+    row, start, stop = block
     return carray(_reals(work[HEAD + (1 + column) * work[0] + row]), stop)[start:stop]
 
 
@@ -224,68 +233,44 @@ def _normals(out):
 @compiled_pass
 def normals(address):
     """Columns: 32-bit integers, which become standard normals."""
-    work, rows = _opened(address)
-    share, offset = _share(work), 0
-    for row in range(rows):
-        start, stop = _part(work, row, offset, share)
-        offset += work[HEAD + row]
-        if start < stop:
-            _normals(_piece(work, row, 0, start, stop))
+    work, _ = _opened(address)
+    for block in _blocks(work):
+        _normals(_piece(work, 0, block))
 
 
 @compiled_pass
 def noisy_point(address):
     """Columns: out, mean, noise, s. Constants: 1/sqrt(N)."""
-    work, rows = _opened(address)
-    constants = carray(_reals(work[1]), 1)
-    share, offset = _share(work), 0
-    for row in range(rows):
-        start, stop = _part(work, row, offset, share)
-        offset += work[HEAD + row]
-        if start < stop:
-            _noisy(
-                _piece(work, row, 0, start, stop),
-                _piece(work, row, 1, start, stop),
-                _piece(work, row, 2, start, stop),
-                _piece(work, row, 3, start, stop),
-                constants[0],
-            )
+    work, c = _opened(address)
+    for block in _blocks(work):
+        out, mean, noise, s = (
+            _piece(work, 0, block),
+            _piece(work, 1, block),
+            _piece(work, 2, block),
+            _piece(work, 3, block),
+        )
+        _noisy(out, mean, noise, s, c[0])
 
 
 @compiled_pass
 def adversarial_point(address):
     """Columns: out, mean, gradient, s, sum of |g|. Constants: rho, whether |g| is added to the sum or begins it."""
-    work, rows = _opened(address)
-    constants = carray(_reals(work[1]), 2)
-    share, offset = _share(work), 0
-    for row in range(rows):
-        first, last = _part(work, row, offset, share)
-        offset += work[HEAD + row]
-        for start in range(first, last, BLOCK):
-            stop = min(start + BLOCK, last)
-            gradient, total = _piece(work, row, 2, start, stop), _piece(work, row, 4, start, stop)
-            if constants[1] > 0:
-                _add_magnitude(total, gradient)
-            else:
-                _magnitude(total, gradient)
-            out, mean, s = (
-                _piece(work, row, 0, start, stop),
-                _piece(work, row, 1, start, stop),
-                _piece(work, row, 3, start, stop),
-            )
-            _point(out, mean, gradient, s, constants[0])
+    work, c = _opened(address)
+    for block in _blocks(work):
+        gradient, total = _piece(work, 2, block), _piece(work, 4, block)
+        if c[1] > 0:
+            _add_magnitude(total, gradient)
+        else:
+            _magnitude(total, gradient)
+        _point(_piece(work, 0, block), _piece(work, 1, block), gradient, _piece(work, 3, block), c[0])
 
 
 @compiled_pass
 def accumulate(address):
     """Columns: total, term."""
-    work, rows = _opened(address)
-    share, offset = _share(work), 0
-    for row in range(rows):
-        start, stop = _part(work, row, offset, share)
-        offset += work[HEAD + row]
-        if start < stop:
-            _add(_piece(work, row, 0, start, stop), _piece(work, row, 1, start, stop))
+    work, _ = _opened(address)
+    for block in _blocks(work):
+        _add(_piece(work, 0, block), _piece(work, 1, block))
 
 
 @compiled_pass
@@ -295,31 +280,17 @@ def update(address):
     Constants: -alpha; what the momentum keeps, and takes of g_eps and omega; what s keeps, and takes of sqrt(s)|g|
     and of one; whether s comes before omega.
     """
-    work, rows = _opened(address)
-    c = carray(_reals(work[1]), 8)
-    share, offset = _share(work), 0
-    for row in range(rows):
-        first, last = _part(work, row, offset, share)
-        offset += work[HEAD + row]
-        for start in range(first, last, BLOCK):
-            stop = min(start + BLOCK, last)
-            out, mean, s = (
-                _piece(work, row, 0, start, stop),
-                _piece(work, row, 1, start, stop),
-                _piece(work, row, 2, start, stop),
-            )
-            momentum, gradient, absolute = (
-                _piece(work, row, 3, start, stop),
-                _piece(work, row, 4, start, stop),
-                _piece(work, row, 5, start, stop),
-            )
-            _momentum(momentum, gradient, mean, c[1], c[2], c[3])
-            if c[7] > 0:
-                _precision(s, absolute, c[4], c[5], c[6])
-                _point(out, mean, momentum, s, c[0])
-            else:
-                _point(out, mean, momentum, s, c[0])
-                _precision(s, absolute, c[4], c[5], c[6])
+    work, c = _opened(address)
+    for block in _blocks(work):
+        out, mean, s = _piece(work, 0, block), _piece(work, 1, block), _piece(work, 2, block)
+        momentum = _piece(work, 3, block)
+        _momentum(momentum, _piece(work, 4, block), mean, c[1], c[2], c[3])
+        if c[7] > 0:
+            _precision(s, _piece(work, 5, block), c[4], c[5], c[6])
+            _point(out, mean, momentum, s, c[0])
+        else:
+            _point(out, mean, momentum, s, c[0])
+            _precision(s, _piece(work, 5, block), c[4], c[5], c[6])
 
 
 PASSES: dict[str, Any] = {task.__name__: task for task in (normals, noisy_point, adversarial_point, accumulate, update)}

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from fenchel.optim import BSAM, functional, native
 from fenchel.optim.kernels import foreach, fused, loop
+from fenchel.optim.kernels.coefficients import Coefficients
 from fenchel.optim.keystream import TO_UNIT, KeyStream
 from fenchel.optim.openmp import runtime
 
@@ -78,14 +79,18 @@ def test_the_update_is_that_of_the_pure_functions(
     mean, s, momentum, gradient, absolute = lists(sizes, seed, 5)
     s, absolute = [t.square() + 0.01 for t in s], [t.abs() for t in absolute]
     old = [double(t) for t in (mean, s, momentum, gradient, absolute)]
-    settings = {"lr": 0.3, "beta1": 0.9, "beta2": 0.99, "weight_decay": decay, "precision_first": precision_first}
+    settings: dict[str, Any] = {
+        "lr": 0.3,
+        "beta1": 0.9,
+        "beta2": 0.99,
+        "weight_decay": decay,
+        "precision_first": precision_first,
+    }
     exact = functional.bsam_update(*old[:3], old[3] * 0.25, old[1].sqrt() * old[4] * 0.25, damping=0.1, **settings)
     out = [torch.empty_like(t) for t in mean]
     torch.set_num_threads(count)
-    fused.update(
-        out, mean, s, momentum, gradient, absolute,
-        offset=decay + 0.1, gradient_scale=0.25, absolute_scale=0.25, **settings,
-    )  # fmt: skip
+    by = Coefficients(offset=decay + 0.1, gradient_scale=0.25, absolute_scale=0.25, **settings)
+    fused.update(out, mean, s, momentum, gradient, absolute, by)
     momentum_scale = old[2].abs() + old[3].abs() + decay * old[0].abs()
     close(momentum, exact[2], momentum_scale)
     close(s, exact[1], exact[1])

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fenchel.optim import native
 from fenchel.optim.kernels import foreach, fused, loop
+from fenchel.optim.kernels.coefficients import Coefficients
 
 __all__ = ["Kernels", "choose"]
 
@@ -61,24 +62,15 @@ class Kernels(Protocol):
         momentum: Tensors,
         gradient: Tensors,
         absolute: Tensors,
-        *,
-        lr: float | Tensor,
-        beta1: float,
-        beta2: float,
-        weight_decay: float,
-        offset: float,
-        gradient_scale: float,
-        absolute_scale: float,
-        precision_first: bool,
+        by: Coefficients,
     ) -> None:
         """Lines 7 to 9 of Algorithm 1 for parameters that share their hyperparameters.
 
         Args:
             dst: where omega goes: the weights, or ``mean`` itself (then the caller copies to low-precision weights).
             mean, s, momentum: omega, s and g_m before the step; ``mean`` may serve as scratch memory.
-            gradient, absolute: sums over the sub-batches of g_eps and of |g|; ``gradient_scale`` and ``absolute_scale``
-                make averages of them (and undo a loss scale), ``absolute_scale`` also carries the factor sqrt(N).
-            offset: delta + gamma.
+            gradient, absolute: sums over the sub-batches of g_eps and of |g|.
+            by: their numbers.
         """
 
 

@@ -8,6 +8,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from fenchel.optim.kernels.coefficients import Coefficients
+
 __all__ = [
     "accumulate",
     "adversarial_point",
@@ -89,32 +91,24 @@ def update(
     momentum: Tensors,
     gradient: Tensors,
     absolute: Tensors,
-    *,
-    lr: float | Tensor,
-    beta1: float,
-    beta2: float,
-    weight_decay: float,
-    offset: float,
-    gradient_scale: float,
-    absolute_scale: float,
-    precision_first: bool,
+    by: Coefficients,
 ) -> None:
     momentum, gradient, s = list(momentum), list(gradient), list(s)
-    if gradient_scale == 1.0:
-        torch._foreach_lerp_(momentum, gradient, 1 - beta1)
+    if by.gradient_scale == 1.0:
+        torch._foreach_lerp_(momentum, gradient, 1 - by.beta1)
     else:
-        torch._foreach_mul_(momentum, beta1)
-        torch._foreach_add_(momentum, gradient, alpha=(1 - beta1) * gradient_scale)
-    if weight_decay:
-        torch._foreach_add_(momentum, list(mean), alpha=(1 - beta1) * weight_decay)
-    if not precision_first:
-        addcdiv(dst, mean, momentum, s, -lr)
+        torch._foreach_mul_(momentum, by.beta1)
+        torch._foreach_add_(momentum, gradient, alpha=(1 - by.beta1) * by.gradient_scale)
+    if by.weight_decay:
+        torch._foreach_add_(momentum, list(mean), alpha=(1 - by.beta1) * by.weight_decay)
+    if not by.precision_first:
+        addcdiv(dst, mean, momentum, s, -by.lr)
     roots = torch._foreach_sqrt(s)
-    torch._foreach_mul_(s, beta2)
-    torch._foreach_add_(s, (1 - beta2) * offset)
-    torch._foreach_addcmul_(s, roots, list(absolute), (1 - beta2) * absolute_scale)
-    if precision_first:
-        addcdiv(dst, mean, momentum, s, -lr)
+    torch._foreach_mul_(s, by.beta2)
+    torch._foreach_add_(s, (1 - by.beta2) * by.offset)
+    torch._foreach_addcmul_(s, roots, list(absolute), (1 - by.beta2) * by.absolute_scale)
+    if by.precision_first:
+        addcdiv(dst, mean, momentum, s, -by.lr)
 
 
 @cache

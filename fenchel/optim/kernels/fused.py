@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fenchel.optim import native
+from fenchel.optim.kernels.coefficients import Coefficients
 
 __all__ = ["accumulate", "adversarial_point", "copy", "held", "keeps_memory", "noisy_point", "readable", "update"]
 
@@ -61,18 +62,10 @@ def update(
     momentum: Tensors,
     gradient: Tensors,
     absolute: Tensors,
-    *,
-    lr: float | Tensor,
-    beta1: float,
-    beta2: float,
-    weight_decay: float,
-    offset: float,
-    gradient_scale: float,
-    absolute_scale: float,
-    precision_first: bool,
+    by: Coefficients,
 ) -> None:
-    new, grown = 1 - beta1, 1 - beta2
-    momentum_terms = (beta1, new * gradient_scale, new * weight_decay)
-    precision_terms = (beta2, grown * absolute_scale, grown * offset)
+    new, grown = 1 - by.beta1, 1 - by.beta2
+    momentum_terms = (by.beta1, new * by.gradient_scale, new * by.weight_decay)
+    precision_terms = (by.beta2, grown * by.absolute_scale, grown * by.offset)
     columns = (dst, mean, s, momentum, gradient, absolute)
-    native.run("update", columns, (-float(lr), *momentum_terms, *precision_terms, precision_first))
+    native.run("update", columns, (-float(by.lr), *momentum_terms, *precision_terms, by.precision_first))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import fenchel.optim.kernels.foreach as foreach
+from fenchel.optim.kernels.coefficients import Coefficients
 
 __all__ = ["accumulate", "adversarial_point", "copy", "held", "keeps_memory", "noisy_point", "readable", "update"]
 
@@ -77,31 +78,23 @@ def update(
     momentum: Tensors,
     gradient: Tensors,
     absolute: Tensors,
-    *,
-    lr: float | Tensor,
-    beta1: float,
-    beta2: float,
-    weight_decay: float,
-    offset: float,
-    gradient_scale: float,
-    absolute_scale: float,
-    precision_first: bool,
+    by: Coefficients,
 ) -> None:
-    scale = (1 - beta2) * absolute_scale
-    addend = torch.full((), (1 - beta2) * offset, dtype=s[0].dtype, device=s[0].device)
+    scale = (1 - by.beta2) * by.absolute_scale
+    addend = torch.full((), (1 - by.beta2) * by.offset, dtype=s[0].dtype, device=s[0].device)
     for d, w, t, m, g, a in zip(dst, mean, s, momentum, gradient, absolute, strict=True):
-        if gradient_scale == 1.0:
-            m.lerp_(g, 1 - beta1)
+        if by.gradient_scale == 1.0:
+            m.lerp_(g, 1 - by.beta1)
         else:
-            m.mul_(beta1).add_(g, alpha=(1 - beta1) * gradient_scale)
-        if weight_decay:
-            m.add_(w, alpha=(1 - beta1) * weight_decay)
-        if not precision_first:
-            _addcdiv([d], [w], [m], [t], -lr)
-        spare = d if precision_first else w  # the one of the two that is not needed yet, or not any more
+            m.mul_(by.beta1).add_(g, alpha=(1 - by.beta1) * by.gradient_scale)
+        if by.weight_decay:
+            m.add_(w, alpha=(1 - by.beta1) * by.weight_decay)
+        if not by.precision_first:
+            _addcdiv([d], [w], [m], [t], -by.lr)
+        spare = d if by.precision_first else w  # the one of the two that is not needed yet, or not any more
         inverse_root = t.rsqrt() if d is w else torch.rsqrt(t, out=spare)
         root = inverse_root.mul_(t)  # with the product, half the time of sqrt
-        torch.add(addend, t, alpha=beta2, out=t)
+        torch.add(addend, t, alpha=by.beta2, out=t)
         t.addcmul_(root, a, value=scale)
-        if precision_first:
-            _addcdiv([d], [w], [m], [t], -lr)
+        if by.precision_first:
+            _addcdiv([d], [w], [m], [t], -by.lr)
