@@ -240,7 +240,7 @@ def normals(address):
 
 @compiled_pass
 def noisy_point(address):
-    """Columns: out, mean, noise, s. Constants: 1/sqrt(N)."""
+    """Line 3 of Algorithm 1. Columns: out, mean, noise, s. Constants: 1/sqrt(N)."""
     work, c = _opened(address)
     for block in _blocks(work):
         out, mean, noise, s = (
@@ -254,7 +254,7 @@ def noisy_point(address):
 
 @compiled_pass
 def adversarial_point(address):
-    """Columns: out, mean, gradient, s, sum of |g|. Constants: rho, whether |g| is added to the sum or begins it."""
+    """Line 5. Columns: out, mean, gradient, s, sum of |g|. Constants: rho, whether |g| is added or begins the sum."""
     work, c = _opened(address)
     for block in _blocks(work):
         gradient, total = _piece(work, 2, block), _piece(work, 4, block)
@@ -267,7 +267,7 @@ def adversarial_point(address):
 
 @compiled_pass
 def accumulate(address):
-    """Columns: total, term."""
+    """Line 6 over the sub-batches. Columns: total, term."""
     work, _ = _opened(address)
     for block in _blocks(work):
         _add(_piece(work, 0, block), _piece(work, 1, block))
@@ -275,7 +275,7 @@ def accumulate(address):
 
 @compiled_pass
 def update(address):
-    """Columns: out, mean, s, momentum, sum of g_eps, sum of |g|.
+    """Lines 7 to 9. Columns: out, mean, s, momentum, sum of g_eps, sum of |g|.
 
     Constants: -alpha; what the momentum keeps, and takes of g_eps and omega; what s keeps, and takes of sqrt(s)|g|
     and of one; whether s comes before omega.

@@ -32,7 +32,7 @@ class Kernels(Protocol):
         """The tensors, or copies in the layout these kernels need."""
 
     def noisy_point(self, dst: Tensors, mean: Tensors, noise: Tensors, s: Tensors, scale: float) -> None:
-        """dst <- mean + scale noise / sqrt(s)."""
+        """dst <- mean + scale noise / sqrt(s): line 3 of Algorithm 1, with scale = 1/sqrt(N)."""
 
     def adversarial_point(
         self,
@@ -45,14 +45,14 @@ class Kernels(Protocol):
         total: list[Tensor] | None,
         room: list[Tensor] | None,
     ) -> list[Tensor]:
-        """dst <- mean + rho gradient / s, and |gradient| is added to ``total``.
+        """dst <- mean + rho gradient / s (line 5), and |gradient| is added to ``total`` (for line 8).
 
         Returns:
             ``total``; if that is None, |gradient|. ``room`` is memory for |gradient|, if there is some.
         """
 
     def accumulate(self, total: Tensors, terms: Tensors) -> None:
-        """total <- total + terms."""
+        """total <- total + terms: the sum over the sub-batches of g_eps, line 6."""
 
     def update(
         self,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fenchel.optim import native
 from fenchel.optim.kernels.coefficients import Coefficients
+from fenchel.optim.kernels.loop import copy
 
 __all__ = ["accumulate", "adversarial_point", "copy", "held", "keeps_memory", "noisy_point", "readable", "update"]
 
@@ -17,13 +18,8 @@ Tensors = Sequence[Tensor]
 keeps_memory: bool = True
 
 
-def copy(dst: Tensors, src: Tensors) -> None:
-    """See `fenchel.optim.kernels.choice.Kernels`; so for all below."""
-    for d, t in zip(dst, src, strict=True):
-        d.copy_(t)
-
-
 def held(tensors: list[Tensor]) -> list[Tensor]:
+    """See `fenchel.optim.kernels.choice.Kernels`; so for all below."""
     return native.Column(tensors, held=True)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 import fenchel.optim.kernels.foreach as foreach
 from fenchel.optim.kernels.coefficients import Coefficients
+from fenchel.optim.kernels.foreach import held, readable
 
 __all__ = ["accumulate", "adversarial_point", "copy", "held", "keeps_memory", "noisy_point", "readable", "update"]
 
@@ -21,14 +22,6 @@ def copy(dst: Tensors, src: Tensors) -> None:
     """See `fenchel.optim.kernels.choice.Kernels`; so for all below."""
     for d, t in zip(dst, src, strict=True):
         d.copy_(t)
-
-
-def held(tensors: list[Tensor]) -> list[Tensor]:
-    return tensors
-
-
-def readable(tensors: list[Tensor]) -> list[Tensor]:
-    return tensors
 
 
 def noisy_point(dst: Tensors, mean: Tensors, noise: Tensors, s: Tensors, scale: float) -> None:
