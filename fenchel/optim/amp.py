@@ -1,9 +1,9 @@
 """Loss scaling for an optimizer that takes two gradients a step.
 
 `GradScaler.unscale_` may run once an update, but bSAM must know the true g in the first pass already: rho g / s and
-sqrt(s)|g| scale with the loss (SAM's rho g/|g| does not). So the optimizer divides by the scale itself, inside
-factors it multiplies with anyway, and calls the scaler once at the end, to leave unscaled gradients behind and to let
-`scaler.update()` know of infinities in either pass:
+sqrt(s)|g| scale with the loss (SAM's rho g/|g| does not). So the optimizer divides by the scale itself, notes on the
+device whether a gradient was finite, and calls the scaler once at the end, to leave unscaled gradients behind and to
+let `scaler.update()` know of infinities in either pass:
 
     loss = optimizer.step(closure, grad_scaler=scaler)       # closure: scaler.scale(loss).backward(); return loss
     scaler.update()
@@ -11,37 +11,58 @@ factors it multiplies with anyway, and calls the scaler once at the end, to leav
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["LossScaler", "any_non_finite", "record"]
+from fenchel.optim.bucket import Scale
+
+__all__ = ["LossScale", "enabled"]
 
 
-class LossScaler(Protocol):
-    """What is used of `torch.amp.GradScaler`."""
-
-    def get_scale(self) -> float: ...
-
-    def unscale_(self, optimizer: torch.optim.Optimizer) -> None: ...
+def enabled(scaler: Any) -> Any:
+    """The scaler, or None for one that does nothing."""
+    return scaler if scaler is not None and scaler.is_enabled() else None
 
 
-def any_non_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether any entry is infinite or NaN; one host synchronization a device."""
-    flags: dict[torch.device, list[Tensor]] = {}
-    for t in tensors:
-        flags.setdefault(t.device, []).append(torch.isfinite(t).all())
-    return any(not bool(torch.stack(same).all()) for same in flags.values())
+class LossScale:
+    """The scale of one step, on each device that holds parameters."""
 
+    def __init__(self, scaler: Any) -> None:
+        self.scaler = scaler
+        self._scales: dict[torch.device, Scale] = {}
 
-def record(scaler: Any, optimizer: torch.optim.Optimizer, overflow: bool) -> None:
-    """Unscale the gradients left in the parameters through the scaler, which notes whether the step overflowed."""
-    if overflow:
-        for group in optimizer.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    p.grad.view(-1)[:1].fill_(math.inf)
-    scaler.unscale_(optimizer)
+    def on(self, device: torch.device) -> Scale:
+        """The scale on a device; the losses of the step must have been scaled already."""
+        if device not in self._scales:
+            value = self.scaler._get_scale_async()
+            if value is None:
+                raise ValueError("the closure did not call grad_scaler.scale(loss).backward()")
+            inverse = value.to(device=device, dtype=torch.float64).reciprocal().to(torch.float32)
+            self._scales[device] = Scale(inverse, torch.zeros((), dtype=torch.float32, device=device))
+        return self._scales[device]
+
+    def share(self, group: Any | None) -> None:
+        """Make an infinity on one device or process known to all."""
+        flags = [scale.found_inf for scale in self._scales.values()]
+        worst = torch.stack([flag.to(flags[0].device) for flag in flags]).max()
+        if group is not None:
+            dist.all_reduce(worst, op=dist.ReduceOp.MAX, group=group)
+        for flag in flags:
+            flag.copy_(worst)
+
+    def record(self, optimizer: torch.optim.Optimizer) -> None:
+        """Unscale the gradients left in the parameters through the scaler, and tell it what was found in the step."""
+        self.scaler.unscale_(optimizer)
+        found: dict[torch.device, Tensor] = self.scaler._per_optimizer_states[id(optimizer)]["found_inf_per_device"]
+        for device, scale in self._scales.items():
+            if device in found:
+                found[device] += scale.found_inf
+            else:
+                found[device] = scale.found_inf.clone()
+
+    def found(self) -> bool:
+        """Whether any gradient was not finite; waits for the device."""
+        return any(bool(scale.found_inf) for scale in self._scales.values())

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fenchel.optim.amp import any_non_finite, record
-from fenchel.optim.bucket import Bucket
-from fenchel.optim.distributed import process_group, rank_of, sum_across_ranks, sum_counts
+from fenchel.optim.amp import LossScale
+from fenchel.optim.bucket import Bucket, Scale
+from fenchel.optim.distributed import process_group, rank_of, same_on_all, sum_across_ranks, sum_counts
 from fenchel.optim.functional import posterior_variance
-from fenchel.optim.hyperparameters import check_bsam_group, check_params
-from fenchel.optim.kernels.choice import choose
-from fenchel.optim.noise import NoiseSource, work_dtype
+from fenchel.optim.hyperparameters import check_bsam_group
+from fenchel.optim.kernels import eager
+from fenchel.optim.kernels.choice import FusedKernels, fused_kernels
+from fenchel.optim.loading import load_state
+from fenchel.optim.noise import NoiseSource, new_seed, work_dtype
 from fenchel.optim.posterior import DiagonalPosterior, Marginal
+from fenchel.optim.shards import local
 from fenchel.optim.two_pass import TwoPassOptimizer, without_gradients
 from fenchel.optim.vectorized import VectorizedStep
-from fenchel.optim.workspace import Workspace
 
 __all__ = ["BSAM"]
+
+STATE = ("s", "momentum", "mean")
 
 
 class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
@@ -47,16 +52,14 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
         sqrt_num_data: multiply sqrt(s)|g| by sqrt(N) in the s-update, as App. E.3 derives and Algorithm 1 drops.
         max_grad_norm: clip the averaged g_eps to this total norm.
         maximize: ascend the objective.
-        foreach: kernels over lists, or (False) a loop; None chooses by device.
-        fused: compiled passes, for float32 on CPUs; None uses them where they can be used and ``foreach`` is None.
-        compiled: fuse lines 7 to 9 by `torch.compile`.
+        fused: one Triton launch a move on CUDA devices; None: where that can be done, True: else an error.
         capturable: keep lr in tensors, so that a step can be captured in a CUDA graph.
         seed: of the noise; None takes one from torch's global generator.
         module, batch_norm, distributed: see `TwoPassOptimizer`.
 
-    State of a parameter: "s" and "momentum", and for bfloat16 or float16 weights "mean", all three in float32. On a CPU
-    the optimizer also keeps the memory of the mean's copy and of the noise (with sub-batches that of the two sums too)
-    between steps, since to page it in anew costs as much as the step.
+    State of a parameter: "s" and "momentum", and for bfloat16 or float16 weights "mean", all three in float32. The first
+    group also counts the steps ("step") and posterior samples ("draws"), which with "seed" determine the noise: a
+    `state_dict` continues it bit for bit.
 
     Raises:
         ValueError: a hyperparameter out of range, naming it.
@@ -79,17 +82,13 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
         sqrt_num_data: bool = False,
         max_grad_norm: float | None = None,
         maximize: bool = False,
-        foreach: bool | None = None,
         fused: bool | None = None,
-        compiled: bool = False,
         capturable: bool = False,
         seed: int | None = None,
         module: nn.Module | None = None,
         batch_norm: str = "both",
         distributed: Any = False,
     ) -> None:
-        if max_grad_norm is not None and not max_grad_norm > 0:
-            raise ValueError(f"max_grad_norm must be positive or None, got {max_grad_norm!r}")
         defaults = {
             "lr": lr,
             "num_data": num_data,
@@ -103,71 +102,82 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
             "data_factor": data_factor,
             "sqrt_num_data": sqrt_num_data,
             "maximize": maximize,
-            "foreach": foreach,
             "fused": fused,
-            "compiled": compiled,
             "capturable": capturable,
+            "max_grad_norm": max_grad_norm,
+            "seed": new_seed(seed),
+            "step": 0,
+            "draws": 0,
         }
         check_bsam_group(defaults)
-        self._max_grad_norm = max_grad_norm
-        self._noise = NoiseSource(seed, rank_of(distributed))
-        self._sampling = NoiseSource(self._noise.seed ^ 1, self._noise.rank)
-        self._workspace = Workspace()
-        self._buckets: list[Bucket] = []
-        self._vectors: list[Tensor] = []
+        self._noise = NoiseSource("noise", rank_of(distributed))
+        self._sampling = NoiseSource("sampling", rank_of(distributed))
+        self._layout: list[Bucket] | None = None
+        self._kernels: list[FusedKernels] = []
         self._expected: int | None = None
         super().__init__(params, defaults, module=module, batch_norm=batch_norm, distributed=distributed)
 
     # ---- what the group holds -------------------------------------------------------------------------------------
 
+    def check_group(self, group: dict[str, Any]) -> None:
+        """Raise ValueError for hyperparameters out of range."""
+        check_bsam_group(group)
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group with its own hyperparameters; those it does not name take the optimizer's."""
         super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        try:
-            check_bsam_group(group)
-            check_params(group["params"])
-        except ValueError:
-            self.param_groups.pop()
-            raise
-        if group["capturable"] and not isinstance(group["lr"], Tensor):
+        group, self._layout = self.param_groups[-1], None
+        if group["capturable"] and not isinstance(group["lr"], Tensor) and group["params"]:
             group["lr"] = torch.tensor(float(group["lr"]), dtype=torch.float64, device=group["params"][0].device)
+
+    def initial_state(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        """What the state of a parameter begins with."""
+        dtype = work_dtype(p)
+        state = {
+            "s": torch.full_like(p, group["s_init"], dtype=dtype, memory_format=torch.preserve_format),
+            "momentum": torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format),
+        }
+        if dtype != p.dtype:
+            state["mean"] = p.detach().to(dtype)
+        return state
 
     def _state_of(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[p]
         if "s" not in state:
-            dtype = work_dtype(p)
-            state["s"] = torch.full_like(p, group["s_init"], dtype=dtype, memory_format=torch.preserve_format)
-            state["momentum"] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
-        if work_dtype(p) != p.dtype:
-            if "mean" not in state:
-                state["mean"] = p.detach().to(work_dtype(p))
-            else:  # the weights were changed from outside: they are what counts
-                mean = state["mean"]
-                mean.copy_(torch.where(mean.to(p.dtype) == p, mean, p.to(mean.dtype)))
+            state.update(self.initial_state(p, group))
         return state
 
+    @without_gradients
+    def prime(self) -> None:
+        """Make the state of all parameters, and move nothing."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.requires_grad:
+                    self._state_of(p, group)
+
+    # ---- noise ----------------------------------------------------------------------------------------------------
+
     def standard_normal_like(self, param: Tensor) -> Tensor:
-        """Standard normal noise shaped like ``param``, for the noisy point.
+        """Standard normal noise shaped like ``param`` (the whole of a sharded one), for the noisy point.
 
         May be overridden; it is then called once per parameter that requires a gradient, in parameter order, for each
-        sub-batch. Not overridden, the noise of all parameters comes from one flat draw, which is faster.
+        sub-batch.
         """
-        return self._noise.like([param])[0]
+        return self._noise.normal(self._shards.whole_shape(param), work_dtype(param), param.device)
 
-    def _custom_noise(self) -> bool:
-        overridden = type(self).standard_normal_like is not BSAM.standard_normal_like
-        return overridden or "standard_normal_like" in self.__dict__
+    def _own_noise(self) -> bool:
+        """Whether `standard_normal_like` was not overridden."""
+        return (
+            type(self).standard_normal_like is BSAM.standard_normal_like and "standard_normal_like" not in self.__dict__
+        )
 
-    def _draw(self, params: list[Tensor]) -> list[Tensor]:
-        if not self._custom_noise():
-            return self._noise.like(params)
+    def _draw(self, params: Sequence[Tensor]) -> list[Tensor]:
         noise = []
         for p in params:
-            z = self.standard_normal_like(p)
-            if z.shape != p.shape:
-                raise ValueError(f"standard_normal_like returned shape {tuple(z.shape)} for {tuple(p.shape)}")
-            noise.append(z.to(device=p.device, dtype=work_dtype(p)))
+            z, shape = self.standard_normal_like(p), self._shards.whole_shape(p)
+            if z.shape != shape:
+                raise ValueError(f"standard_normal_like returned shape {tuple(z.shape)} for {tuple(shape)}")
+            noise.append(self._shards.part(p, z.to(device=p.device, dtype=work_dtype(p))))
         return noise
 
     def _draw_rows(self, params: list[Tensor], rows: int) -> list[Tensor]:
@@ -175,15 +185,21 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
         draws = [self._draw(params) for _ in range(rows)]
         return [torch.stack(same) for same in zip(*draws, strict=True)]
 
-    def trainable(self) -> list[Tensor]:
-        """The parameters that require a gradient, in the order of the groups."""
-        return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+    def next_noise(self) -> None:
+        """Begin the noise of the next step; `GraphedStep` calls it before a replay."""
+        first = self.param_groups[0]
+        first["step"] += 1
+        self._noise.start(first["seed"], first["step"])
+
+    def generator(self, device: torch.device) -> torch.Generator:
+        """The generator of the training noise on a device."""
+        return self._noise.on(device)
 
     # ---- the moves of a step --------------------------------------------------------------------------------------
 
     @without_gradients
     def begin(self, grad_scaler: Any = None, parts: int | None = None) -> None:
-        """Start a step: remember the mean.
+        """Start a step.
 
         Args:
             grad_scaler: the scaler whose scaled losses are to come.
@@ -191,158 +207,152 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
         """
         if self._open:
             self.restore()
-        self._buckets = []
+        self._open, self._parts, self._expected = True, 0, parts
+        self._scale = None if grad_scaler is None else LossScale(grad_scaler)
+        if not self._is_current(self._layout):
+            self._lay_out()
+        self.next_noise()
+
+    def _is_current(self, layout: list[Bucket] | None) -> bool:
+        """Whether the buckets still hold what a step is about: parameters, their state, devices and precisions."""
+        if layout is None:
+            return False
+        held = iter([(p, s, b.key) for b in layout for p, s in zip(b.params, b.state_s, strict=True)])
         for group in self.param_groups:
-            places: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
             for p in group["params"]:
                 if p.requires_grad:
-                    places.setdefault((p.device, p.dtype), []).append(p)
-            for params in places.values():
-                states = [self._state_of(p, group) for p in params]
-                masters = [state["mean"] for state in states if "mean" in state]
-                kept = [t for state in states for t in state.values()]
-                kernels = choose(group, params, kept)
-                self._buckets.append(
-                    Bucket(
-                        group=group,
-                        kernels=kernels,
-                        params=params,
-                        mean=kernels.held(masters or self._workspace.copies(f"mean {len(self._buckets)}", params)),
-                        s=kernels.held([state["s"] for state in states]),
-                        momentum=kernels.held([state["momentum"] for state in states]),
-                        seen=[False] * len(params),
-                    )
-                )
-        self._open, self._parts, self._expected, self._overflow = True, 0, parts, False
-        self._scaler = grad_scaler
+                    mine, s, key = next(held, (None, None, None))
+                    if mine is not p or self.state[p].get("s") is not s or key != (p.device, p.dtype):
+                        return False
+        return next(held, None) is None
+
+    def _lay_out(self) -> None:
+        params = self.trainable()
+        first = self.param_groups[0]
+        if first["step"] == 0 and self._shards.sharded(params):
+            first["seed"] = same_on_all(first["seed"], params[0].device)
+        numbers = {p: i for i, p in enumerate(params)}
+        self._layout, self._kernels = [], []
+        for group in self.param_groups:
+            run: list[Tensor] = []
+            for p in [q for q in group["params"] if q.requires_grad]:
+                if run and (run[-1].device, run[-1].dtype) != (p.device, p.dtype):
+                    self._layout.append(self._bucket(group, run, numbers))
+                    run = []
+                run.append(p)
+            if run:
+                self._layout.append(self._bucket(group, run, numbers))
+        self._kernels = fused_kernels(self._layout, own_noise=self._own_noise())
+
+    def _bucket(self, group: dict[str, Any], params: list[Tensor], numbers: dict[Tensor, int]) -> Bucket:
+        states = [self._state_of(p, group) for p in params]
+        for p, state in zip(params, states, strict=True):
+            for name, value in state.items():  # moves run over memory in its order
+                if value.stride() != p.stride():
+                    state[name] = torch.empty_like(p, dtype=value.dtype).copy_(value)
+        return Bucket(
+            group=group,
+            shards=self._shards,
+            params=params,
+            numbers=[numbers[p] for p in params],
+            state_s=[state["s"] for state in states],
+            s=[local(state["s"]) for state in states],
+            momentum=[local(state["momentum"]) for state in states],
+            master=[local(state["mean"]) for state in states] if "mean" in states[0] else None,
+        )
+
+    @property
+    def _buckets(self) -> list[Bucket]:
+        return self._layout or []
+
+    @property
+    def _eager(self) -> list[Bucket]:
+        return [b for b in self._buckets if not b.fused]
+
+    def _scale_on(self, device: torch.device) -> Scale | None:
+        return None if self._scale is None else self._scale.on(device)
 
     @without_gradients
     def first_point(self) -> None:
-        """Line 3: the weights become omega + e."""
+        """Line 3: move the weights to omega + e."""
         self._started("first_point")
-        custom = self._custom_noise()
-        kept = not custom and all(b.kernels.keeps_memory for b in self._buckets)
-        if custom:
-            params = self._noisy()
-            drawn = dict(zip(params, self._draw(params), strict=True))
-            for b in self._buckets:
-                b.noise = b.kernels.readable([drawn[p] for p in b.params]) if b.group["noise"] else None
-        else:
-            if not self._vectors:
-                self._make_room()
-            for vector in self._vectors:
-                self._noise.normal_(vector)
-        for b in self._buckets:
-            if b.noise is not None:
-                b.kernels.noisy_point(b.params, b.mean, b.noise, b.s, b.num_data**-0.5)
-            elif self._parts:
-                b.put_back()
-            b.spare = b.noise if b.kernels.keeps_memory and not custom else None
-            b.noise = b.noise if kept else None
-        if not kept:
-            self._vectors = []
-
-    def _noisy(self) -> list[Tensor]:
-        return [p for group in self.param_groups if group["noise"] for p in group["params"] if p.requires_grad]
-
-    def _make_room(self) -> None:
-        """Memory for the noise, for the whole step where it is kept anyway."""
-        params = self._noisy()
-        self._vectors, pieces = self._noise.rooms(params, self._workspace)
-        room = dict(zip(params, pieces, strict=True))
-        for b in self._buckets:
-            if b.group["noise"]:
-                b.noise = b.kernels.held([room[p] for p in b.params])
+        for kernels in self._kernels:
+            kernels.noisy_point(self._noise.on(kernels.device))
+        eager.noisy_point(self._eager, lambda b: self._draw(b.params))
 
     @without_gradients
     def second_point(self) -> None:
         """Line 5: collect |g| and move the weights to omega + rho g / s."""
         self._started("second_point")
-        for i, b in enumerate(self._buckets):
-            gradient = b.gradients()
-            room = b.spare
-            if b.absolute is None and self._expected != 1:  # a sum, which the next noise must not overwrite
-                room = self._workspace.like(f"absolute {i}", gradient) if b.kernels.keeps_memory else None
-            rho = b.sign * b.group["rho"] * self._unscaling()
-            b.absolute = b.kernels.adversarial_point(b.params, b.mean, gradient, b.s, rho, total=b.absolute, room=room)
-        if self._scaler is not None:
-            self._overflow |= any_non_finite(t for b in self._buckets for t in b.absolute or [])
+        for kernels in self._kernels:
+            kernels.adversarial_point(self._scale_on(kernels.device))
+        for b in self._eager:
+            eager.adversarial_point(b, self._scale_on(b.key[0]))
 
     @without_gradients
     def collect(self) -> None:
         """Line 6: add the gradient at the adversarial point to the sum."""
         self._started("collect")
-        for i, b in enumerate(self._buckets):
-            gradient = b.gradients()
-            if b.gradient is not None:
-                b.kernels.accumulate(b.gradient, gradient)
-            else:
-                b.gradient = (
-                    gradient
-                    if self._expected == 1
-                    else b.kernels.held(self._workspace.copies(f"gradient {i}", gradient))
-                )
+        for kernels in self._kernels:
+            kernels.collect(self._scale_on(kernels.device), last=self._expected == 1)
+        for b in self._eager:
+            eager.collect(b, self._scale_on(b.key[0]), last=self._expected == 1)
         self._parts += 1
 
     @without_gradients
     def restore(self) -> None:
         """Give the step up: the weights become the mean again, bit for bit; s and momentum are untouched."""
+        eager.put_back(self._buckets)
+        self._close()
+
+    def _close(self) -> None:
         for b in self._buckets:
-            b.put_back()
-        self._buckets, self._vectors, self._open = [], [], False
+            b.clear()
+        self._open, self._scale = False, None
 
     @without_gradients
     def update(self) -> None:
         """Lines 7 to 9, from the averages over the sub-batches (of all ranks)."""
         self._started("update")
-        scaler, parts = self._scaler, self._parts
-        ranks = process_group(self._distributed)
-        if scaler is not None:
-            self._overflow |= any_non_finite(t for b in self._buckets for t in b.gradient or [])
-            if ranks is not None:
-                self._overflow = sum_counts([int(self._overflow)], self._buckets[0].params[0].device, ranks)[0] > 0
-        if self._overflow:
-            self.restore()
-            record(scaler, self, overflow=True)
-            return
-        if ranks is not None:
-            parts = self._reduce(ranks)
-        scale = self._unscaling()
-        if self._max_grad_norm is not None:
-            self._clip(self._max_grad_norm, parts, scale)
+        parts, scale, ranks = self._parts, self._scale, process_group(self._distributed)
+        if not parts:
+            raise RuntimeError("update was called before any sub-batch was collected")
         try:
-            for b in self._buckets:
-                b.finish(parts, scale)
+            if scale is not None:
+                scale.share(ranks)
+            if ranks is not None:
+                parts = self._reduce(ranks)
+            limit = self.param_groups[0]["max_grad_norm"]
+            if limit is not None:
+                self._clip(limit, parts)
+            for kernels in self._kernels:
+                kernels.update(parts, self._scale_on(kernels.device))
+            for b in self._eager:
+                eager.update(b, parts, self._scale_on(b.key[0]))
         finally:
-            self._buckets, self._vectors, self._open = [], [], False
-        if scaler is not None:
-            record(scaler, self, overflow=False)
-
-    def _unscaling(self) -> float:
-        return 1.0 if self._scaler is None else 1.0 / float(self._scaler.get_scale())
+            self._close()
+        if scale is not None:
+            scale.record(self)
 
     def _reduce(self, ranks: Any) -> int:
         """Sum g_eps, |g| and the number of sub-batches over the ranks; the number."""
-        tensors = [t for b in self._buckets for t in (*(b.absolute or []), *(b.gradient or []))]
         if self._expected == 1:  # the sums are the gradients themselves, which stay this rank's own
             for b in self._buckets:
                 b.gradient = [g.clone() for g in b.gradient or []]
-            tensors = [t for b in self._buckets for t in (*(b.absolute or []), *(b.gradient or []))]
-        sum_across_ranks(tensors, ranks)
+        sum_across_ranks([t for b in self._buckets for t in (*(b.absolute or []), *(b.gradient or []))], ranks)
         flags = [int(seen) for b in self._buckets for seen in b.seen]
-        parts, *seen = sum_counts([self._parts, *flags], self._buckets[0].params[0].device, ranks)
+        parts, *seen = sum_counts([self._parts, *flags], self._buckets[0].key[0], ranks)
         flags_left = iter(seen)
         for b in self._buckets:
             b.seen = [next(flags_left) > 0 for _ in b.seen]
         return parts
 
-    def _clip(self, limit: float, parts: int, scale: float) -> None:
-        gradients = [g for b in self._buckets for g in b.gradient or []]
-        device = gradients[0].device
-        norms = [n.to(device) for n in torch._foreach_norm(gradients)]
-        factor = (limit / (torch.linalg.vector_norm(torch.stack(norms)) * (scale / parts) + 1e-6)).clamp(max=1.0)
+    def _clip(self, limit: float, parts: int) -> None:
+        pairs = [(p, g) for b in self._buckets for p, g in zip(b.params, b.gradient or [], strict=True)]
+        norm = self._shards.norm([p for p, _ in pairs], [g for _, g in pairs])
+        factor = (limit / (norm / parts + 1e-6)).clamp(max=1.0)
         for b in self._buckets:
-            b.gradient = [g * factor.to(g.device) for g in b.gradient or []]
+            b.gradient = [g * factor.to(g) for g in b.gradient or []]
 
     # ---- posterior and checkpoints --------------------------------------------------------------------------------
 
@@ -363,43 +373,35 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
         """Noise of `sampled_params`: from ``generator``, the overridden `standard_normal_like` or an own stream."""
         if generator is not None:
             return super().sampling_noise(params, generator)
-        return self._draw(params) if self._custom_noise() else self._sampling.like(params)
+        if not self._own_noise():
+            return self._draw(params)
+        first = self.param_groups[0]
+        first["draws"] += 1
+        self._sampling.start(first["seed"], first["draws"])
+        whole = [self._sampling.normal(self._shards.whole_shape(p), work_dtype(p), p.device) for p in params]
+        return [self._shards.part(p, z) for p, z in zip(params, whole, strict=True)]
 
-    def generator(self, device: torch.device) -> torch.Generator:
-        """The generator of the training noise on a device (on a CPU: of small or double-precision draws)."""
-        return self._noise.on(device)
-
-    def noise_state(self) -> dict[str, Any]:
-        """The state of the noise streams, as in `state_dict`."""
-        return {"noise": self._noise.state_dict(), "sampling": self._sampling.state_dict()}
-
-    def load_noise_state(self, state: dict[str, Any]) -> None:
-        """Continue the noise streams of a `noise_state` (or a whole `state_dict`)."""
-        for source, name in ((self._noise, "noise"), (self._sampling, "sampling")):
-            if name in state:
-                source.load_state_dict(state[name])
-
-    def state_dict(self) -> dict[str, Any]:
-        """As torch's, with the noise streams under "noise" and "sampling": tensors and numbers only."""
-        return {**super().state_dict(), **self.noise_state()}
-
-    @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a `state_dict`, bit for bit on the same machine; s, momentum and mean keep their precision."""
-        super().load_state_dict(state_dict)
-        ids = [i for group in state_dict["param_groups"] for i in group["params"]]
-        params = [p for group in self.param_groups for p in group["params"]]
-        for i, p in zip(ids, params, strict=True):
-            for name, saved in state_dict["state"].get(i, {}).items():
-                if isinstance(saved, Tensor):
-                    self.state[p][name] = saved.to(device=p.device, dtype=work_dtype(p), copy=True)
-        self.load_noise_state(state_dict)
+        """Continue from a `state_dict`, bit for bit on the same machine; s, momentum and mean keep their precision.
+
+        Raises:
+            ValueError: the state is another optimizer's.
+        """
+        self._layout = None
+        load_state(self, state_dict, super().load_state_dict, names=STATE)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._layout = None
         for group in self.param_groups:
-            group.setdefault("fused", None)  # saved before there was a choice
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_max_grad_norm", "_noise", "_sampling", "_workspace", "_buckets", "_vectors", "_expected")
-        return {**super().__getstate__(), **{name: self.__dict__[name] for name in own}}
+        own = ("_noise", "_sampling", "_expected")
+        return {
+            **super().__getstate__(),
+            **{name: self.__dict__[name] for name in own},
+            "_layout": None,
+            "_kernels": [],
+        }

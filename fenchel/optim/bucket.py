@@ -8,33 +8,64 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fenchel.optim.kernels import foreach
-from fenchel.optim.kernels.choice import Kernels
-from fenchel.optim.kernels.coefficients import Coefficients
+from fenchel.optim.shards import Shards, local
 
-__all__ = ["Bucket"]
+__all__ = ["Bucket", "Scale"]
+
+
+@dataclass
+class Scale:
+    """The loss scale of a step: ``inverse`` undoes it, ``found_inf`` becomes 1 where a gradient was not finite.
+
+    Both are float32 tensors of one element on the bucket's device.
+    """
+
+    inverse: Tensor
+    found_inf: Tensor
 
 
 @dataclass
 class Bucket:
-    """Lists aligned with ``params``; nothing of it outlives the step but state tensors it refers to.
+    """Lists aligned with ``params``.
 
-    ``mean`` is a copy for the time of the step, or the float32 mean of 16-bit weights; ``absolute`` and ``gradient``
-    are the sums over the sub-batches of |g| and g_eps; ``noise`` makes the noisy point, ``spare`` is memory for |g|:
-    that of the noise, once it is used; ``seen`` tells which parameters had a gradient in any pass.
+    ``weights``, ``s``, ``momentum`` and ``master`` (the float32 mean of 16-bit weights, in the state) are the parts at hand
+    (`fenchel.optim.shards`), ``state_s`` the whole s; ``numbers`` are the places of the parameters in the optimizer's
+    order; ``fused`` tells which kernels move it. The rest lives for one step: ``mean`` is a copy of the weights,
+    or the float32 mean of 16-bit weights; ``absolute`` and ``gradient`` are the sums over the sub-batches of |g| and g_eps;
+    ``seen`` tells which parameters had a gradient in any pass.
     """
 
     group: dict[str, Any]
-    kernels: Kernels
+    shards: Shards
     params: list[Tensor]
-    mean: list[Tensor]
+    numbers: list[int]
+    state_s: list[Tensor]
     s: list[Tensor]
     momentum: list[Tensor]
+    master: list[Tensor] | None
+    mean: list[Tensor] = field(default_factory=list)
     absolute: list[Tensor] | None = None
     gradient: list[Tensor] | None = None
-    noise: list[Tensor] | None = None
-    spare: list[Tensor] | None = None
     seen: list[bool] = field(default_factory=list)
+    fused: bool = False
+
+    def __post_init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what belongs to a step."""
+        self.mean, self.absolute, self.gradient = [], None, None
+        self.seen = [False] * len(self.params)
+
+    @property
+    def key(self) -> tuple[torch.device, torch.dtype]:
+        """The device and precision that all of it shares."""
+        return self.params[0].device, self.params[0].dtype
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """The parameters themselves, or the parts of them at hand."""
+        return [local(p) for p in self.params]
 
     @property
     def num_data(self) -> float:
@@ -46,55 +77,21 @@ class Bucket:
         """-1 where the objective is to be maximized."""
         return -1.0 if self.group["maximize"] else 1.0
 
-    def gradients(self) -> list[Tensor]:
-        """The gradients in the precision of the mean; zeros where there is none."""
-        out = []
-        for i, (p, mean) in enumerate(zip(self.params, self.mean, strict=True)):
-            g = p.grad
-            if g is None:
-                out.append(torch.zeros_like(mean))
-                continue
-            if g.is_sparse:
-                raise ValueError("sparse gradients are not supported; use sparse=False in the embedding")
-            self.seen[i] = True
-            out.append(g if g.dtype == mean.dtype else g.to(mean.dtype))
-        return self.kernels.readable(out)
+    @property
+    def factor(self) -> float:
+        """sqrt(N), if sqrt(s)|g| is to be multiplied by it (App. E.3), or 1 (Algorithm 1)."""
+        return self.num_data**0.5 if self.group["sqrt_num_data"] else 1.0
 
-    def put_back(self) -> None:
-        """The weights become the mean, bit for bit."""
-        self.kernels.copy(self.params, self.mean)
+    def gradients(self) -> list[Tensor | None]:
+        """The gradients at hand.
 
-    def finish(self, parts: int, scale: float) -> None:
-        """Lines 7 to 9 from the sums over ``parts`` sub-batches; ``scale`` undoes a loss scale."""
-        if self.absolute is None or self.gradient is None:
-            raise RuntimeError("update was called before any sub-batch was collected")
-        group, (beta1, beta2) = self.group, self.group["betas"]
-        keep = [i for i, seen in enumerate(self.seen) if seen]
-        for i, seen in enumerate(self.seen):
-            if not seen:
-                self.params[i].copy_(self.mean[i])
-        if not keep:
-            return
-        lists: tuple[list[Tensor], ...] = (self.params, self.mean, self.s, self.momentum, self.gradient, self.absolute)
-        if len(keep) < len(lists[0]):
-            lists = tuple([values[i] for i in keep] for values in lists)
-        params, mean, s, momentum, gradient, absolute = lists
-        master = params[0].dtype != mean[0].dtype
-        lr = group["lr"]
-        if group["compiled"] and not isinstance(lr, Tensor):
-            lr = torch.tensor(float(lr), dtype=torch.float64)  # a number would compile anew at every schedule step
-        factor = self.num_data**0.5 if group["sqrt_num_data"] else 1.0
-        by = Coefficients(
-            lr=lr,
-            beta1=beta1,
-            beta2=beta2,
-            weight_decay=group["weight_decay"],
-            offset=group["weight_decay"] + group["damping"],
-            gradient_scale=self.sign * scale / parts,
-            absolute_scale=factor * scale / parts,
-            precision_first=group["precision_first"],
-        )
-        update = foreach.compiled_update() if group["compiled"] else self.kernels.update
-        update(mean if master else params, mean, s, momentum, gradient, absolute, by)
-        if master:
-            self.kernels.copy(params, mean)
+        Raises:
+            ValueError: one is sparse.
+        """
+        found = [self.shards.gradient(p) for p in self.params]
+        for i, g in enumerate(found):
+            if g is not None:
+                if g.is_sparse:
+                    raise ValueError("sparse gradients are not supported; use sparse=False in the embedding")
+                self.seen[i] = True
+        return found

@@ -1,88 +1,140 @@
 """A whole training step as one CUDA graph: noise, both passes and the update replay without the host.
 
     optimizer = BSAM(model.parameters(), lr, ..., capturable=True)
-    loss = functional_loss(model, criterion, optimizer.trainable())
-    step = GraphedStep(optimizer, lambda x, y: optimizer.step_vectorized(loss, split_batch((x, y), m)), (x, y))
+    step = GraphedStep(optimizer, lambda x, y: optimizer.step(closures(x, y)), (x, y), module=model)
     for x, y in loader:
         value = step(x, y)                  # a tensor that the next replay overwrites
         scheduler.step()                    # the learning rate is a tensor, changed in place
 
-The generator of the noise is registered with the graph, so every replay draws afresh and a checkpoint continues.
+The generators of the noise are registered with the graph, so every replay draws afresh and a checkpoint continues.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-
-from fenchel.optim.bsam import BSAM
+from torch import Tensor, nn
 
 __all__ = ["GraphedStep"]
 
 
 class GraphedStep:
-    """Captures ``step(*inputs) -> loss`` once, then replays it.
+    """Captures ``step(*inputs) -> loss`` once, then replays it; for the optimizers here and torch's own.
 
-    Capturing leaves weights, state and generators as they were: the warm-up steps are undone.
+    Capturing leaves weights, state, buffers and generators as they were: the warm-up steps are undone.
 
     Args:
-        optimizer: made with ``capturable=True``, all its parameters on one CUDA device.
+        optimizer: all its parameters on one CUDA device and its learning rates tensors there (``capturable=True``
+            where the optimizer has it).
         step: makes one optimizer step from the inputs and returns the loss; closures are fine.
         inputs: example tensors on the device; later inputs must have their shapes.
+        module: the network, if it has buffers that a step changes (batch normalization).
+        generators: further generators that the step draws from, besides the optimizer's and torch's own.
         warmup: steps before capturing (torch asks for a few, on a side stream).
 
     Raises:
         ValueError: the optimizer cannot be captured, and why.
     """
 
-    def __init__(self, optimizer: BSAM, step: Callable[..., Any], inputs: Sequence[Tensor], *, warmup: int = 3) -> None:
-        params = [p for group in optimizer.param_groups for p in group["params"]]
-        device = params[0].device
-        if device.type != "cuda" or any(p.device != device for p in params):
-            raise ValueError("a CUDA graph needs all parameters on one CUDA device")
-        if not all(group["capturable"] for group in optimizer.param_groups):
-            raise ValueError("a CUDA graph needs an optimizer made with capturable=True")
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        step: Callable[..., Any],
+        inputs: Sequence[Tensor] = (),
+        *,
+        module: nn.Module | None = None,
+        generators: Iterable[torch.Generator] = (),
+        warmup: int = 3,
+    ) -> None:
+        device = _check(optimizer)
+        self._optimizer = optimizer
         self._inputs = [t.clone() for t in inputs]
-        weights = [p.detach().clone() for p in params]
-        had_state = {p for p in params if optimizer.state.get(p)}
-        saved = {p: {k: v.clone() for k, v in optimizer.state[p].items()} for p in had_state}
-        noise = optimizer.noise_state()
-        cuda: Any = torch.cuda  # partly untyped
-        stream = cuda.Stream(device)
+        before = _Snapshot(optimizer, module)
+        own = getattr(optimizer, "generator", None)
+        drawn_from = [*generators, *([own(device)] if own is not None else [])]
+        drawn = [generator.get_state() for generator in (*drawn_from, torch.cuda.default_generators[device.index or 0])]
+        stream = torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
             for _ in range(warmup):
                 step(*self._inputs)
         torch.cuda.current_stream(device).wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
-        self.graph.register_generator_state(optimizer.generator(device))
-        for p in params:  # gradients of the warm-up would otherwise be read by the capture
-            p.grad = None
+        for generator in drawn_from:
+            self.graph.register_generator_state(generator)
+        for group in optimizer.param_groups:  # gradients of the warm-up would otherwise be read by the capture
+            for p in group["params"]:
+                p.grad = None
         with torch.cuda.graph(self.graph):
             self.loss = step(*self._inputs)
-        with torch.no_grad():
-            for p, weight in zip(params, weights, strict=True):
-                p.copy_(weight)
-                for name, value in optimizer.state[p].items():
-                    if p in saved:
-                        value.copy_(saved[p][name])
-                    elif name == "s":
-                        value.fill_(
-                            next(g["s_init"] for g in optimizer.param_groups if any(q is p for q in g["params"]))
-                        )
-                    elif name == "mean":
-                        value.copy_(weight)
-                    else:
-                        value.zero_()
-        optimizer.load_noise_state(noise)
+        before.put_back()
+        for generator, state in zip(
+            (*drawn_from, torch.cuda.default_generators[device.index or 0]), drawn, strict=True
+        ):
+            generator.set_state(state)
+        self._numbers = _numbers(optimizer)
 
     def __call__(self, *inputs: Tensor) -> Any:
-        """Copy the inputs in and replay; the returned loss is overwritten by the next call."""
+        """Copy the inputs in and replay; the returned loss is overwritten by the next call.
+
+        Raises:
+            RuntimeError: a hyperparameter other than the learning rate was changed after the capture.
+        """
+        if _numbers(self._optimizer) != self._numbers:
+            raise RuntimeError("a hyperparameter was changed after the step was captured; make a new GraphedStep")
         for mine, given in zip(self._inputs, inputs, strict=True):
             if mine is not given:
                 mine.copy_(given)
         self.graph.replay()
         return self.loss
+
+
+class _Snapshot:
+    """Weights, optimizer state and buffers, to be put back into the same memory."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, module: nn.Module | None) -> None:
+        self.optimizer = optimizer
+        self.params = [p for group in optimizer.param_groups for p in group["params"]]
+        tensors = [*self.params, *(module.buffers() if module is not None else ())]
+        self.weights = [(t, t.detach().clone()) for t in tensors]
+        self.state = {
+            p: {name: value.clone() for name, value in optimizer.state[p].items() if isinstance(value, Tensor)}
+            for p in self.params
+            if optimizer.state.get(p)
+        }
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """State that did not exist yet becomes what the optimizer begins with: zeros, if it does not say."""
+        for tensor, saved in self.weights:
+            tensor.copy_(saved)
+        initial = getattr(self.optimizer, "initial_state", None)
+        for p in self.params:
+            begin = self.state.get(p) or (initial(p) if initial is not None else {})
+            for name, value in self.optimizer.state.get(p, {}).items():
+                if isinstance(value, Tensor):
+                    value.copy_(begin[name]) if name in begin else value.zero_()
+
+
+def _check(optimizer: torch.optim.Optimizer) -> torch.device:
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    device: torch.device = params[0].device
+    if device.type != "cuda" or any(p.device != device for p in params):
+        raise ValueError("a CUDA graph needs all parameters on one CUDA device")
+    for group in optimizer.param_groups:
+        if not group.get("capturable", True):
+            raise ValueError("a CUDA graph needs an optimizer made with capturable=True")
+        if not isinstance(group["lr"], Tensor):
+            raise ValueError("a CUDA graph needs lr as a tensor on the device, so that a schedule can change it")
+        if group.get("dampening"):
+            raise ValueError(
+                "a CUDA graph cannot hold the first step of SGD with dampening, which differs from the rest"
+            )
+    return device
+
+
+def _numbers(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """The hyperparameters that a capture fixes."""
+    return [{k: v for k, v in g.items() if isinstance(v, int | float | tuple)} for g in optimizer.param_groups]

@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = ["broadcast_module", "local_gradients", "rank_of", "sum_across_ranks", "sum_counts"]
+__all__ = ["broadcast_module", "local_gradients", "rank_of", "same_on_all", "sum_across_ranks", "sum_counts"]
 
 Group = Any
 
@@ -69,6 +69,13 @@ def sum_counts(counts: Sequence[int], device: torch.device, group: Group) -> lis
     tensor = torch.tensor(counts, dtype=torch.int64, device=device)
     dist.all_reduce(tensor, group=group)
     return [int(c) for c in tensor.tolist()]
+
+
+def same_on_all(number: int, device: torch.device) -> int:
+    """The first process's ``number``: processes that share a parameter need the same seed."""
+    tensor = torch.tensor([number], dtype=torch.int64, device=device)
+    dist.broadcast(tensor, src=0)
+    return int(tensor)
 
 
 def broadcast_module(module: nn.Module, *, source: int = 0, group: Group | None = None) -> None:

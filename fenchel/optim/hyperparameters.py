@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
-__all__ = ["check_betas", "check_bsam_group", "check_non_negative", "check_params", "check_positive"]
+__all__ = [
+    "check_betas",
+    "check_bsam_group",
+    "check_group_names",
+    "check_non_negative",
+    "check_params",
+    "check_positive",
+]
 
 
 def _number(name: str, value: Any) -> float:
@@ -57,8 +66,21 @@ def check_bsam_group(group: Mapping[str, Any]) -> None:
     for name in ("num_data", "s_init", "data_factor"):
         check_positive(name, group[name])
     check_betas(group["betas"])
-    if group["fused"] and (group["foreach"] or group["compiled"]):
-        raise ValueError("fused=True excludes foreach=True and compiled=True: they are other ways to compute the same")
+    if group["max_grad_norm"] is not None:
+        check_positive("max_grad_norm", group["max_grad_norm"])
+    if group["fused"] not in (None, True, False):
+        raise ValueError(f"fused must be True, False or None, got {group['fused']!r}")
+
+
+def check_group_names(group: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Raise ValueError for a key that is nearly the name of a hyperparameter (schedulers may add keys of their own)."""
+    for key in group:
+        if key not in known and key not in ("params", "param_names", "initial_lr"):
+            near = difflib.get_close_matches(str(key), list(known), 1, 0.85)
+            if near:
+                raise ValueError(
+                    f"a parameter group has {key!r}, which is no hyperparameter; did you mean {near[0]!r}?"
+                )
 
 
 def check_params(params: Iterable[Tensor]) -> None:
@@ -66,3 +88,5 @@ def check_params(params: Iterable[Tensor]) -> None:
     for p in params:
         if not p.is_floating_point():
             raise ValueError(f"parameters must be real floating point tensors, got dtype {p.dtype}")
+        if p.layout is not torch.strided:
+            raise ValueError(f"parameters must be dense tensors, got layout {p.layout}")

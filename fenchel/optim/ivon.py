@@ -6,14 +6,19 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
+from fenchel.optim.amp import LossScale, enabled
+from fenchel.optim.closures import Watch, as_closures, mean_loss
 from fenchel.optim.diagonal import DiagonalVariational
+from fenchel.optim.distributed import local_gradients, process_group, sum_across_ranks, sum_counts
 from fenchel.optim.functional import ivon_hessian
+from fenchel.optim.hyperparameters import check_positive
 from fenchel.optim.noise import work_dtype
 from fenchel.optim.posterior import held
-from fenchel.optim.two_pass import as_closures, mean_loss
+from fenchel.optim.shards import local
+from fenchel.optim.weights import changed
 
 __all__ = ["IVON"]
 
@@ -33,7 +38,11 @@ class IVON(DiagonalVariational):
     Args:
         lr: alpha. num_data: N (lambda). betas: (beta1, beta2). weight_decay: delta. h_init: the first h.
         rescale_lr: multiply alpha by h_init + delta, so that its first steps are those of SGD with alpha.
-        data_factor: multiplies N. seed: of the noise; None takes one from torch's global generator.
+        data_factor: multiplies N. max_grad_norm: clip the averaged g to this total norm. maximize: ascend the objective.
+        seed: of the noise; None takes one from torch's global generator.
+        module: the network; needed under DistributedDataParallel with ``distributed`` and under FSDP1.
+        distributed: True or a process group: every process has samples of its own, whose g and h_hat are averaged. A
+            gradient that DistributedDataParallel has averaged over samples of different noise gives a wrong h_hat.
     """
 
     def __init__(
@@ -47,8 +56,14 @@ class IVON(DiagonalVariational):
         h_init: float = 1.0,
         rescale_lr: bool = True,
         data_factor: float = 1.0,
+        max_grad_norm: float | None = None,
+        maximize: bool = False,
         seed: int | None = None,
+        module: nn.Module | None = None,
+        distributed: Any = False,
     ) -> None:
+        if max_grad_norm is not None:
+            check_positive("max_grad_norm", max_grad_norm)
         defaults = {
             "lr": lr,
             "num_data": num_data,
@@ -57,55 +72,127 @@ class IVON(DiagonalVariational):
             "h_init": h_init,
             "rescale_lr": rescale_lr,
             "data_factor": data_factor,
+            "max_grad_norm": max_grad_norm,
+            "maximize": maximize,
         }
-        super().__init__(params, defaults, seed)
+        self._watch = Watch("IVON")
+        super().__init__(params, defaults, seed, module=module, distributed=distributed)
 
     @_disable_dynamo
-    def step(self, closure: Callable[[], Any] | Iterable[Callable[[], Any]] | None = None) -> Any:
+    def step(
+        self, closure: Callable[[], Any] | Iterable[Callable[[], Any]] | None = None, *, grad_scaler: Any = None
+    ) -> Any:
         """One step: a closure evaluates one sample, several closures several (each with its own noise).
+
+        Args:
+            closure: zeroes the gradients, evaluates the loss, calls backward and returns the loss.
+            grad_scaler: a `torch.amp.GradScaler`, if the closures call ``grad_scaler.scale(loss).backward()``. Call
+                ``grad_scaler.update()`` afterwards. A step with an infinity is skipped.
 
         Returns:
             The mean of the losses at the samples.
 
         Raises:
-            ValueError: no closure was given.
+            ValueError: no closure was given. ClosureError: a closure did not zero the gradients, or not call backward.
         """
+        if closure is None and self._prime():
+            return None
         closures = as_closures(closure, "IVON")
+        scaler, ranks = enabled(grad_scaler), process_group(self._distributed)
+        self._watch.begin(closures, scaler)
         pairs = self._group_of()
-        states = [self._state_of(p, group) for p, group in pairs]
+        if not pairs:
+            raise ValueError("IVON.step: no parameter requires a gradient")
+        if ranks is None:
+            self._refuse_averaged_gradients()
+        scale = None if scaler is None else LossScale(scaler)
         params = [p for p, _ in pairs]
-        total: list[Tensor | None] = [None] * len(params)
-        hessian: list[Tensor | None] = [None] * len(params)
+        for p, group in pairs:
+            self._state_of(p, group)
+        sums: list[tuple[Tensor, Tensor] | None] = [None] * len(params)
         losses = []
-        for evaluate in closures:
-            marginals = self.marginals()
-            noise = [self.standard_normal_like(p).to(work_dtype(p)) for p in params]
-            values = [q.mean + z * q.variance.sqrt() for q, z in zip(marginals, noise, strict=True)]
-            with held(params, values):
-                with torch.enable_grad():
-                    losses.append(evaluate())
-                for i, (p, z, q) in enumerate(zip(params, noise, marginals, strict=True)):
-                    if p.grad is not None:
-                        g = p.grad.detach().to(z.dtype)
-                        h_hat = g * z / q.variance.sqrt()
-                        old_g, old_h = total[i], hessian[i]
-                        total[i] = g.clone() if old_g is None else old_g + g
-                        hessian[i] = h_hat if old_h is None else old_h + h_hat
-        for (p, group), state, g_sum, h_sum in zip(pairs, states, total, hessian, strict=True):
-            if g_sum is not None and h_sum is not None:
-                self._update(p, group, state, g_sum / len(closures), h_sum / len(closures))
-        return mean_loss(losses)
+        self.next_noise()
+        with torch.no_grad():
+            for evaluate in closures:
+                marginals, noise = self.marginals(), self._draw(params)
+                deviations = [local(q.variance).sqrt() for q in marginals]
+                values = [local(q.mean) + z * d for q, z, d in zip(marginals, noise, deviations, strict=True)]
+                before = self._watch.before(params)
+                with held(params, values):
+                    with torch.enable_grad(), local_gradients(None if ranks is None else self._module):
+                        losses.append(evaluate())
+                    self._watch.after(params, before, losses[-1])
+                    for i, (p, z, d) in enumerate(zip(params, noise, deviations, strict=True)):
+                        g = self._gradient(p, scale)
+                        if g is not None:
+                            old = sums[i]
+                            new = (g.clone(), g * z / d)
+                            sums[i] = new if old is None else (old[0].add_(new[0]), old[1].add_(new[1]))
+            self._finish(pairs, sums, len(closures), scale, ranks)
+        loss = mean_loss(losses)
+        self._watch.finish(loss, scaler)
+        return loss
 
-    @staticmethod
-    @torch.no_grad()
-    def _update(p: Tensor, group: dict[str, Any], state: dict[str, Tensor], g: Tensor, h_hat: Tensor) -> None:
-        (beta1, beta2), delta = group["betas"], group["weight_decay"]
-        mean = state.get("mean", p)
+    def _gradient(self, p: Tensor, scale: LossScale | None) -> Tensor | None:
+        g = self._shards.gradient(p)
+        if g is None:
+            return None
+        if g.is_sparse:
+            raise ValueError("sparse gradients are not supported; use sparse=False in the embedding")
+        g = g.to(work_dtype(p))
+        if scale is not None:
+            g, on = g.clone(), scale.on(p.device)
+            torch._amp_foreach_non_finite_check_and_unscale_([g], on.found_inf, on.inverse)
+        return g
+
+    def _refuse_averaged_gradients(self) -> None:
+        if isinstance(self._module, nn.parallel.DistributedDataParallel):
+            raise ValueError("IVON under DistributedDataParallel needs distributed=True, or its Hessian is wrong")
+
+    def _finish(
+        self,
+        pairs: list[tuple[Tensor, dict[str, Any]]],
+        sums: list[tuple[Tensor, Tensor] | None],
+        parts: int,
+        scale: LossScale | None,
+        ranks: Any,
+    ) -> None:
+        """Average over the samples of all processes, and update."""
+        if scale is not None:
+            scale.share(ranks)
+            scale.record(self)
+            if scale.found():
+                return
+        if ranks is not None:
+            parts, *users = sum_counts([parts, *(int(t is not None) for t in sums)], pairs[0][0].device, ranks)
+            for i, ((p, _), used) in enumerate(zip(pairs, users, strict=True)):
+                if used and sums[i] is None:
+                    sums[i] = (torch.zeros_like(p, dtype=work_dtype(p)), torch.zeros_like(p, dtype=work_dtype(p)))
+            sum_across_ranks([t for both in sums if both is not None for t in both], ranks)
+        used_pairs = [(p, both[0]) for (p, _), both in zip(pairs, sums, strict=True) if both is not None]
+        limit, factor = self.param_groups[0]["max_grad_norm"], None
+        if limit is not None and used_pairs:
+            norm = self._shards.norm([p for p, _ in used_pairs], [g for _, g in used_pairs]) / parts
+            factor = (limit / (norm + 1e-6)).clamp(max=1.0)
+        for (p, group), both in zip(pairs, sums, strict=True):
+            if both is not None:
+                g, h_hat = both[0] / parts, both[1] / parts
+                if group["maximize"]:
+                    g, h_hat = -g, -h_hat
+                self._update(p, group, g if factor is None else g * factor.to(g), h_hat)
+        changed()
+
+    def _update(self, p: Tensor, group: dict[str, Any], g: Tensor, h_hat: Tensor) -> None:
+        (beta1, beta2), delta, state = group["betas"], group["weight_decay"], self.state[p]
+        mean, momentum, h = local(state.get("mean", p)), local(state["momentum"]), local(state["h"])
         state["step"] += 1
-        state["momentum"].mul_(beta1).add_(g, alpha=1 - beta1)
-        state["h"].copy_(ivon_hessian(state["h"], h_hat, beta2, delta))
-        debias = 1 - beta1 ** float(state["step"])
+        momentum.mul_(beta1).add_(g, alpha=1 - beta1)
+        h.copy_(ivon_hessian(h, h_hat, beta2, delta))
+        debias = 1 - torch.pow(torch.full_like(state["step"], beta1, dtype=torch.float64), state["step"])
         lr = group["lr"] * ((group["h_init"] + delta) if group["rescale_lr"] else 1.0)
-        mean.sub_(lr * (state["momentum"] / debias + delta * mean) / (state["h"] + delta))
-        if mean is not p:
-            p.copy_(mean)
+        mean.sub_(lr * (momentum / debias.to(momentum) + delta * mean) / (h + delta))
+        if "mean" in state:
+            local(p).copy_(mean)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_watch": self._watch}

@@ -9,6 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fenchel.optim.shards import is_dtensor, local
+from fenchel.optim.weights import changed, raw_changed
+
 __all__ = ["DiagonalPosterior", "Marginal", "held"]
 
 
@@ -23,7 +26,7 @@ class Marginal(NamedTuple):
 @contextmanager
 def held(params: list[Tensor], values: list[Tensor]) -> Iterator[None]:
     """Inside, the parameters hold ``values``; afterwards, come what may, what they held before, bit for bit."""
-    before = [p.detach().clone() for p in params]
+    before = [local(p.detach()).clone() for p in params]
     try:
         _assign(params, values)
         yield
@@ -34,14 +37,15 @@ def held(params: list[Tensor], values: list[Tensor]) -> Iterator[None]:
 @torch.no_grad()
 def _assign(params: list[Tensor], values: list[Tensor]) -> None:
     for p, value in zip(params, values, strict=True):
-        p.copy_(value)
+        local(p).copy_(value)
+    raw_changed([p for p in params if is_dtensor(p)]) if any(is_dtensor(p) for p in params) else changed()
 
 
 class DiagonalPosterior:
     """What `BSAM`, `VOGN` and `IVON` share: a diagonal Gaussian around the weights."""
 
     def marginals(self) -> list[Marginal]:
-        """(param, mean, variance) of every parameter that requires a gradient, in the order of the groups."""
+        """(param, mean, variance) of every parameter of the posterior, in the order of the groups."""
         raise TypeError(f"{type(self).__name__} does not say what its posterior is")
 
     def sampling_noise(self, params: list[Tensor], generator: torch.Generator | None) -> list[Tensor]:
@@ -53,7 +57,7 @@ class DiagonalPosterior:
         ]
 
     def posterior_variance(self) -> list[Tensor]:
-        """sigma^2 of every parameter that requires a gradient, in the order of the groups, in the parameter's shape."""
+        """sigma^2 of every parameter of the posterior, in the order of the groups, in the parameter's shape."""
         with torch.no_grad():
             return [marginal.variance for marginal in self.marginals()]
 
@@ -68,6 +72,6 @@ class DiagonalPosterior:
         with torch.no_grad():
             marginals = self.marginals()
             noise = self.sampling_noise([marginal.param for marginal in marginals], generator)
-            values = [q.mean + z * q.variance.sqrt() for q, z in zip(marginals, noise, strict=True)]
+            values = [local(q.mean) + z * local(q.variance).sqrt() for q, z in zip(marginals, noise, strict=True)]
         with held([marginal.param for marginal in marginals], values):
             yield

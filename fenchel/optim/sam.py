@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fenchel.optim.amp import any_non_finite, record
+from fenchel.optim.amp import LossScale
 from fenchel.optim.distributed import process_group, sum_across_ranks, sum_counts
-from fenchel.optim.hyperparameters import check_non_negative, check_params
+from fenchel.optim.hyperparameters import check_non_negative, check_positive
+from fenchel.optim.noise import work_dtype
+from fenchel.optim.shards import local
 from fenchel.optim.two_pass import TwoPassOptimizer, without_gradients
+from fenchel.optim.weights import changed, raw_changed
 
 __all__ = ["SAM"]
+
+OWN = ("rho", "adaptive", "max_grad_norm")
 
 
 class SAM(TwoPassOptimizer):
     """Sharpness-aware minimization: the base optimizer is fed gradients taken at omega + rho g / |g|.
 
-    |g| is the Euclidean norm over all parameters of all groups, without an epsilon; where it is zero (or not a
-    number, which a loss scaler then finds) the perturbation is zero, so that a stationary point stays one.
+    |g| is the Euclidean norm over all parameters of all groups (and processes that share them), without an epsilon; where
+    it is zero or not a number the perturbation is zero, so that a stationary point stays one.
 
     Args:
         params: parameters or group dictionaries; a group may have its own ``rho`` and any hyperparameter of the base.
         base_optimizer: a class, such as `torch.optim.SGD` or `torch.optim.Adam`. torch's Adam corrects for bias,
             which Algorithm 1 does not; `UncorrectedAdam` is Algorithm 1's.
-        rho: radius of the perturbation.
+        rho: radius of the perturbation; may be changed between steps in the groups.
+        adaptive: ASAM (Kwon et al., 2021): omega + rho T^2 g / |T g| with T = |omega|, elementwise.
+        max_grad_norm: clip the averaged gradient to this total norm.
         module, batch_norm, distributed: see `TwoPassOptimizer`.
-        kwargs: handed to the base optimizer.
+        kwargs: handed to the base optimizer; with ``maximize=True`` the perturbation descends.
 
     The groups and the state are the base optimizer's own, so schedulers and checkpoints act on this object.
 
     Raises:
-        ValueError: rho is negative or not finite. TypeError: ``base_optimizer`` is not a class of optimizers.
+        ValueError: rho is negative or not finite. TypeError: ``base_optimizer`` is not a class of optimizers, or one that
+            evaluates closures itself.
     """
 
     def __init__(
@@ -41,6 +50,8 @@ class SAM(TwoPassOptimizer):
         base_optimizer: type[torch.optim.Optimizer],
         rho: float,
         *,
+        adaptive: bool = False,
+        max_grad_norm: float | None = None,
         module: nn.Module | None = None,
         batch_norm: str = "both",
         distributed: Any = False,
@@ -48,119 +59,179 @@ class SAM(TwoPassOptimizer):
     ) -> None:
         if not (isinstance(base_optimizer, type) and issubclass(base_optimizer, torch.optim.Optimizer)):
             raise TypeError(f"base_optimizer must be a class of torch optimizers, got {base_optimizer!r}")
-        check_non_negative("rho", rho)
+        if issubclass(base_optimizer, torch.optim.LBFGS | TwoPassOptimizer):
+            raise TypeError(
+                f"SAM cannot hand its gradient to {base_optimizer.__name__}, which evaluates closures itself"
+            )
+        _refuse_inside_zero(type(self).__name__)
+        own = {"rho": rho, "adaptive": adaptive, "max_grad_norm": max_grad_norm}
+        self.check_group(own)
         self.base_optimizer: torch.optim.Optimizer | None = None
-        super().__init__(params, {"rho": rho, **kwargs}, module=module, batch_norm=batch_norm, distributed=distributed)
+        super().__init__(params, {**own, **kwargs}, module=module, batch_norm=batch_norm, distributed=distributed)
         self.base_optimizer = base_optimizer(self.param_groups, **kwargs)
+        self.param_groups, self.state = self.base_optimizer.param_groups, self.base_optimizer.state
         self.defaults = {**self.base_optimizer.defaults, **self.defaults}
         self._params: list[Tensor] = []
         self._mean: list[Tensor] = []
         self._sum: list[Tensor | None] = []
-        self._share()
 
-    def _share(self) -> None:
+    def check_group(self, group: dict[str, Any]) -> None:
+        """Raise ValueError for hyperparameters out of range."""
+        check_non_negative("rho", group["rho"])
+        if group["max_grad_norm"] is not None:
+            check_positive("max_grad_norm", group["max_grad_norm"])
+
+    @without_gradients
+    def prime(self) -> None:
+        """Make the state of all parameters, by a step of the base from zero gradients with lr 0."""
         if self.base_optimizer is not None:
-            self.param_groups = self.base_optimizer.param_groups
-            self.state = self.base_optimizer.state
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group with its own hyperparameters; those it does not name take the optimizer's."""
-        super().add_param_group(param_group)
-        try:
-            check_non_negative("rho", self.param_groups[-1]["rho"])
-            check_params(self.param_groups[-1]["params"])
-        except ValueError:
-            self.param_groups.pop()
-            raise
+            self.base_optimizer.step()
 
     @without_gradients
     def begin(self, grad_scaler: Any = None, parts: int | None = None) -> None:
         """Start a step: remember the weights."""
         if self._open:
             self.restore()
-        self._params = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
-        self._mean = [p.clone() for p in self._params]
+        self._params = self.trainable()
+        self._mean = [local(p).clone() for p in self._params]
         self._sum = [None] * len(self._params)
-        self._open, self._parts, self._overflow, self._scaler = True, 0, False, grad_scaler
+        self._scale = None if grad_scaler is None else LossScale(grad_scaler)
+        self._open, self._parts = True, 0
+
+    def _weights(self) -> list[Tensor]:
+        return [local(p) for p in self._params]
+
+    def _moved(self) -> None:
+        raw_changed(self._params) if self._shards.sharded(self._params) else changed()
+
+    def _put_back(self) -> None:
+        torch._foreach_copy_(self._weights(), self._mean)
+        self._moved()
 
     @without_gradients
     def first_point(self) -> None:
         """The first gradient is taken at the mean itself."""
         self._started("first_point")
         if self._parts:
-            torch._foreach_copy_(self._params, self._mean)
+            self._put_back()
 
     @without_gradients
     def second_point(self) -> None:
         """Move the weights to omega + rho g / |g|."""
         self._started("second_point")
-        used = [(p, group["rho"]) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        groups: list[tuple[dict[str, Any], list[Tensor], list[Tensor]]] = []
+        used: list[Tensor] = []
+        measured: list[Tensor] = []
+        means = dict(zip(self._params, self._mean, strict=True))
+        for group in self.param_groups:
+            pairs = [(p, g) for p in group["params"] if p in means and (g := self._gradient(p)) is not None]
+            params, gradients = [p for p, _ in pairs], [g for _, g in pairs]
+            sizes = [means[p].abs().to(g) for p, g in pairs] if group["adaptive"] else []
+            measured += [t * g for t, g in zip(sizes, gradients, strict=True)] if sizes else gradients
+            used += params
+            groups.append((group, params, [t * t * g for t, g in zip(sizes, gradients, strict=True)] or gradients))
         if not used:
             return
-        norms = torch._foreach_norm([p.grad for p, _ in used])
-        total = torch.linalg.vector_norm(torch.stack([norm.to(norms[0]) for norm in norms]))
-        inverse = torch.where(total > 0, total.reciprocal(), torch.zeros_like(total))
-        for p, rho in used:
-            p.add_(p.grad * (rho * inverse).to(p))
-        if self._scaler is not None:
-            self._overflow |= any_non_finite(norms)
+        norm = self._shards.norm(used, measured)
+        inverse = torch.where((norm > 0) & torch.isfinite(norm), norm.reciprocal(), torch.zeros_like(norm))
+        for group, params, directions in groups:
+            if params:
+                if self._scale is not None:
+                    directions = [torch.nan_to_num(d, nan=0.0, posinf=0.0, neginf=0.0) for d in directions]
+                radius = group["rho"] * (-1.0 if group.get("maximize") else 1.0)
+                factor = (radius * inverse).to(directions[0])
+                torch._foreach_add_([local(p) for p in params], torch._foreach_mul(directions, factor))
+        self._moved()
+
+    def _gradient(self, p: Tensor) -> Tensor | None:
+        """The gradient at hand, in float32 for 16-bit weights, without the loss scale."""
+        g = self._shards.gradient(p)
+        if g is None:
+            return None
+        if g.is_sparse:
+            raise ValueError("sparse gradients are not supported; use sparse=False in the embedding")
+        g = g.to(work_dtype(p))
+        if self._scale is not None:
+            g, scale = g.clone(), self._scale.on(p.device)
+            torch._amp_foreach_non_finite_check_and_unscale_([g], scale.found_inf, scale.inverse)
+        return g
 
     @without_gradients
     def collect(self) -> None:
         """Add the gradient at the adversarial point to the sum."""
         self._started("collect")
         for i, p in enumerate(self._params):
-            if p.grad is not None:
+            g = self._gradient(p)
+            if g is not None:
                 total = self._sum[i]
-                self._sum[i] = p.grad.clone() if total is None else total.add_(p.grad)
+                own = g if self._scale is not None or g.dtype != p.dtype else g.clone()
+                self._sum[i] = own if total is None else total.add_(g)
         self._parts += 1
 
     @without_gradients
     def restore(self) -> None:
         """Give the step up: the weights become the mean again, bit for bit."""
         if self._open:
-            torch._foreach_copy_(self._params, self._mean)
-        self._params, self._mean, self._sum, self._open = [], [], [], False
+            self._put_back()
+        self._params, self._mean, self._sum, self._open, self._scale = [], [], [], False, None
 
     @without_gradients
     def update(self) -> None:
         """Hand the averaged gradient to the base optimizer."""
         self._started("update")
-        params, total, parts, scaler = self._params, self._sum, self._parts, self._scaler
+        params, total, parts, scale = self._params, self._sum, self._parts, self._scale
         ranks = process_group(self._distributed)
-        overflow = self._overflow
-        if scaler is not None:
-            overflow = overflow or any_non_finite(t for t in total if t is not None)
-            if ranks is not None:
-                overflow = sum_counts([int(overflow)], params[0].device, ranks)[0] > 0
         self.restore()
-        if overflow:
-            record(scaler, self, overflow=True)
-            return
+        if scale is not None:
+            scale.share(ranks)
+            scale.record(self)
+            if scale.found():
+                return
         if ranks is not None:
             counts = sum_counts([parts, *(int(t is not None) for t in total)], params[0].device, ranks)
             parts = counts[0]
             for i, (p, users) in enumerate(zip(params, counts[1:], strict=True)):
                 if users and total[i] is None:
-                    total[i] = torch.zeros_like(p)
+                    total[i] = torch.zeros_like(p, dtype=work_dtype(p))
             sum_across_ranks([t for t in total if t is not None], ranks)
-        for p, t in zip(params, total, strict=True):
-            p.grad = None if t is None else t.div_(parts)
-        if scaler is not None:
-            record(scaler, self, overflow=False)
+        averages = [None if t is None else t.div_(parts) for t in total]
+        limit = self.param_groups[0]["max_grad_norm"]
+        pairs = [(p, g) for p, g in zip(params, averages, strict=True) if g is not None]
+        if limit is not None and pairs:
+            norm = self._shards.norm([p for p, _ in pairs], [g for _, g in pairs])
+            for _, g in pairs:
+                g.mul_((limit / (norm + 1e-6)).clamp(max=1.0).to(g))
+        for p, g in zip(params, averages, strict=True):
+            if g is None or (g.dtype == p.dtype and local(p) is p):
+                p.grad = g
+            else:
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+                local(p.grad).copy_(g)
         if self.base_optimizer is not None:
             self.base_optimizer.step()
+        changed()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load through the base optimizer, and share its groups and state again."""
-        if self.base_optimizer is not None:
-            self.base_optimizer.load_state_dict(state_dict)
-            self._share()
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for name in OWN:
+                group.setdefault(name, self.defaults[name])
+        if self.base_optimizer is not None:  # the base shares what was loaded, and sees to its own keys
+            self.base_optimizer.__setstate__({"state": self.state, "param_groups": self.param_groups})
 
     def __getstate__(self) -> dict[str, Any]:
         own = ("base_optimizer", "_params", "_mean", "_sum")
         return {**super().__getstate__(), **{name: self.__dict__[name] for name in own}}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._share()
+
+def _refuse_inside_zero(name: str) -> None:
+    """ZeRO gives every process its own parameters alone, so none could perturb all weights."""
+    zero = sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer")
+    frame = sys._getframe(1) if zero is not None else None
+    while frame is not None:
+        if isinstance(frame.f_locals.get("self"), zero.ZeroRedundancyOptimizer):  # type: ignore[union-attr]
+            raise TypeError(
+                f"{name} cannot work inside ZeroRedundancyOptimizer, where a process sees a part of the parameters: "
+                "SAM(params, ZeroRedundancyOptimizer, rho, optimizer_class=torch.optim.SGD, ...) shards the base instead"
+            )
+        frame = frame.f_back

@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from fenchel.optim.distributed import same_on_all
 from fenchel.optim.hyperparameters import check_params
-from fenchel.optim.noise import NoiseSource, work_dtype
+from fenchel.optim.noise import NoiseSource, new_seed, work_dtype
 from fenchel.optim.posterior import held
+from fenchel.optim.shards import Shards, local
 
 __all__ = ["SWAG"]
 
@@ -20,7 +22,7 @@ __all__ = ["SWAG"]
 class SWAG:
     """Moments of the iterates, collected once an epoch or so while another optimizer runs.
 
-    With n iterates, their mean, second moment and the last K deviations from the running mean as columns of D, a sample
+    With n iterates, their mean, variance and the last K deviations from the running mean as columns of D, a sample
     is mean + scale (diag^(1/2) z1 / sqrt(2) + D z2 / sqrt(2 (K - 1))); with K < 2 it is mean + scale diag^(1/2) z1.
 
     Args:
@@ -28,13 +30,20 @@ class SWAG:
         max_rank: K at most; 0 is the diagonal variant.
         scale: of the samples' deviations.
         seed: of the samples; None takes one from torch's global generator.
+        module: the network; needed under FSDP1.
 
     Raises:
         ValueError: no parameters, or ``max_rank`` or ``scale`` negative.
     """
 
     def __init__(
-        self, params: Iterable[Tensor], *, max_rank: int = 20, scale: float = 1.0, seed: int | None = None
+        self,
+        params: Iterable[Tensor],
+        *,
+        max_rank: int = 20,
+        scale: float = 1.0,
+        seed: int | None = None,
+        module: nn.Module | None = None,
     ) -> None:
         self._params = [p for p in params if p.requires_grad]
         check_params(self._params)
@@ -42,22 +51,26 @@ class SWAG:
             raise ValueError("SWAG got no parameter that requires a gradient")
         if max_rank < 0 or scale < 0:
             raise ValueError(f"max_rank and scale must not be negative, got {max_rank!r} and {scale!r}")
-        self.max_rank, self.scale, self.count = max_rank, scale, 0
-        self._mean = [torch.zeros_like(p, dtype=work_dtype(p)) for p in self._params]
-        self._square = [torch.zeros_like(m) for m in self._mean]
+        self.max_rank, self.scale, self.count, self.draws = max_rank, scale, 0, 0
+        self.seed = new_seed(seed)
+        self._shards = Shards(module)
+        self._mean = [torch.zeros_like(local(p), dtype=work_dtype(p)) for p in self._params]
+        self._spread = [torch.zeros_like(m) for m in self._mean]  # sum of squared deviations from the mean
         self._deviations: list[list[Tensor]] = []
-        self._noise = NoiseSource(seed)
+        self._noise = NoiseSource("sampling")
 
     @torch.no_grad()
     def collect(self) -> None:
-        """Take the present weights in."""
+        """Take the present weights in (Welford's recursion, which does not cancel)."""
         self.count += 1
         deviations = []
-        for p, mean, square in zip(self._params, self._mean, self._square, strict=True):
-            w = p.to(mean.dtype)
-            mean.add_(w - mean, alpha=1 / self.count)
-            square.add_(w.square() - square, alpha=1 / self.count)
-            deviations.append(w - mean)
+        for p, mean, spread in zip(self._params, self._mean, self._spread, strict=True):
+            w = local(p).to(mean.dtype)
+            before = w - mean
+            mean.add_(before, alpha=1 / self.count)
+            after = w - mean
+            spread.addcmul_(before, after)
+            deviations.append(after)
         if self.max_rank:
             self._deviations = [*self._deviations, deviations][-self.max_rank :]
 
@@ -75,10 +88,10 @@ class SWAG:
         self._collected()
         rank = len(self._deviations)
         out = []
-        for i, (mean, square) in enumerate(zip(self._mean, self._square, strict=True)):
-            diagonal = (square - mean.square()).clamp_(min=0)
+        for i, spread in enumerate(self._spread):
+            diagonal = spread / self.count
             if rank >= 2:
-                low_rank = sum((d[i].square() for d in self._deviations), torch.zeros_like(mean)) / (rank - 1)
+                low_rank = sum((d[i].square() for d in self._deviations), torch.zeros_like(spread)) / (rank - 1)
                 diagonal = (diagonal + low_rank) / 2
             out.append(diagonal * self.scale**2)
         return out
@@ -87,16 +100,23 @@ class SWAG:
     def _sample(self, generator: torch.Generator | None) -> list[Tensor]:
         self._collected()
         rank = len(self._deviations)
+        if generator is None:
+            if self.draws == 0 and self._shards.sharded(self._params):
+                self.seed = same_on_all(self.seed, self._params[0].device)
+            self.draws += 1
+            self._noise.start(self.seed, self.draws)
 
-        def normal(like: Tensor) -> Tensor:
+        def normal(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
             if generator is None:
-                return self._noise.like([like])[0]
-            return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
+                return self._noise.normal(shape, dtype, device)
+            return torch.randn(shape, dtype=dtype, device=device, generator=generator)
 
-        weights = normal(self._mean[0].new_empty(rank)).tolist() if rank >= 2 else []
+        first = self._mean[0]
+        weights = normal(torch.Size([rank]), first.dtype, first.device).tolist() if rank >= 2 else []
         values = []
-        for i, (mean, square) in enumerate(zip(self._mean, self._square, strict=True)):
-            deviation = (square - mean.square()).clamp_(min=0).sqrt_() * normal(mean)
+        for i, (p, mean, spread) in enumerate(zip(self._params, self._mean, self._spread, strict=True)):
+            noise = self._shards.part(p, normal(self._shards.whole_shape(p), mean.dtype, mean.device))
+            deviation = (spread / self.count).sqrt_() * noise
             if rank >= 2:
                 deviation /= math.sqrt(2)
                 for d, weight in zip(self._deviations, weights, strict=True):
@@ -120,22 +140,30 @@ class SWAG:
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers only."""
         return {
-            "count": self.count,
-            "scale": self.scale,
-            "max_rank": self.max_rank,
+            **{name: getattr(self, name) for name in ("count", "scale", "max_rank", "seed", "draws")},
             "mean": [t.clone() for t in self._mean],
-            "square": [t.clone() for t in self._square],
+            "spread": [t.clone() for t in self._spread],
             "deviations": [[t.clone() for t in column] for column in self._deviations],
-            "noise": self._noise.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`."""
-        self.count, self.scale, self.max_rank = int(state["count"]), float(state["scale"]), int(state["max_rank"])
-        for mine, saved in zip((self._mean, self._square), (state["mean"], state["square"]), strict=True):
+        """Continue from a `state_dict`.
+
+        Raises:
+            ValueError: it is not one of SWAG, or of other parameters.
+        """
+        missing = sorted(set(self.state_dict()) - set(state))
+        if missing:
+            raise ValueError(f"this is not a state of SWAG: it lacks {missing[0]!r}")
+        shapes = [tuple(t.shape) for t in self._mean]
+        for column in (state["mean"], state["spread"], *state["deviations"]):
+            if [tuple(t.shape) for t in column] != shapes:
+                raise ValueError(f"the state's tensors have shapes {[tuple(t.shape) for t in column]}, not {shapes}")
+        self.count, self.max_rank, self.draws = int(state["count"]), int(state["max_rank"]), int(state["draws"])
+        self.scale, self.seed = float(state["scale"]), int(state["seed"])
+        for mine, saved in zip((self._mean, self._spread), (state["mean"], state["spread"]), strict=True):
             for t, value in zip(mine, saved, strict=True):
                 t.copy_(value)
         self._deviations = [
             [value.to(t).clone() for t, value in zip(self._mean, column, strict=True)] for column in state["deviations"]
         ]
-        self._noise.load_state_dict(state["noise"])

@@ -28,9 +28,13 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
 from fenchel.optim import batch_norm as bn
+from fenchel.optim.amp import LossScale, enabled
+from fenchel.optim.closures import Watch, as_closures, mean_loss
 from fenchel.optim.distributed import local_gradients, process_group
+from fenchel.optim.hyperparameters import check_group_names, check_params
+from fenchel.optim.shards import Shards
 
-__all__ = ["TwoPassOptimizer", "as_closures", "mean_loss", "without_gradients"]
+__all__ = ["TwoPassOptimizer", "without_gradients"]
 
 Closure = Callable[[], Any]
 P = ParamSpec("P")
@@ -75,11 +79,36 @@ class TwoPassOptimizer(torch.optim.Optimizer):
         self._module = module
         self._batch_norm = batch_norm
         self._distributed = distributed
+        self._shards = Shards(module)
+        self._watch = Watch(type(self).__name__)
         self._open = False
-        self._scaler: Any = None
-        self._overflow = False
+        self._scale: LossScale | None = None
         self._parts = 0
         super().__init__(params, defaults)
+
+    @abstractmethod
+    def check_group(self, group: dict[str, Any]) -> None:
+        """Raise ValueError for hyperparameters out of range."""
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group with its own hyperparameters; those it does not name take the optimizer's.
+
+        Raises:
+            ValueError: a hyperparameter out of range or misspelt, or parameters that no optimizer here can handle.
+        """
+        check_group_names(param_group, self.defaults)
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            self.check_group(group)
+            check_params(group["params"])
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    def trainable(self) -> list[Tensor]:
+        """The parameters that require a gradient, in the order of the groups."""
+        return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
 
     @abstractmethod
     def begin(self, grad_scaler: Any = None, parts: int | None = None) -> None:
@@ -111,6 +140,7 @@ class TwoPassOptimizer(torch.optim.Optimizer):
         """One step from a closure, or from one closure for each sub-batch (m-sharpness).
 
         A closure zeroes the gradients, evaluates the loss, calls backward and returns the loss; each is called twice.
+        Micro-batches that do not fit in memory together are sub-batches too: a closure for each of them.
 
         Args:
             closure: a callable, or several.
@@ -121,28 +151,48 @@ class TwoPassOptimizer(torch.optim.Optimizer):
             The mean over the sub-batches of the losses at the adversarial points, None if the closures return None.
 
         Raises:
-            ValueError: no closure was given.
+            ValueError: no closure was given. TypeError: a closure returned something else than a loss.
+            ClosureError: a closure did not zero the gradients, or not call backward. The weights are as before.
         """
+        if closure is None and self._is_priming():
+            return self.prime()
         closures = as_closures(closure, type(self).__name__)
+        scaler = enabled(grad_scaler)
+        self._watch.begin(closures, scaler)
+        params = self.trainable()
+        if not params:
+            raise ValueError(f"{type(self).__name__}.step: no parameter requires a gradient")
         losses: list[Any] = []
-        self.begin(grad_scaler, len(closures))
+        self.begin(scaler, len(closures))
         try:
             for part, evaluate in enumerate(closures):
                 self.first_point()
-                with self._evaluation(part, second=False):
-                    loss = evaluate()
+                self._evaluate(evaluate, params, part, second=False)
                 self.second_point()
-                if self._overflow:
-                    losses.append(loss)
-                    break
-                with self._evaluation(part, second=True):
-                    losses.append(evaluate())
+                losses.append(self._evaluate(evaluate, params, part, second=True))
                 self.collect()
         except BaseException:
             self.restore()
             raise
         self.update()
-        return mean_loss(losses)
+        loss = mean_loss(losses)
+        self._watch.finish(loss, scaler)
+        return loss
+
+    def _is_priming(self) -> bool:
+        """Whether torch.distributed.checkpoint asks, by a bare step with lr 0, for the state to be made."""
+        return not self.state and all(float(group["lr"]) == 0 for group in self.param_groups)
+
+    @abstractmethod
+    def prime(self) -> None:
+        """Make the state of a step, and move nothing."""
+
+    def _evaluate(self, closure: Closure, params: list[Tensor], part: int, *, second: bool) -> Any:
+        before = self._watch.before(params)
+        with self._evaluation(part, second=second):
+            loss = closure()
+        self._watch.after(params, before, loss)
+        return loss
 
     def _evaluation(self, part: int, *, second: bool) -> AbstractContextManager[Any]:
         module = self._module
@@ -160,36 +210,5 @@ class TwoPassOptimizer(torch.optim.Optimizer):
             raise RuntimeError(f"{type(self).__name__}.{what} was called outside a step; call begin first")
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_module", "_batch_norm", "_distributed", "_open", "_scaler", "_overflow", "_parts")
+        own = ("_module", "_batch_norm", "_distributed", "_shards", "_watch", "_open", "_scale", "_parts")
         return {**super().__getstate__(), **{name: self.__dict__[name] for name in own}}
-
-
-def as_closures(closure: Closure | Iterable[Closure] | None, name: str) -> list[Closure]:
-    """The closures of one step as a list.
-
-    Raises:
-        ValueError: there is none. TypeError: something in the list cannot be called.
-    """
-    if closure is None:
-        raise ValueError(
-            f"{name}.step needs a closure that zeroes the gradients, evaluates the loss, calls backward and returns "
-            "the loss, because every step takes two gradients (or make the moves begin, first_point, ... yourself)"
-        )
-    closures = [closure] if callable(closure) else list(closure)
-    if not closures:
-        raise ValueError(f"{name}.step got an empty list of closures; it needs one for each sub-batch")
-    for part in closures:
-        if not callable(part):
-            raise TypeError(f"{name}.step needs callables, got {type(part).__name__}")
-    return closures
-
-
-def mean_loss(losses: list[Any]) -> Any:
-    """The mean of what the closures returned; None if any returned None."""
-    if any(loss is None for loss in losses):
-        return None
-    if len(losses) == 1:
-        return losses[0].detach() if isinstance(losses[0], Tensor) else losses[0]
-    if all(isinstance(loss, Tensor) for loss in losses):
-        return torch.stack([loss.detach() for loss in losses]).mean()
-    return sum(float(loss) for loss in losses) / len(losses)

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 from torch.func import functional_call, grad_and_value, vmap
 
-from fenchel.optim.amp import any_non_finite
+from fenchel.optim.amp import LossScale, enabled
 from fenchel.optim.bucket import Bucket
+from fenchel.optim.kernels import eager
 from fenchel.optim.noise import work_dtype
 
 __all__ = ["VectorizedStep", "functional_loss", "split_batch"]
@@ -67,14 +68,11 @@ class VectorizedStep:
 
     _buckets: list[Bucket]
     _parts: int
-    _scaler: Any
-    _overflow: bool
-    _unscaling: Callable[[], float]
+    _scale: LossScale | None
     begin: Callable[..., None]
     update: Callable[..., None]
     restore: Callable[..., None]
     trainable: Callable[[], list[Tensor]]
-    _draw: Callable[[list[Tensor]], list[Tensor]]
     _draw_rows: Callable[[list[Tensor], int], list[Tensor]]
 
     @_disable_dynamo
@@ -96,18 +94,18 @@ class VectorizedStep:
             grad_scaler: a `torch.amp.GradScaler`; the losses are scaled here, and the averaged gradient is left in the
                 parameters. Call ``grad_scaler.update()`` afterwards. A step with an infinity in either pass is skipped.
 
+        Every parameter counts as used. The noise is torch's, not that of the fused kernels.
+
         Returns:
-            The mean over the sub-batches of the losses at the adversarial points (of a step skipped after the first
-            pass, at the noisy points). Every parameter counts as used.
+            The mean over the sub-batches of the losses at the adversarial points.
         """
         batches = tuple(batches)
         m = int(batches[0].shape[0])
-        self.begin(grad_scaler)
+        scaler = enabled(grad_scaler)
+        self.begin(scaler)
         try:
             with torch.no_grad():
-                losses = self._both_passes(loss_fn, batches, m, chunk_size)
-                if grad_scaler is not None:
-                    self._leave_gradients(m)
+                losses = self._both_passes(loss_fn, batches, m, chunk_size, scaler)
         except BaseException:
             self.restore()
             raise
@@ -115,59 +113,51 @@ class VectorizedStep:
         return losses.mean()
 
     def _both_passes(
-        self, loss_fn: LossFunction, batches: tuple[Tensor, ...], m: int, chunk_size: int | None
+        self, loss_fn: LossFunction, batches: tuple[Tensor, ...], m: int, chunk_size: int | None, scaler: Any
     ) -> Tensor:
         order = self.trainable()
+        for b in self._buckets:
+            eager.keep_mean(b)
+            b.seen = [True] * len(b.params)
         where = {p: (b, i) for b in self._buckets for i, p in enumerate(b.params)}
-        scale = None if self._scaler is None else self._scaler.scale(torch.ones((), device=order[0].device))
-        scaled = loss_fn if scale is None else lambda values, batch: loss_fn(values, batch) * scale
-        gradients = vmap(grad_and_value(scaled), in_dims=(0, 0), randomness="different", chunk_size=chunk_size)
+        size = None if scaler is None else scaler.scale(torch.ones((), device=order[0].device))
+        scaled = loss_fn if size is None else lambda values, batch: loss_fn(values, batch) * size
+        both = vmap(grad_and_value(scaled), in_dims=(0, 0), randomness="different", chunk_size=chunk_size)
 
-        def unscaled(losses: Tensor) -> Tensor:
-            return losses.detach() if scale is None else losses.detach() / scale
-
-        def spread(mean: Tensor, like: Tensor) -> Tensor:
-            return mean.to(like.dtype).expand(m, *mean.shape)
+        def gradients(points: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+            """Of every sub-batch, unscaled, in the precision of the mean."""
+            with torch.enable_grad():
+                found, losses = both(points, batches)
+            found = [g.detach().to(work_dtype(p)) for p, g in zip(order, found, strict=True)]
+            if self._scale is not None:
+                for p, g in zip(order, found, strict=True):
+                    scale = self._scale.on(p.device)
+                    torch._amp_foreach_non_finite_check_and_unscale_([g], scale.found_inf, scale.inverse)
+            return found, losses.detach() if size is None else losses.detach() / size
 
         noisy = [p for p in order if where[p][0].group["noise"]]
         noise = dict(zip(noisy, self._draw_rows(noisy, m), strict=True))
         points = []
         for p in order:
             b, i = where[p]
-            mean = b.mean[i]
+            mean = b.mean[i].expand(m, *p.shape)
             if p in noise:
-                mean = torch.addcdiv(mean, noise[p], b.s[i].sqrt(), value=b.num_data**-0.5).to(p.dtype)
-                points.append(mean)
-            else:
-                points.append(spread(mean, p))
-        del noise
-        with torch.enable_grad():
-            first, losses = gradients(points, batches)
-        absolute: dict[Tensor, Tensor] = {}
+                mean = torch.addcdiv(b.mean[i], noise.pop(p), b.s[i].sqrt(), value=b.num_data**-0.5)
+            points.append(mean.to(p.dtype))
+        first, _ = gradients(points)
         points = []
         for p, g in zip(order, first, strict=True):
             b, i = where[p]
-            g = g.detach().to(work_dtype(p))
-            absolute[p] = g.abs().sum(0)
-            rho = b.group["rho"] * b.sign * self._unscaling()
-            points.append(torch.addcdiv(b.mean[i], g, b.s[i], value=rho).to(p.dtype))
+            b.absolute = [*(b.absolute or []), g.abs().sum(0)]
+            g = g if scaler is None else torch.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0)
+            points.append(torch.addcdiv(b.mean[i], g, b.s[i], value=b.group["rho"] * b.sign).to(p.dtype))
         del first
-        for b in self._buckets:
-            b.absolute = b.kernels.readable([absolute[p] for p in b.params])
-            b.seen = [True] * len(b.params)
-        if scale is not None and any_non_finite(absolute.values()):
-            self._overflow = True
-            return unscaled(losses)
-        with torch.enable_grad():
-            second, losses = gradients(points, batches)
-        total = {p: g.detach().to(work_dtype(p)).sum(0) for p, g in zip(order, second, strict=True)}
-        for b in self._buckets:
-            b.gradient = b.kernels.readable([total[p] for p in b.params])
+        second, losses = gradients(points)
+        for p, g in zip(order, second, strict=True):
+            b, _ = where[p]
+            total = g.sum(0)
+            b.gradient = [*(b.gradient or []), total]
+            if size is not None:
+                p.grad = (total * (size / m)).to(p.dtype)  # still scaled, as a backward pass would leave it
         self._parts = m
-        return unscaled(losses)
-
-    def _leave_gradients(self, m: int) -> None:
-        """Averaged and still scaled, as backward passes would, for the scaler to look at."""
-        for b in self._buckets:
-            for p, total in zip(b.params, b.gradient or b.absolute or [], strict=True):
-                p.grad = (total / m).to(p.dtype)
+        return losses

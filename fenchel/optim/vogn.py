@@ -12,6 +12,7 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from fenchel.optim.diagonal import DiagonalVariational
 from fenchel.optim.noise import work_dtype
+from fenchel.optim.weights import changed
 
 __all__ = ["VOGN", "per_example_loss"]
 
@@ -48,7 +49,7 @@ class VOGN(DiagonalVariational):
 
     Args:
         lr: alpha. num_data: N. betas: (beta1, beta2). weight_decay: delta. damping: gamma. h_init: the first h.
-        samples: weight samples a step. data_factor: multiplies N. chunk_size: examples at a time, to bound memory.
+        samples: weight samples a step. data_factor: multiplies N. maximize: ascend the objective. chunk_size: examples at a time, to bound memory.
         seed: of the noise; None takes one from torch's global generator.
     """
 
@@ -64,6 +65,7 @@ class VOGN(DiagonalVariational):
         h_init: float = 1.0,
         samples: int = 1,
         data_factor: float = 1.0,
+        maximize: bool = False,
         chunk_size: int | None = None,
         seed: int | None = None,
     ) -> None:
@@ -80,8 +82,9 @@ class VOGN(DiagonalVariational):
             "damping": damping,
             "h_init": h_init,
             "data_factor": data_factor,
+            "maximize": maximize,
         }
-        super().__init__(params, defaults, seed)
+        super().__init__(params, defaults, seed, module=None, distributed=False)
 
     @_disable_dynamo
     @torch.no_grad()
@@ -99,10 +102,17 @@ class VOGN(DiagonalVariational):
         Raises:
             ValueError: there is no per-example loss or no batch.
         """
+        if loss_fn is None and self._prime():
+            return torch.zeros(())
         if not callable(loss_fn) or batch is None:
             raise ValueError("VOGN.step needs a per-example loss (per_example_loss) and the minibatch, not a closure")
         batch = tuple(batch)
         pairs = self._group_of()
+        if not pairs:
+            raise ValueError("VOGN.step: no parameter requires a gradient")
+        if self._shards.sharded(self.trainable()):
+            raise ValueError("VOGN takes gradients of single examples, which sharded parameters do not have")
+        self.next_noise()
         gradients = vmap(
             grad_and_value(loss_fn), in_dims=(None, 0), randomness="different", chunk_size=self._chunk_size
         )
@@ -126,11 +136,12 @@ class VOGN(DiagonalVariational):
             state = self._state_of(p, group)
             mean = state.get("mean", p)
             state["step"] += 1
-            state["momentum"].mul_(beta1).add_(g + delta * mean, alpha=1 - beta1)
+            state["momentum"].mul_(beta1).add_((-g if group["maximize"] else g) + delta * mean, alpha=1 - beta1)
             state["h"].mul_(beta2).add_(square, alpha=1 - beta2)
             mean.sub_(group["lr"] * state["momentum"] / (state["h"] + delta + group["damping"]))
             if mean is not p:
                 p.copy_(mean)
+        changed()
         return total
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""In-place kernels over lists of tensors, computed in one of three ways.
+"""The moves of Algorithm 1 on buckets of parameters, computed in one of two ways.
 
-- `fused`: compiled passes that read and write every number once; for float32 weights on CPUs.
-- `loop`: torch's own kernels, tensor by tensor, with `out=`: every pass over memory counts on a CPU.
-- `foreach`: torch's kernels over lists: every launch counts on an accelerator.
+- `eager`: torch's own functions over lists of tensors; any device and precision.
+- `fused`: one Triton launch a move for all parameters of a CUDA device and precision.
 
-All compute the elementwise expressions of `fenchel.optim.functional`.
+Both have the functions noisy_point, adversarial_point, collect and update, and compute the elementwise expressions of
+`fenchel.optim.functional`.
 """

@@ -1,101 +1,80 @@
-"""What kernels have in common, and which of them a group of parameters gets."""
+"""Which buckets are moved by the fused kernels."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
-from fenchel.optim import native
-from fenchel.optim.kernels import foreach, fused, loop
-from fenchel.optim.kernels.coefficients import Coefficients
+from fenchel.optim.bucket import Bucket, Scale
 
-__all__ = ["Kernels", "choose"]
+__all__ = ["FusedKernels", "fused_kernels", "reason_against"]
 
-Tensors = Sequence[Tensor]
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-class Kernels(Protocol):
-    """What a step is made of. Lists are aligned; what comes first is written."""
+class FusedKernels(Protocol):
+    """The moves of all buckets of one device and precision."""
 
-    keeps_memory: bool
-    """Whether |g| may be written to the memory of the noise, and sums to memory kept between steps."""
+    device: torch.device
 
-    def copy(self, dst: Tensors, src: Tensors) -> None:
-        """dst <- src, with a cast where the precisions differ."""
+    def noisy_point(self, generator: torch.Generator) -> None: ...
 
-    def held(self, tensors: list[Tensor]) -> list[Tensor]:
-        """The tensors, prepared once for all uses in a step; not for weights, which a closure may replace."""
+    def adversarial_point(self, scale: Scale | None) -> None: ...
 
-    def readable(self, tensors: list[Tensor]) -> list[Tensor]:
-        """The tensors, or copies in the layout these kernels need."""
+    def collect(self, scale: Scale | None, *, last: bool) -> None: ...
 
-    def noisy_point(self, dst: Tensors, mean: Tensors, noise: Tensors, s: Tensors, scale: float) -> None:
-        """dst <- mean + scale noise / sqrt(s): line 3 of Algorithm 1, with scale = 1/sqrt(N)."""
-
-    def adversarial_point(
-        self,
-        dst: Tensors,
-        mean: Tensors,
-        gradient: Tensors,
-        s: Tensors,
-        rho: float,
-        *,
-        total: list[Tensor] | None,
-        room: list[Tensor] | None,
-    ) -> list[Tensor]:
-        """dst <- mean + rho gradient / s (line 5), and |gradient| is added to ``total`` (for line 8).
-
-        Returns:
-            ``total``; if that is None, |gradient|. ``room`` is memory for |gradient|, if there is some.
-        """
-
-    def accumulate(self, total: Tensors, terms: Tensors) -> None:
-        """total <- total + terms: the sum over the sub-batches of g_eps, line 6."""
-
-    def update(
-        self,
-        dst: Tensors,
-        mean: Tensors,
-        s: Tensors,
-        momentum: Tensors,
-        gradient: Tensors,
-        absolute: Tensors,
-        by: Coefficients,
-    ) -> None:
-        """Lines 7 to 9 of Algorithm 1 for parameters that share their hyperparameters.
-
-        Args:
-            dst: where omega goes: the weights, or ``mean`` itself (then the caller copies to low-precision weights).
-            mean, s, momentum: omega, s and g_m before the step; ``mean`` may serve as scratch memory.
-            gradient, absolute: sums over the sub-batches of g_eps and of |g|.
-            by: their numbers.
-        """
+    def update(self, parts: int, scale: Scale | None) -> None: ...
 
 
-def choose(group: dict[str, Any], params: Tensors, kept: Tensors) -> Kernels:
-    """The kernels for parameters on one device, by a group's ``fused`` and ``foreach``.
+def reason_against(bucket: Bucket, *, own_noise: bool) -> str | None:
+    """Why the fused kernels cannot move a bucket, or None."""
+    device, dtype = bucket.key
+    if not own_noise:
+        return "standard_normal_like is overridden"
+    if device.type != "cuda":
+        return f"they need a CUDA device, and the parameters are on {device}"
+    if dtype not in DTYPES:
+        return f"they compute in float32, and the parameters are {dtype}"
+    if any(bucket.shards.position(p) is None for p in bucket.params):
+        return "a parameter is sharded in pieces that are not contiguous"
+    if not all(_dense(w) for w in bucket.weights):
+        return "a parameter is not dense in memory"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    return None
 
-    Args:
-        group: hyperparameters; None for ``fused`` and ``foreach`` leaves the choice to the device.
-        params: the parameters.
-        kept: their state, in the precision it is kept in.
+
+def fused_kernels(buckets: Sequence[Bucket], *, own_noise: bool) -> list[FusedKernels]:
+    """Mark the buckets that fused kernels are to move, and return these kernels, one for each device and precision.
 
     Raises:
-        ValueError: fused kernels were asked for, and cannot work on these parameters.
+        ValueError: a group was made with ``fused=True`` and cannot be moved by them.
     """
-    if group["foreach"]:
-        return foreach
-    wanted = group["fused"]
-    if wanted or (wanted is None and group["foreach"] is None and not group["compiled"]):
-        if all(map(native.fits, params)) and all(map(native.fits, kept)) and native.available():
-            return fused
-        if wanted:
-            raise ValueError(
-                "fused=True needs numba, an OpenMP runtime of torch that can be found (or one thread), and contiguous "
-                "float32 parameters on the CPU; None uses it where it can be used"
-            )
-    if group["foreach"] is False or params[0].device.type == "cpu":
-        return loop
-    return foreach
+    together: dict[tuple[torch.device, torch.dtype], list[Bucket]] = {}
+    for bucket in buckets:
+        wanted = bucket.group["fused"]
+        reason = "fused=False" if wanted is False else reason_against(bucket, own_noise=own_noise)
+        if wanted and reason:
+            raise ValueError(f"fused=True cannot be: {reason}")
+        bucket.fused = reason is None
+        if bucket.fused:
+            together.setdefault(bucket.key, []).append(bucket)
+    if not together:
+        return []
+    from fenchel.optim.kernels.fused import TritonKernels
+
+    return [TritonKernels(same) for same in together.values()]
+
+
+def _dense(tensor: Tensor) -> bool:
+    """Whether the numbers fill their memory without gaps or overlaps, in whatever order."""
+    step = 1
+    for stride, size in sorted((i, n) for n, i in zip(tensor.shape, tensor.stride(), strict=True) if n > 1):
+        if stride != step:
+            return False
+        step *= size
+    return True

@@ -1,67 +1,204 @@
-"""Kernels as compiled passes, one for all parameters at once; for what satisfies `fenchel.optim.native.fits`."""
+"""The tables and launches of `fenchel.optim.kernels.triton_moves`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from itertools import chain
+from typing import Any
 
 import torch
+import triton.language as tl
 from torch import Tensor
 
-from fenchel.optim import native
-from fenchel.optim.kernels.coefficients import Coefficients
-from fenchel.optim.kernels.loop import copy
+from fenchel.optim.bucket import Bucket, Scale
+from fenchel.optim.kernels import triton_moves as moves
+from fenchel.optim.weights import raw_changed
 
-__all__ = ["accumulate", "adversarial_point", "copy", "held", "keeps_memory", "noisy_point", "readable", "update"]
+__all__ = ["TritonKernels"]
 
-Tensors = Sequence[Tensor]
-
-keeps_memory: bool = True
-
-
-def held(tensors: list[Tensor]) -> list[Tensor]:
-    """See `fenchel.optim.kernels.choice.Kernels`; so for all below."""
-    return native.Column(tensors, held=True)
+KINDS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+PADDING = 64
+"""Numbers to which the pieces of shared memory are padded, so that each begins at a multiple of 16 bytes."""
+CAPTURES = 64
+"""Tables of addresses that can be made while a graph is captured, where no pinned memory may be allocated."""
 
 
-def readable(tensors: list[Tensor]) -> list[Tensor]:
-    return native.Column([native.laid_out(t) for t in tensors])
+class TritonKernels:
+    """The moves of Algorithm 1 for all buckets of one device and one precision.
+
+    Args:
+        buckets: their lists of parameters and state must stay as they are; a new layout needs new kernels.
+    """
+
+    def __init__(self, buckets: Sequence[Bucket]) -> None:
+        self.buckets = list(buckets)
+        self.device, dtype = buckets[0].key
+        self._kind, self._master = KINDS[dtype], buckets[0].master is not None
+        weights = [w for b in buckets for w in b.weights]
+        self._count = len(weights)
+        sizes = [w.numel() for w in weights]
+        positions = [b.shards.position(p) or 0 for b in buckets for p in b.params]
+        numbers = [n for b in buckets for n in b.numbers]
+        groups = [i for i, b in enumerate(buckets) for _ in b.params]
+        self._quads = all(position % 4 == 0 for position in positions)
+        blocks = [(t << 32) | i for t, n in enumerate(sizes) for i in range(-(-n // moves.BLOCK))]
+        self._grid = (len(blocks),)
+        self._blocks = self._whole(blocks)
+        self._numbers = self._whole([*sizes, *positions, *numbers, *groups])
+        self._pieces = [-(-n // PADDING) * PADDING for n in sizes]
+        self._hyper = torch.zeros(len(buckets), moves.COLUMNS, device=self.device)
+        self._values: list[tuple[float, ...]] = []
+        self._tables: dict[tuple[int, ...], Tensor] = {}
+        pinned = self.device.type == "cuda"
+        self._captured = torch.empty((CAPTURES, 6 * self._count), dtype=torch.int64, pin_memory=pinned)
+        self._captures = 0
+        self._one = torch.ones((), device=self.device)
+
+    def noisy_point(self, generator: torch.Generator) -> None:
+        """Line 3; first it keeps the mean."""
+        self._refresh()
+        fresh = not self.buckets[0].mean
+        if fresh:
+            for b, mean in zip(self.buckets, self._means(), strict=True):
+                b.mean = mean
+        seed = torch.empty(1, dtype=torch.int64, device=self.device).random_(generator=generator)
+        table, aligned = self._table(None)
+        self._launch(
+            moves.noisy_point, table, self._numbers, self._blocks, self._hyper, seed, self._count,
+            KIND=self._kind, MASTER=self._master, KEEP=fresh, ALIGNED=aligned, QUADS=self._quads,
+        )  # fmt: skip
+
+    def adversarial_point(self, scale: Scale | None) -> None:
+        """Line 5 and the sum of |g|."""
+        add = self.buckets[0].absolute is not None
+        if not add:
+            for b, pieces in zip(self.buckets, self._rooms(), strict=True):
+                b.absolute = pieces
+        gradients = self._gradients()
+        table, aligned = self._table(gradients)
+        inverse, found = (self._one, self._one) if scale is None else (scale.inverse, scale.found_inf)
+        self._launch(
+            moves.adversarial_point, table, self._numbers, self._blocks, self._hyper, inverse, found, self._count,
+            KIND=self._kind, ADD=add, SCALED=scale is not None, ALIGNED=aligned,
+        )  # fmt: skip
+
+    def collect(self, scale: Scale | None, *, last: bool) -> None:
+        """Line 6: of a single sub-batch the gradient itself serves."""
+        gradients = iter(self._gradients())
+        for b in self.buckets:
+            terms = [torch.zeros_like(m) if (g := next(gradients)) is None else g for m in b.mean]
+            if scale is not None:
+                terms = [t.to(torch.float32, copy=True) for t in terms]
+                torch._amp_foreach_non_finite_check_and_unscale_(terms, scale.found_inf, scale.inverse)
+            if b.gradient is not None:
+                torch._foreach_add_(b.gradient, terms)
+            elif last or scale is not None:
+                b.gradient = terms
+            else:
+                b.gradient = [t.to(torch.float32, copy=True) for t in terms]
+
+    def update(self, parts: int, scale: Scale | None) -> None:
+        """Lines 7 to 9; a parameter that no pass reached keeps its mean and its state."""
+        self._refresh()
+        sums: list[Tensor | None] = []
+        for b in self.buckets:
+            sums += [g if seen else None for g, seen in zip(b.gradient or [], b.seen, strict=True)]
+        kinds = {g.dtype for g in sums if g is not None}
+        if len(kinds) > 1:
+            sums = [None if g is None else g.to(torch.float32) for g in sums]
+            kinds = {torch.float32}
+        table, aligned = self._table(sums)
+        found = self._one if scale is None else scale.found_inf
+        kind = KINDS[next(iter(kinds), torch.float32)]
+        self._launch(
+            moves.update, table, self._numbers, self._blocks, self._hyper, found, 1.0 / parts, self._count,
+            KIND=self._kind, SUM_KIND=kind, MASTER=self._master, SCALED=scale is not None, ALIGNED=aligned,
+        )  # fmt: skip
+
+    # ---- tables ---------------------------------------------------------------------------------------------------
+
+    def _launch(self, kernel: Any, *args: Any, **constants: Any) -> None:
+        if not self._grid[0]:  # a process may hold nothing of any parameter
+            return
+        with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
+            kernel[self._grid](*args, **constants, BLOCK=moves.BLOCK)
+        raw_changed([p for b in self.buckets for p in b.params])
+
+    def _whole(self, values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64).to(self.device)
+
+    def _rooms(self) -> list[list[Tensor]]:
+        """Float32 memory in the shapes and strides of the weights, in one piece."""
+        memory = torch.empty(sum(self._pieces), device=self.device)
+        rooms, begin, pieces = [], 0, iter(self._pieces)
+        for b in self.buckets:
+            rooms.append([])
+            for w in b.weights:
+                rooms[-1].append(memory.as_strided(w.shape, w.stride(), begin))
+                begin += next(pieces)
+        return rooms
+
+    def _means(self) -> list[list[Tensor]]:
+        return [b.master or [] for b in self.buckets] if self._master else self._rooms()
+
+    def _gradients(self) -> list[Tensor | None]:
+        """The gradients, in the precision and the strides of the weights."""
+        found: list[Tensor | None] = []
+        for b in self.buckets:
+            for g, w in zip(b.gradients(), b.weights, strict=True):
+                if g is not None and (g.dtype != w.dtype or not _same_order(g, w)):
+                    g = torch.empty_like(w).copy_(g)
+                found.append(g)
+        return found
+
+    def _table(self, gradients: Sequence[Tensor | None] | None) -> tuple[Tensor, bool]:
+        """The addresses of everything, and whether all begin at multiples of 16 bytes."""
+        none = [None] * self._count
+        weights = [w for b in self.buckets for w in b.weights]
+        rows: list[Sequence[Tensor | None]] = [weights]
+        for name in ("mean", "s", "momentum"):
+            rows.append([t for b in self.buckets for t in getattr(b, name)])
+        rows.append(none if gradients is None else gradients)
+        rows.append([t for b in self.buckets for t in b.absolute or [None] * len(b.params)])
+        addresses = tuple([0 if t is None else t.data_ptr() for t in chain.from_iterable(rows)])
+        aligned = all(address % 16 == 0 for address in addresses)
+        if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            if self._captures == CAPTURES:
+                raise RuntimeError(f"a captured step may have at most about {CAPTURES // 2 - 1} sub-batches")
+            host = self._captured[self._captures]
+            self._captures += 1
+            host.copy_(torch.tensor(addresses, dtype=torch.int64))
+            return host.to(self.device, non_blocking=True), aligned
+        table = self._tables.get(addresses)
+        if table is None:
+            if len(self._tables) >= CAPTURES:
+                self._tables.clear()
+            host = torch.tensor(addresses, dtype=torch.int64)
+            table = self._tables[addresses] = host.to(self.device)
+        return table, aligned
+
+    def _refresh(self) -> None:
+        """Bring the table of hyperparameters up to date; learning rates in tensors are copied on the device."""
+        rows = []
+        for b in self.buckets:
+            group, (beta1, beta2) = b.group, b.group["betas"]
+            lr = 0.0 if isinstance(group["lr"], Tensor) else group["lr"]
+            noise = b.num_data**-0.5 if group["noise"] else 0.0
+            decay, offset = group["weight_decay"], group["weight_decay"] + group["damping"]
+            first = 1.0 if group["precision_first"] else 0.0
+            rates = (beta1, beta2, 1 - beta1, 1 - beta2)
+            rows.append((noise, b.sign * group["rho"], lr, *rates, decay, offset, b.sign, b.factor, first))
+        if rows != self._values:
+            self._values = rows
+            self._hyper.copy_(torch.tensor(rows, dtype=torch.float64))
+        for i, b in enumerate(self.buckets):
+            if isinstance(b.group["lr"], Tensor):
+                self._hyper[i, moves.LR.value].copy_(b.group["lr"])
 
 
-def noisy_point(dst: Tensors, mean: Tensors, noise: Tensors, s: Tensors, scale: float) -> None:
-    native.run("noisy_point", (dst, mean, noise, s), (scale,))
-
-
-def adversarial_point(
-    dst: Tensors,
-    mean: Tensors,
-    gradient: Tensors,
-    s: Tensors,
-    rho: float,
-    *,
-    total: list[Tensor] | None,
-    room: list[Tensor] | None,
-) -> list[Tensor]:
-    out = total or room or [torch.empty_like(g) for g in gradient]
-    out = out if isinstance(out, native.Column) else native.Column(out, held=True)
-    native.run("adversarial_point", (dst, mean, gradient, s, out), (rho, total is not None))
-    return out
-
-
-def accumulate(total: Tensors, terms: Tensors) -> None:
-    native.run("accumulate", (total, terms))
-
-
-def update(
-    dst: Tensors,
-    mean: Tensors,
-    s: Tensors,
-    momentum: Tensors,
-    gradient: Tensors,
-    absolute: Tensors,
-    by: Coefficients,
-) -> None:
-    new, grown = 1 - by.beta1, 1 - by.beta2
-    momentum_terms = (by.beta1, new * by.gradient_scale, new * by.weight_decay)
-    precision_terms = (by.beta2, grown * by.absolute_scale, grown * by.offset)
-    columns = (dst, mean, s, momentum, gradient, absolute)
-    native.run("update", columns, (-float(by.lr), *momentum_terms, *precision_terms, by.precision_first))
+def _same_order(a: Tensor, b: Tensor) -> bool:
+    """Whether the numbers of two tensors of one shape follow each other in the same order in memory."""
+    return a.stride() == b.stride() or all(
+        i == j for n, i, j in zip(a.shape, a.stride(), b.stride(), strict=True) if n > 1
+    )

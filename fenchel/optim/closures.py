@@ -1,0 +1,163 @@
+"""What a closure must do, checked while it runs: zero the gradients, evaluate, call backward, return the loss.
+
+None of the checks waits for an accelerator, but for those that a step makes whose number is a power of two.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["ClosureError", "SettingsWarning", "Watch", "as_closures", "check_loss", "mean_loss"]
+
+Closure = Callable[[], Any]
+
+LARGE_LOSS = 25.0
+"""A mean cross entropy over C classes begins near log C: above this a loss is likely a sum over the minibatch."""
+
+
+class ClosureError(RuntimeError):
+    """A closure did not do what a step needs of it; the weights are as before the step."""
+
+
+class SettingsWarning(UserWarning):
+    """Settings or losses that are allowed, and are more likely a mistake."""
+
+
+def as_closures(closure: Closure | Iterable[Closure] | None, name: str) -> list[Closure]:
+    """The closures of one step as a list.
+
+    Raises:
+        ValueError: there is none. TypeError: something in the list cannot be called.
+    """
+    if closure is None:
+        raise ValueError(
+            f"{name}.step needs a closure that zeroes the gradients, evaluates the loss, calls backward and returns "
+            "the loss, because every step takes two gradients (or make the moves begin, first_point, ... yourself)"
+        )
+    closures = [closure] if callable(closure) else list(closure)
+    if not closures:
+        raise ValueError(f"{name}.step got an empty list of closures; it needs one for each sub-batch")
+    for part in closures:
+        if not callable(part):
+            raise TypeError(f"{name}.step needs callables, got {type(part).__name__}")
+    return closures
+
+
+def check_loss(loss: Any, name: str) -> None:
+    """Raise TypeError unless ``loss`` is a number, a tensor or None."""
+    if not (loss is None or isinstance(loss, Tensor | int | float) or hasattr(loss, "__float__")):
+        raise TypeError(
+            f"the closure of {name}.step must return the loss as a tensor or a number, got {type(loss).__name__}; "
+            "return the loss alone"
+        )
+
+
+def mean_loss(losses: Sequence[Any]) -> Any:
+    """The mean of what the closures returned; None if any returned None."""
+    if any(loss is None for loss in losses):
+        return None
+    if len(losses) == 1:
+        return losses[0].detach() if isinstance(losses[0], Tensor) else losses[0]
+    if all(isinstance(loss, Tensor) for loss in losses):
+        return torch.stack([loss.detach() for loss in losses]).mean()
+    return sum(float(loss) for loss in losses) / len(losses)
+
+
+class Watch:
+    """Looks at the gradients before and after a closure, and at the losses it returns.
+
+    Args:
+        name: of the optimizer, for the messages.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.steps = 0
+        self._warned: set[str] = set()
+
+    def begin(self, closures: Sequence[Closure], scaler: Any) -> None:
+        """Before a step: what can be seen from the closures alone.
+
+        Raises:
+            ClosureError: a loss scaler is used and was not handed over, or Accelerate accumulates gradients.
+        """
+        self.steps += 1
+        if self.steps == 1 and scaler is None and any(_uses_scaler(closure) for closure in closures):
+            raise ClosureError(
+                f"the closure scales its loss by a GradScaler that {self.name}.step does not know: call "
+                "step(closure, grad_scaler=scaler), then scaler.update()"
+            )
+        accelerate = sys.modules.get("accelerate.state")
+        if accelerate is not None and accelerate.GradientState._shared_state:
+            if accelerate.GradientState().num_steps > 1:
+                raise ClosureError(
+                    f"Accelerate's accumulate() skips steps and so loses batches that {self.name} never sees: set "
+                    "gradient_accumulation_steps=1 and pass step one closure for each micro-batch"
+                )
+
+    def before(self, params: Sequence[Tensor]) -> list[tuple[int, int]]:
+        """The gradients' identities and versions."""
+        return [(id(p.grad), p.grad._version) if p.grad is not None else (0, 0) for p in params]
+
+    def after(self, params: Sequence[Tensor], before: Sequence[tuple[int, int]], loss: Any) -> None:
+        """Compare with `before`.
+
+        Raises:
+            ClosureError: the gradients did not change, or were added to earlier ones. TypeError: not a loss.
+        """
+        check_loss(loss, self.name)
+        now = self.before(params)
+        if loss is not None and all(new == old for new, old in zip(now, before, strict=True)):
+            raise ClosureError(
+                f"the closure of {self.name}.step returned a loss but computed no gradient: call loss.backward()"
+            )
+        if any(new[0] and new[0] == old[0] and new[1] == old[1] + 1 for new, old in zip(now, before, strict=True)):
+            raise ClosureError(
+                f"the closure of {self.name}.step added its gradient to an earlier one: call zero_grad() in the closure. "
+                "To accumulate over micro-batches pass step one closure for each of them, or one closure that zeroes "
+                "once and evaluates them all (in Lightning: accumulate_grad_batches=1)"
+            )
+
+    def finish(self, loss: Any, scaler: Any) -> None:
+        """After a step: warn, once, of losses that are not numbers, or look like sums."""
+        on_host = not (isinstance(loss, Tensor) and loss.device.type != "cpu")
+        if loss is None or not (on_host or self.steps & (self.steps - 1) == 0):
+            return
+        if isinstance(loss, Tensor) and (loss.is_meta or torch.compiler.is_compiling() or _capturing(loss)):
+            return
+        value = float(loss) if not isinstance(loss, Tensor) or loss.numel() == 1 else float(loss.detach().mean())
+        if value != value and scaler is None:
+            self.warn("nan", f"the loss of {self.name}.step is NaN: lower lr or rho, or look for a bad example")
+        if self.steps == 1 and value > LARGE_LOSS:
+            self.warn(
+                "large",
+                f"the first loss of {self.name}.step is {value:.3g}: it should be the mean over the minibatch, neither a "
+                "sum nor scaled, since rho, weight_decay and num_data are meant for a mean",
+            )
+
+    def warn(self, kind: str, message: str) -> None:
+        """Warn once of each kind."""
+        if kind not in self._warned:
+            self._warned.add(kind)
+            warnings.warn(message, SettingsWarning, stacklevel=2)
+
+
+def _capturing(loss: Tensor) -> bool:
+    return loss.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def _uses_scaler(closure: Closure) -> bool:
+    """Whether an enabled `GradScaler` is among the variables that a function sees."""
+    try:
+        seen = inspect.getclosurevars(closure)
+    except (TypeError, ValueError):
+        return False
+    values = [*seen.nonlocals.values(), *seen.globals.values()]
+    return any(isinstance(value, torch.amp.GradScaler) and value.is_enabled() for value in values)

@@ -1,0 +1,156 @@
+"""The moves of Algorithm 1 by torch's own functions over lists: any device, any precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from fenchel.optim.bucket import Bucket, Scale
+from fenchel.optim.weights import changed, raw_changed
+
+__all__ = ["adversarial_point", "collect", "keep_mean", "noisy_point", "put_back", "update"]
+
+Draw = Callable[[Bucket], list[Tensor]]
+
+
+def noisy_point(buckets: Sequence[Bucket], draw: Draw) -> None:
+    """Line 3: keep the mean, and move the weights to theta = omega + e; ``draw`` gives a bucket's standard normals."""
+    for b in buckets:
+        weights, fresh = b.weights, not b.mean
+        if fresh:
+            keep_mean(b)
+        if b.group["noise"]:
+            _add_quotient(weights, b.mean, draw(b), torch._foreach_sqrt(b.s), b.num_data**-0.5, equal=fresh)
+        elif b.gradient is not None:
+            torch._foreach_copy_(weights, b.mean)
+        _tell(b)
+
+
+def keep_mean(b: Bucket) -> None:
+    """Copy the weights; the float32 means of 16-bit weights follow weights that were changed from outside."""
+    if b.master is None:
+        b.mean = [w.clone() for w in b.weights]
+        return
+    for master, w in zip(b.master, b.weights, strict=True):
+        master.copy_(torch.where(master.to(w.dtype) == w, master, w.to(master.dtype)))
+    b.mean = b.master
+
+
+def adversarial_point(b: Bucket, scale: Scale | None) -> None:
+    """Line 5: move the weights to omega + rho g / s, and add |g| to its sum.
+
+    Under a loss scale an entry that is not finite moves nothing, and is noted.
+    """
+    gradient = _gradients(b, scale)
+    absolute = torch._foreach_abs(gradient)
+    if b.absolute is None:
+        b.absolute = list(absolute)
+    else:
+        torch._foreach_add_(b.absolute, absolute)
+    if scale is not None:
+        gradient = [torch.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0) for g in gradient]
+    _add_quotient(b.weights, b.mean, gradient, b.s, b.sign * b.group["rho"])
+    _tell(b)
+
+
+def collect(b: Bucket, scale: Scale | None, *, last: bool) -> None:
+    """Line 6: add g_eps to its sum; of a single sub-batch the gradient itself serves."""
+    gradient = _gradients(b, scale)
+    if b.gradient is not None:
+        torch._foreach_add_(b.gradient, gradient)
+    else:
+        b.gradient = gradient if last or scale is not None else [g.clone() for g in gradient]
+
+
+def update(b: Bucket, parts: int, scale: Scale | None) -> None:
+    """Lines 7 to 9, from sums over ``parts`` sub-batches; where a gradient was not finite the weights become the mean."""
+    if scale is not None and bool(scale.found_inf):
+        put_back([b])
+        return
+    keep = [i for i, seen in enumerate(b.seen) if seen]
+    weights = b.weights
+    for i, seen in enumerate(b.seen):
+        if not seen:
+            weights[i].copy_(b.mean[i])
+    if keep and b.gradient is not None and b.absolute is not None:
+        lists = (weights, b.mean, b.s, b.momentum, b.gradient, b.absolute)
+        _update(b, parts, *([values[i] for i in keep] for values in lists))
+    _tell(b)
+
+
+def put_back(buckets: Sequence[Bucket]) -> None:
+    """The weights become the mean, bit for bit."""
+    for b in buckets:
+        if b.mean:
+            torch._foreach_copy_(b.weights, b.mean)
+            _tell(b)
+
+
+def _update(
+    b: Bucket,
+    parts: int,
+    weights: list[Tensor],
+    mean: list[Tensor],
+    s: list[Tensor],
+    momentum: list[Tensor],
+    gradient: list[Tensor],
+    absolute: list[Tensor],
+) -> None:
+    group, (beta1, beta2) = b.group, b.group["betas"]
+    out = weights if b.master is None else mean
+    if b.sign == parts == 1:
+        torch._foreach_lerp_(momentum, gradient, 1 - beta1)
+    else:
+        torch._foreach_mul_(momentum, beta1)
+        torch._foreach_add_(momentum, gradient, alpha=(1 - beta1) * b.sign / parts)
+    if group["weight_decay"]:
+        torch._foreach_add_(momentum, mean, alpha=(1 - beta1) * group["weight_decay"])
+    if not group["precision_first"]:
+        _add_quotient(out, mean, momentum, s, -group["lr"])
+    roots = torch._foreach_sqrt(s)
+    torch._foreach_mul_(s, beta2)
+    torch._foreach_add_(s, (1 - beta2) * (group["weight_decay"] + group["damping"]))
+    torch._foreach_addcmul_(s, roots, absolute, (1 - beta2) * b.factor / parts)
+    if group["precision_first"]:
+        _add_quotient(out, mean, momentum, s, -group["lr"])
+    if out is not weights:
+        torch._foreach_copy_(weights, mean)
+
+
+def _add_quotient(
+    out: list[Tensor],
+    base: list[Tensor],
+    numerator: Sequence[Tensor],
+    denominator: Sequence[Tensor],
+    value: float | Tensor,
+    *,
+    equal: bool = False,
+) -> None:
+    """out <- base + value numerator / denominator, in the precision of ``base``; ``equal``: out is base already."""
+    if out[0].dtype == base[0].dtype and not isinstance(value, Tensor):
+        if not (equal or out is base):
+            torch._foreach_copy_(out, base)
+        torch._foreach_addcdiv_(out, list(numerator), list(denominator), value)
+        return
+    step = torch._foreach_div(list(numerator), list(denominator))
+    torch._foreach_mul_(step, value.to(step[0]) if isinstance(value, Tensor) else value)
+    torch._foreach_add_(step, base)
+    torch._foreach_copy_(out, step)
+
+
+def _gradients(b: Bucket, scale: Scale | None) -> list[Tensor]:
+    """The gradients in the precision of the mean, without the loss scale; zeros where there is none."""
+    found = [
+        torch.zeros_like(mean) if g is None else g if g.dtype == mean.dtype else g.to(mean.dtype)
+        for g, mean in zip(b.gradients(), b.mean, strict=True)
+    ]
+    if scale is not None:
+        found = [g.clone() for g in found]
+        torch._amp_foreach_non_finite_check_and_unscale_(found, scale.found_inf, scale.inverse)
+    return found
+
+
+def _tell(b: Bucket) -> None:
+    raw_changed(b.params) if b.shards.sharded(b.params) else changed()

@@ -1,0 +1,259 @@
+"""The moves of Algorithm 1 as Triton kernels: each is one launch for all parameters of a device and precision.
+
+A launch reads a table of addresses: row r of column t is where the memory of role r of tensor t begins. Every number is
+read and written once a move. The noise is drawn inside the kernel by a counter-based generator: it is a function of a
+seed, the number of the parameter and the position in it, so it does not depend on how the work is divided, nor on how a
+parameter is sharded; the seed lies on the device, so that a captured step draws afresh in each replay.
+
+`fenchel.optim.kernels.fused` makes the tables and launches; arithmetic is in float32, as in `fenchel.optim.functional`.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+__all__ = ["BLOCK", "COLUMNS", "adversarial_point", "noisy_point", "update"]
+
+BLOCK = 2048
+COLUMNS = 12
+
+# rows of the table of addresses, and of the table of whole numbers
+WEIGHTS, MEAN, S, MOMENTUM, GRADIENT, ABSOLUTE = map(tl.constexpr, range(6))
+SIZE, POSITION, NUMBER, GROUP = map(tl.constexpr, range(4))
+# columns of the table of hyperparameters, a row for each group
+NOISE, RHO, LR, BETA1, BETA2, REST1, REST2, DECAY, OFFSET, SIGN, FACTOR, FIRST = map(tl.constexpr, range(COLUMNS))
+
+
+@triton.jit
+def _tile(numbers, blocks, count, block: tl.constexpr):
+    """The tensor of this program, where its tile begins in it, and how long the tensor is."""
+    place = tl.load(blocks + tl.program_id(0))
+    tensor = (place >> 32).to(tl.int32)
+    return tensor, (place & 0xFFFFFFFF) * block, tl.load(numbers + SIZE * count + tensor)
+
+
+@triton.jit
+def _at(table, row: tl.constexpr, tensor, count, offsets, kind: tl.constexpr, aligned: tl.constexpr):
+    """Pointers to ``offsets`` in the memory of a role of a tensor; ``aligned``: to 16 bytes, so that loads are wide."""
+    begin = tl.load(table + row * count + tensor).to(tl.pointer_type(kind))
+    if aligned:
+        begin = tl.multiple_of(begin, 16)
+    return begin + offsets
+
+
+@triton.jit
+def _load(pointers, mask, other: tl.constexpr):
+    """Load as float32; ``mask`` is None within a tensor."""
+    if mask is None:
+        return tl.load(pointers).to(tl.float32)
+    else:
+        return tl.load(pointers, mask, other).to(tl.float32)
+
+
+@triton.jit
+def _four_normals(seed, number, counter):
+    """Four standard normal numbers for each counter."""
+    low, high = counter.to(tl.uint32), (counter >> 32).to(tl.uint32)
+    a, b, c, d = tl.philox(seed, low, high, low * 0 + number.to(tl.uint32), low * 0)
+    p, q = tl.pair_uniform_to_normal(tl.uint_to_uniform_float(a), tl.uint_to_uniform_float(b))
+    r, s = tl.pair_uniform_to_normal(tl.uint_to_uniform_float(c), tl.uint_to_uniform_float(d))
+    return p, q, r, s
+
+
+@triton.jit
+def _normals(seed, number, begin, size: tl.constexpr, quads: tl.constexpr):
+    """Standard normal numbers of the positions begin ... begin + size - 1; ``quads``: begin is a multiple of four."""
+    if quads:
+        p, q, r, s = _four_normals(seed, number, begin // 4 + tl.arange(0, size // 4))
+        return tl.reshape(tl.join(tl.join(p, r), tl.join(q, s)), (size,))
+    else:
+        position = begin + tl.arange(0, size)
+        p, q, r, s = _four_normals(seed, number, position // 4)
+        lane = position % 4
+        return tl.where(lane == 0, p, tl.where(lane == 1, q, tl.where(lane == 2, r, s)))
+
+
+@triton.jit
+def noisy_point(
+    table,
+    numbers,
+    blocks,
+    hyper,
+    seed,
+    count,
+    KIND: tl.constexpr,
+    MASTER: tl.constexpr,
+    KEEP: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    QUADS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Line 3. With KEEP the mean is first taken from the weights (MASTER: where these were changed from outside)."""
+    tensor, begin, size = _tile(numbers, blocks, count, BLOCK)
+    offsets = begin + tl.arange(0, BLOCK)
+    scale = tl.load(hyper + tl.load(numbers + GROUP * count + tensor) * 12 + NOISE)
+    first = tl.load(numbers + POSITION * count + tensor) + begin
+    noise = scale * _normals(tl.load(seed), tl.load(numbers + NUMBER * count + tensor), first, BLOCK, QUADS)
+    if begin + BLOCK <= size:
+        _noisy_tile(table, tensor, count, offsets, None, noise, KIND, MASTER, KEEP, ALIGNED)
+    else:
+        _noisy_tile(table, tensor, count, offsets, offsets < size, noise, KIND, MASTER, KEEP, ALIGNED)
+
+
+@triton.jit
+def _noisy_tile(
+    table,
+    tensor,
+    count,
+    offsets,
+    mask,
+    noise,
+    KIND: tl.constexpr,
+    MASTER: tl.constexpr,
+    KEEP: tl.constexpr,
+    ALIGNED: tl.constexpr,
+):
+    weights = _at(table, WEIGHTS, tensor, count, offsets, KIND, ALIGNED)
+    kept = _at(table, MEAN, tensor, count, offsets, tl.float32, ALIGNED)
+    if KEEP:
+        mean = _load(weights, mask, 0.0)
+        if MASTER:
+            master = _load(kept, mask, 0.0)
+            mean = tl.where(master.to(KIND).to(tl.float32) == mean, master, mean)
+        tl.store(kept, mean, mask)
+    else:
+        mean = _load(kept, mask, 0.0)
+    s = _load(_at(table, S, tensor, count, offsets, tl.float32, ALIGNED), mask, 1.0)
+    tl.store(weights, (mean + noise / tl.sqrt(s)).to(KIND), mask)
+
+
+@triton.jit
+def adversarial_point(
+    table,
+    numbers,
+    blocks,
+    hyper,
+    unscale,
+    found_inf,
+    count,
+    KIND: tl.constexpr,
+    ADD: tl.constexpr,
+    SCALED: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Line 5, and |g| to its sum (ADD) or as its first term; under a loss scale, no step where g is not finite."""
+    tensor, begin, size = _tile(numbers, blocks, count, BLOCK)
+    offsets = begin + tl.arange(0, BLOCK)
+    step = tl.load(hyper + tl.load(numbers + GROUP * count + tensor) * 12 + RHO)
+    if begin + BLOCK <= size:
+        _adversarial_tile(table, tensor, count, offsets, None, step, unscale, found_inf, KIND, ADD, SCALED, ALIGNED)
+    else:
+        mask = offsets < size
+        _adversarial_tile(table, tensor, count, offsets, mask, step, unscale, found_inf, KIND, ADD, SCALED, ALIGNED)
+
+
+@triton.jit
+def _adversarial_tile(
+    table,
+    tensor,
+    count,
+    offsets,
+    mask,
+    step,
+    unscale,
+    found_inf,
+    KIND: tl.constexpr,
+    ADD: tl.constexpr,
+    SCALED: tl.constexpr,
+    ALIGNED: tl.constexpr,
+):
+    there = tl.load(table + GRADIENT * count + tensor) != 0
+    gradients = _at(table, GRADIENT, tensor, count, offsets, KIND, ALIGNED)
+    g = _load(gradients, there if mask is None else mask & there, 0.0)
+    mean = _load(_at(table, MEAN, tensor, count, offsets, tl.float32, ALIGNED), mask, 0.0)
+    s = _load(_at(table, S, tensor, count, offsets, tl.float32, ALIGNED), mask, 1.0)
+    if SCALED:
+        g *= tl.load(unscale)
+    absolute = tl.abs(g)
+    move = step * g / s
+    if SCALED:
+        finite = absolute < float("inf")
+        move = tl.where(finite, move, 0.0)
+        if tl.min(finite.to(tl.int32), axis=0) == 0:
+            tl.store(found_inf, 1.0)
+    point = mean + move
+    tl.store(_at(table, WEIGHTS, tensor, count, offsets, KIND, ALIGNED), point.to(KIND), mask)
+    sums = _at(table, ABSOLUTE, tensor, count, offsets, tl.float32, ALIGNED)
+    if ADD:
+        absolute += _load(sums, mask, 0.0)
+    tl.store(sums, absolute, mask)
+
+
+@triton.jit
+def update(
+    table,
+    numbers,
+    blocks,
+    hyper,
+    found_inf,
+    inverse_parts,
+    count,
+    KIND: tl.constexpr,
+    SUM_KIND: tl.constexpr,
+    MASTER: tl.constexpr,
+    SCALED: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Lines 7 to 9; where there is no gradient, or one was not finite, the weights become the mean and nothing moves."""
+    tensor, begin, size = _tile(numbers, blocks, count, BLOCK)
+    offsets = begin + tl.arange(0, BLOCK)
+    row = hyper + tl.load(numbers + GROUP * count + tensor) * 12
+    skip = tl.load(table + GRADIENT * count + tensor) == 0
+    if SCALED:
+        skip = skip | (tl.load(found_inf) != 0)
+    if begin + BLOCK <= size:
+        _update_tile(table, tensor, count, offsets, None, row, inverse_parts, skip, KIND, SUM_KIND, MASTER, ALIGNED)
+    else:
+        mask = offsets < size
+        _update_tile(table, tensor, count, offsets, mask, row, inverse_parts, skip, KIND, SUM_KIND, MASTER, ALIGNED)
+
+
+@triton.jit
+def _update_tile(
+    table,
+    tensor,
+    count,
+    offsets,
+    mask,
+    row,
+    scale,
+    skip,
+    KIND: tl.constexpr,
+    SUM_KIND: tl.constexpr,
+    MASTER: tl.constexpr,
+    ALIGNED: tl.constexpr,
+):
+    weights = _at(table, WEIGHTS, tensor, count, offsets, KIND, ALIGNED)
+    kept = _at(table, MEAN, tensor, count, offsets, tl.float32, ALIGNED)
+    mean = _load(kept, mask, 0.0)
+    if skip:
+        tl.store(weights, mean.to(KIND), mask)
+    else:
+        states = _at(table, S, tensor, count, offsets, tl.float32, ALIGNED)
+        momenta = _at(table, MOMENTUM, tensor, count, offsets, tl.float32, ALIGNED)
+        g = _load(_at(table, GRADIENT, tensor, count, offsets, SUM_KIND, ALIGNED), mask, 0.0)
+        absolute = _load(_at(table, ABSOLUTE, tensor, count, offsets, tl.float32, ALIGNED), mask, 0.0)
+        s = _load(states, mask, 1.0)
+        g = (scale * tl.load(row + SIGN)) * g + tl.load(row + DECAY) * mean
+        momentum = tl.load(row + BETA1) * _load(momenta, mask, 0.0) + tl.load(row + REST1) * g
+        curvature = (scale * tl.load(row + FACTOR)) * absolute * tl.sqrt(s)
+        new_s = tl.load(row + BETA2) * s + tl.load(row + REST2) * (curvature + tl.load(row + OFFSET))
+        mean -= tl.load(row + LR) * momentum / tl.where(tl.load(row + FIRST) != 0, new_s, s)
+        tl.store(states, new_s, mask)
+        tl.store(momenta, momentum, mask)
+        tl.store(weights, mean.to(KIND), mask)
+        if MASTER:
+            tl.store(kept, mean, mask)

@@ -1,0 +1,156 @@
+"""Parameters of which a process holds a part: DTensor (FSDP2, tensor parallelism) and FSDP1's flattened ones.
+
+An optimizer here works on the part at hand. What it needs of the rest are norms over all parts, and noise that depends
+on the position in the whole parameter, so that a sharded run equals one of a single process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+__all__ = ["Shards", "is_dtensor", "local"]
+
+
+def is_dtensor(tensor: Any) -> bool:
+    """Whether ``tensor`` is a DTensor (without importing the module that defines it)."""
+    return hasattr(tensor, "placements") and hasattr(tensor, "_local_tensor")
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part at hand; it shares the memory of ``tensor``."""
+    if not is_dtensor(tensor):
+        return tensor
+    part: Tensor = tensor._local_tensor  # type: ignore[attr-defined]
+    return part
+
+
+class Shards:
+    """How the parameters of an optimizer are divided over processes.
+
+    Args:
+        module: the network; FSDP1 keeps in its wrapper, not in the parameters, what part is where.
+    """
+
+    def __init__(self, module: nn.Module | None = None) -> None:
+        self._module = module
+        self._flat: dict[int, tuple[Any, int]] | None = None
+
+    def gradient(self, param: Tensor) -> Tensor | None:
+        """The part of the gradient that belongs to the part of ``param`` at hand."""
+        grad = param.grad
+        if grad is None:
+            return None
+        if is_dtensor(grad) and grad.placements != param.placements:  # type: ignore[attr-defined]
+            grad = grad.redistribute(placements=param.placements)  # type: ignore[attr-defined]
+        return local(grad)
+
+    def sharded(self, params: Iterable[Tensor]) -> bool:
+        """Whether any of ``params`` is divided."""
+        return any(is_dtensor(p) or getattr(p, "_fsdp_flattened", False) for p in params)
+
+    def whole_shape(self, param: Tensor) -> torch.Size:
+        """The shape of the whole parameter.
+
+        Raises:
+            ValueError: FSDP1 flattened the parameter, and the optimizer was not given the wrapped module.
+        """
+        if getattr(param, "_fsdp_flattened", False):
+            handle, i = self._place(param)
+            return torch.Size(handle.flat_param._shapes[i])
+        return param.shape
+
+    def part(self, param: Tensor, whole: Tensor) -> Tensor:
+        """Of a tensor as large as the whole parameter, the part at hand."""
+        if is_dtensor(param):
+            from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+            shape, offset = compute_local_shape_and_global_offset(param.shape, param.device_mesh, param.placements)  # type: ignore[attr-defined]
+            for dim, (size, begin) in enumerate(zip(shape, offset, strict=True)):
+                whole = whole.narrow(dim, min(begin, whole.shape[dim]), size)
+            return whole
+        if getattr(param, "_fsdp_flattened", False):
+            handle, i = self._place(param)
+            info = handle.flat_param._shard_param_infos[i]
+            if not info.in_shard:
+                return whole.new_empty(param.shape)
+            flat = whole.reshape(-1)[info.intra_param_start_idx : info.intra_param_end_idx + 1]
+            return flat.view(param.shape)
+        return whole
+
+    def position(self, param: Tensor) -> int | None:
+        """Where the part at hand begins in the whole parameter, in numbers; None if the part is not contiguous there."""
+        if is_dtensor(param):
+            from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+            places = param.placements  # type: ignore[attr-defined]
+            if any(place.is_shard() and place.dim != 0 for place in places) or not param.is_contiguous():
+                return None
+            _, offset = compute_local_shape_and_global_offset(param.shape, param.device_mesh, places)  # type: ignore[attr-defined]
+            return int(offset[0]) * (param.numel() // max(param.shape[0], 1)) if param.dim() else 0
+        if getattr(param, "_fsdp_flattened", False):
+            handle, i = self._place(param)
+            info = handle.flat_param._shard_param_infos[i]
+            return int(info.intra_param_start_idx) if info.in_shard else 0
+        return 0
+
+    def _place(self, param: Tensor) -> tuple[Any, int]:
+        if self._flat is None:
+            if self._module is None:
+                raise ValueError("parameters sharded by FSDP1 need module=, the wrapped network")
+            from torch.distributed.fsdp import FullyShardedDataParallel
+
+            self._flat = {
+                id(p): (wrapper._handle, i)
+                for wrapper in FullyShardedDataParallel.fsdp_modules(self._module)
+                if wrapper._handle is not None
+                for i, p in enumerate(wrapper._handle.flat_param._params or [])
+            }
+        if id(param) not in self._flat:
+            raise ValueError("a parameter sharded by FSDP1 is not one of module=, the wrapped network")
+        return self._flat[id(param)]
+
+    def norm(self, params: Sequence[Tensor], tensors: Sequence[Tensor]) -> Tensor:
+        """The Euclidean norm over all parts of all tensors; float32 at least, 0-d, on the first one's device.
+
+        Args:
+            params: whose parts ``tensors`` are, one for one.
+            tensors: the parts at hand.
+        """
+        device = tensors[0].device
+        dtypes = {torch.float64 if t.dtype == torch.float64 else torch.float32 for t in tensors}
+        dtype = torch.float64 if torch.float64 in dtypes else torch.float32
+        if not self.sharded(params):
+            return _norm(tensors, dtype, device)
+        squares: dict[Any, list[Tensor]] = {}
+        for p, t in zip(params, tensors, strict=True):
+            squares.setdefault(self._groups(p), []).append(t)
+        total = torch.zeros((), dtype=dtype, device=device)
+        for groups in sorted(squares, key=len):  # the same order on every process
+            square = _norm(squares[groups], dtype, device).square()
+            for group in groups:
+                dist.all_reduce(square, group=group)
+            total += square
+        return total.sqrt()
+
+    def _groups(self, param: Tensor) -> tuple[Any, ...]:
+        """The process groups over which ``param`` is divided."""
+        if is_dtensor(param):
+            mesh, placements = param.device_mesh, param.placements  # type: ignore[attr-defined]
+            return tuple(mesh.get_group(i) for i, place in enumerate(placements) if place.is_shard())
+        if getattr(param, "_fsdp_flattened", False):
+            return (self._place(param)[0].process_group if self._module is not None else dist.group.WORLD,)
+        return ()
+
+
+def _norm(tensors: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
+    norms = (
+        torch._foreach_norm(list(tensors), 2, dtype=dtype)
+        if len({t.dtype for t in tensors}) == 1
+        else [torch.linalg.vector_norm(t, dtype=dtype) for t in tensors]
+    )
+    return torch.linalg.vector_norm(torch.stack([n.to(device) for n in norms]))
