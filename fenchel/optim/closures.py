@@ -79,7 +79,7 @@ class Watch:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.steps = 0
+        self.steps = self._mark = 0
         self._warned: set[str] = set()
 
     def begin(self, closures: Sequence[Closure], scaler: Any) -> None:
@@ -102,23 +102,38 @@ class Watch:
                     "gradient_accumulation_steps=1 and pass step one closure for each micro-batch"
                 )
 
-    def before(self, params: Sequence[Tensor]) -> list[tuple[int, int]]:
-        """The gradients' identities and versions."""
-        return [(id(p.grad), p.grad._version) if p.grad is not None else (0, 0) for p in params]
+    def before(self, params: Sequence[Tensor]) -> list[int | None]:
+        """Mark the gradients there are (by an attribute: identities may be used again), and note their versions."""
+        self._mark += 1
+        versions: list[int | None] = []
+        for p in params:
+            if p.grad is not None:
+                p.grad._watched = self._mark  # type: ignore[attr-defined]
+            versions.append(None if p.grad is None else p.grad._version)
+        return versions
 
-    def after(self, params: Sequence[Tensor], before: Sequence[tuple[int, int]], loss: Any) -> None:
+    def after(self, params: Sequence[Tensor], before: Sequence[int | None], loss: Any) -> None:
         """Compare with `before`.
 
         Raises:
             ClosureError: the gradients did not change, or were added to earlier ones. TypeError: not a loss.
         """
         check_loss(loss, self.name)
-        now = self.before(params)
-        if loss is not None and all(new == old for new, old in zip(now, before, strict=True)):
+        changed, added = 0, False
+        for p, version in zip(params, before, strict=True):
+            g = p.grad
+            if g is None:
+                changed += version is not None
+            elif getattr(g, "_watched", None) != self._mark:
+                changed += 1
+            else:
+                changed += g._version != version
+                added |= g._version == (version or 0) + 1
+        if not changed and loss is not None:
             raise ClosureError(
                 f"the closure of {self.name}.step returned a loss but computed no gradient: call loss.backward()"
             )
-        if any(new[0] and new[0] == old[0] and new[1] == old[1] + 1 for new, old in zip(now, before, strict=True)):
+        if added:
             raise ClosureError(
                 f"the closure of {self.name}.step added its gradient to an earlier one: call zero_grad() in the closure. "
                 "To accumulate over micro-batches pass step one closure for each of them, or one closure that zeroes "

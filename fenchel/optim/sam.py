@@ -129,7 +129,9 @@ class SAM(TwoPassOptimizer):
             sizes = [means[p].abs().to(g) for p, g in pairs] if group["adaptive"] else []
             measured += [t * g for t, g in zip(sizes, gradients, strict=True)] if sizes else gradients
             used += params
-            groups.append((group, params, [t * t * g for t, g in zip(sizes, gradients, strict=True)] or gradients))
+            if sizes:
+                gradients = [t * t * g for t, g in zip(sizes, gradients, strict=True)]
+            groups.append((group, params, gradients))
         if not used:
             return
         norm = self._shards.norm(used, measured)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from fenchel.optim import BSAM
-from fenchel.optim.kernels import foreach
 
 
 @pytest.mark.parametrize("parts", [1, 3])
@@ -98,41 +97,6 @@ def test_order_of_parameters_groups_and_sub_batches_does_not_matter() -> None:
     for order, groups, parts in (([3, 1, 0, 2], False, [0, 1, 2]), ([2, 3, 0, 1], True, [0, 1, 2])):
         torch.testing.assert_close(fed_run(order, groups, parts, noise), base, rtol=0, atol=1e-14)
     torch.testing.assert_close(fed_run([0, 1, 2, 3], False, [2, 0, 1], noise), base, rtol=0, atol=1e-13)
-
-
-@pytest.mark.parametrize("kwargs", [{}, {"precision_first": False}, {"lr": torch.tensor(0.2)}, {"maximize": True}])
-@pytest.mark.parametrize("parts", [1, 3])
-def test_foreach_equals_loop(parts: int, kwargs: dict[str, Any]) -> None:
-    ends = [train(parts=parts, foreach=foreach, **kwargs)[0] for foreach in (True, False)]
-    torch.testing.assert_close(flat(ends[0]), flat(ends[1]), rtol=0, atol=1e-14)
-
-
-@pytest.mark.parametrize(("backend", "precision_first"), [("inductor", True), ("aot_eager", False)])
-def test_compiled_equals_eager(backend: str, precision_first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through the default compiler, and by tracing alone; a schedule does not compile anew."""
-    counted = CompileCounterWithBackend(backend)
-    compiled_update = torch.compile(foreach.update, dynamic=False, backend=counted)
-    monkeypatch.setattr(foreach, "compiled_update", lambda: compiled_update)
-    ends = []
-    for compiled in (True, False):
-        p = nn.Parameter(torch.linspace(-1, 1, 40, dtype=torch.float64))
-        opt = BSAM([p], 0.2, seed=3, compiled=compiled, precision_first=precision_first, **SETTINGS)
-        schedule = torch.optim.lr_scheduler.ExponentialLR(opt, 0.9)
-
-        def closure(p: Any = p, opt: Any = opt) -> Tensor:
-            opt.zero_grad()
-            loss = torch.cosh(p - 0.3).log().sum()
-            loss.backward()
-            return loss
-
-        for step in range(5):
-            opt.step([closure, closure])
-            schedule.step()
-            if step == 1:
-                compilations = counted.frame_count
-        ends.append(flat([p]))
-    torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-13)
-    assert counted.frame_count == compilations > 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -11,7 +11,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from fenchel.optim import BSAM, SAM, frozen_statistics, functional_loss, reestimate_statistics, split_batch
-from fenchel.optim.noise import NoiseSource
+from fenchel.optim.noise import NoiseSource, new_seed
 
 CPU = torch.device("cpu")
 
@@ -19,8 +19,11 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("size", [1000, 131_085])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_noise_is_standard_normal_and_independent(size: int, dtype: torch.dtype) -> None:
-    source = NoiseSource(1)
-    draws = torch.stack([source.normal_(torch.empty(size, dtype=dtype)) for _ in range(4)])
+    source, draws = NoiseSource(), torch.empty(4, size, dtype=dtype)
+    for k in range(4):  # two steps of two sub-batches
+        if k % 2 == 0:
+            source.start(1, k)
+        draws[k] = source.normal(torch.Size([size]), dtype, CPU)
     assert draws.dtype == dtype
     z = draws.flatten().double()
     assert stats.kstest(z.numpy(), "norm").pvalue > 1e-4
@@ -34,25 +37,19 @@ def test_noise_is_standard_normal_and_independent(size: int, dtype: torch.dtype)
     assert (torch.corrcoef(pieces) - torch.eye(16, dtype=torch.float64)).abs().max() < 5.5 / cut**0.5
 
 
-def test_seeds_and_ranks_give_different_streams() -> None:
-    sources = [NoiseSource(1), NoiseSource(2), NoiseSource(1, rank=1)]
-    draws = [s.normal_(torch.empty(20)) for s in sources]
-    assert not torch.equal(draws[0], draws[1])
-    assert not torch.equal(draws[0], draws[2])
-    assert torch.equal(draws[0], NoiseSource(1).normal_(torch.empty(20)))
-    torch.manual_seed(3)
-    first = NoiseSource().seed
-    torch.manual_seed(3)
-    assert NoiseSource().seed == first
+def test_streams_differ_by_seed_step_rank_and_purpose_and_nothing_else() -> None:
+    def draw(seed: int, count: int, **kwargs: Any) -> Tensor:
+        source = NoiseSource(**kwargs)
+        source.start(seed, count)
+        return source.normal(torch.Size([20]), torch.float32, CPU)
 
-
-def test_one_flat_draw_is_laid_out_in_parameter_order() -> None:
-    params = [torch.zeros(2, 3), torch.zeros(4, dtype=torch.float64), torch.zeros(5)]
-    noise = NoiseSource(0).like(params)
-    assert [z.shape for z in noise] == [p.shape for p in params]
-    assert [z.dtype for z in noise] == [p.dtype for p in params]
-    source = NoiseSource(0)
-    assert torch.equal(torch.cat([noise[0].flatten(), noise[2]]), source.normal_(torch.empty(11)))
+    draws = [draw(1, 1), draw(2, 1), draw(1, 2), draw(1, 1, rank=1), draw(1, 1, purpose="sampling")]
+    assert all(not torch.equal(a, b) for i, a in enumerate(draws) for b in draws[:i])
+    assert torch.equal(draws[0], draw(1, 1))
+    torch.manual_seed(3)
+    first = new_seed(None)
+    torch.manual_seed(3)
+    assert new_seed(None) == first != new_seed(None)
 
 
 def test_posterior_samples_have_the_mean_and_variance() -> None:

@@ -72,19 +72,6 @@ def test_bsam(name: str, order: str, dtype: torch.dtype, way: Any) -> None:
     assert worst < TOLERANCE[dtype]
 
 
-@pytest.mark.parametrize("foreach", [True, False])
-@pytest.mark.parametrize("name", BSAM_FILES)
-def test_bsam_by_both_kernels(name: str, foreach: bool) -> None:
-    ref = Trajectory(name)
-    net = ref.model()
-    opt = ref.bsam(net, "paper", foreach=foreach)
-    for t in range(ref.steps):
-        ref.set_lr(opt, t)
-        opt.feed = ref.noise(t)
-        by_closures(ref, net, opt, t)
-    assert relative(flat(net), ref["paper_omega"][-1]) < 1e-10
-
-
 @pytest.mark.parametrize("order", ["official", "paper"])
 @pytest.mark.parametrize("name", BSAM_FILES)
 def test_pure_functions(name: str, order: str) -> None:

@@ -71,6 +71,7 @@ def test_16_bit_weights_changed_from_outside_are_what_counts() -> None:
         for p in net.parameters():
             p.zero_()
     opt.begin()
+    opt.first_point()
     assert torch.equal(state(opt, "mean"), torch.zeros_like(state(opt, "mean")))
     opt.restore()
     assert not flat(net).any()
