@@ -13,20 +13,19 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fenchel.optim import BSAM, IVON, SAM, UncorrectedAdam, functional_loss, native, split_batch
+from experiments.benchmarks.interleaved import Call, interleaved, ratios
+from fenchel.optim import BSAM, IVON, SAM, UncorrectedAdam, functional_loss, split_batch
 
 __all__ = ["NETWORKS", "contenders", "interleaved", "main", "optimizer_only", "peak_memory", "ratios"]
 
 BATCH = 200
-Call = Callable[[], Any]
 
 
 def _lenet() -> nn.Module:
@@ -60,9 +59,6 @@ def _make(name: str, params: Any, m: int) -> Any:
     makers: dict[str, Callable[[], Any]] = {
         "bSAM": lambda: BSAM(params, 1e-3, **bsam),
         "bSAM without noise": lambda: BSAM(params, 1e-3, noise=False, **bsam),
-        "bSAM foreach": lambda: BSAM(params, 1e-3, foreach=True, **bsam),
-        "bSAM loop": lambda: BSAM(params, 1e-3, foreach=False, **bsam),
-        "bSAM compiled": lambda: BSAM(params, 1e-3, compiled=True, **bsam),
         "bSAM vectorized": lambda: BSAM(params, 1e-3, **bsam),
         "SAM with SGD": lambda: SAM(params, torch.optim.SGD, 0.05, lr=1e-3, momentum=0.9),
         "SAM with Adam": lambda: SAM(params, torch.optim.Adam, 0.05, **adam),
@@ -80,14 +76,7 @@ def _make(name: str, params: Any, m: int) -> Any:
 
 FLOOR = "two bare passes"
 ALWAYS = (FLOOR, "bSAM", "bSAM without noise", "SAM with SGD", "SAM with Adam", "SAM with Adam of Alg. 1")
-ONCE = (
-    "bSAM foreach",
-    "bSAM loop",
-    "bSAM compiled",
-    "pytorch_optimizer BSAM",
-    "IVON (one pass)",
-    "torch Adam (one pass)",
-)
+ONCE = ("pytorch_optimizer BSAM", "IVON (one pass)", "torch Adam (one pass)")
 
 
 def names(m: int) -> tuple[str, ...]:
@@ -140,28 +129,6 @@ def contenders(network: nn.Module, m: int, device: str = "cpu") -> dict[str, Cal
     return {name: contender(name, network, m, device) for name in names(m)}
 
 
-def interleaved(
-    calls: Mapping[str, Call], rounds: int, clock: Callable[[], float], warmup: int = 3
-) -> dict[str, np.ndarray]:
-    """Seconds of each call in each round; the order within a round turns, so none always follows the same one."""
-    for _ in range(warmup):
-        for call in calls.values():
-            call()
-    order = list(calls)
-    seconds: dict[str, list[float]] = {name: [] for name in order}
-    for i in range(rounds):
-        for name in order[i % len(order) :] + order[: i % len(order)]:
-            start = clock()
-            calls[name]()
-            seconds[name].append(clock() - start)
-    return {name: np.array(values) for name, values in seconds.items()}
-
-
-def ratios(seconds: Mapping[str, np.ndarray], base: str) -> dict[str, list[float]]:
-    """[first quartile, median, third quartile] over the rounds of each contender's time over the base's."""
-    return {name: np.quantile(values / seconds[base], (0.25, 0.5, 0.75)).tolist() for name, values in seconds.items()}
-
-
 def optimizer_only(network: nn.Module, rounds: int, clock: Callable[[], float]) -> list[float]:
     """Quartiles of (a bSAM step whose closures do nothing) over (one bare normal draw of as many numbers)."""
     params = [nn.Parameter(p.detach().clone()) for p in network.parameters()]
@@ -190,7 +157,6 @@ def _resident(key: str) -> float:
 
 def _measure_memory(name: str, network: str, m: int) -> None:
     contender(name, nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), m)()  # what is imported at a first step
-    native.available()  # and the compiler of the fused passes, which is not the step's either
     net = NETWORKS[network]()
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
     before = _resident("VmRSS")
@@ -209,26 +175,10 @@ def main() -> None:
             print(f"{network}, m = {m}: step over {FLOOR}, median [quartiles]")
             measured = ratios(interleaved(contenders(make(), m), rounds, time.perf_counter), FLOOR)
             for name, (low, median, high) in measured.items():
-                memory = "" if name == "bSAM compiled" else f"   +{peak_memory(name, network, m):.0f} MB"
+                memory = f"   +{peak_memory(name, network, m):.0f} MB"
                 print(f"  {name:34s} {median:6.3f} [{low:.3f}, {high:.3f}]{memory}", flush=True)
         low, median, high = optimizer_only(make(), 60, time.perf_counter)
         print(f"  optimizer alone over one normal draw: {median:.2f} [{low:.2f}, {high:.2f}]", flush=True)
-    if torch.cuda.is_available():
-        _cuda()
-
-
-def _cuda() -> None:
-    def clock() -> float:
-        torch.cuda.synchronize()
-        return time.perf_counter()
-
-    for network, make in NETWORKS.items():
-        for m in (1, 8):
-            print(f"{network}, m = {m}, {torch.cuda.get_device_name()}")
-            for name, (low, median, high) in ratios(
-                interleaved(contenders(make(), m, "cuda"), 40, clock), FLOOR
-            ).items():
-                print(f"  {name:34s} {median:6.3f} [{low:.3f}, {high:.3f}]", flush=True)
 
 
 if __name__ == "__main__":

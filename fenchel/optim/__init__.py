@@ -6,8 +6,8 @@
 from fenchel.optim.adam import UncorrectedAdam
 from fenchel.optim.batch_norm import frozen_statistics, reestimate_statistics
 from fenchel.optim.bsam import BSAM
-from fenchel.optim.closures import ClosureError, SettingsWarning
 from fenchel.optim.checkpoint import load_checkpoint, save_checkpoint
+from fenchel.optim.closures import ClosureError, SettingsWarning
 from fenchel.optim.cuda_graph import GraphedStep
 from fenchel.optim.distributed import broadcast_module
 from fenchel.optim.ivon import IVON

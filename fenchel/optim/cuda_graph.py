@@ -49,11 +49,12 @@ class GraphedStep:
         warmup: int = 3,
     ) -> None:
         device = _check(optimizer)
-        self._optimizer = optimizer
+        self._optimizer, self._device = optimizer, device
         self._inputs = [t.clone() for t in inputs]
         before = _Snapshot(optimizer, module)
-        own = getattr(optimizer, "generator", None)
-        drawn_from = [*generators, *([own(device)] if own is not None else [])]
+        self._next_noise = getattr(optimizer, "next_noise", None)
+        self._generator: Any = getattr(optimizer, "generator", None)
+        drawn_from = [*generators, *([self._generator(device)] if self._generator is not None else [])]
         drawn = [generator.get_state() for generator in (*drawn_from, torch.cuda.default_generators[device.index or 0])]
         stream = torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
@@ -87,6 +88,9 @@ class GraphedStep:
         for mine, given in zip(self._inputs, inputs, strict=True):
             if mine is not given:
                 mine.copy_(given)
+        if self._next_noise is not None:
+            self._next_noise()
+            self._generator(self._device)  # seeds the stream of this step
         self.graph.replay()
         return self.loss
 
@@ -97,6 +101,7 @@ class _Snapshot:
     def __init__(self, optimizer: torch.optim.Optimizer, module: nn.Module | None) -> None:
         self.optimizer = optimizer
         self.params = [p for group in optimizer.param_groups for p in group["params"]]
+        self.counts = [(group.get("step"), group.get("draws")) for group in optimizer.param_groups]
         tensors = [*self.params, *(module.buffers() if module is not None else ())]
         self.weights = [(t, t.detach().clone()) for t in tensors]
         self.state = {
@@ -110,9 +115,13 @@ class _Snapshot:
         """State that did not exist yet becomes what the optimizer begins with: zeros, if it does not say."""
         for tensor, saved in self.weights:
             tensor.copy_(saved)
+        for group, (step, draws) in zip(self.optimizer.param_groups, self.counts, strict=True):
+            if step is not None:
+                group["step"], group["draws"] = step, draws
         initial = getattr(self.optimizer, "initial_state", None)
+        group_of = {p: group for group in self.optimizer.param_groups for p in group["params"]}
         for p in self.params:
-            begin = self.state.get(p) or (initial(p) if initial is not None else {})
+            begin = self.state.get(p) or (initial(p, group_of[p]) if initial is not None else {})
             for name, value in self.optimizer.state.get(p, {}).items():
                 if isinstance(value, Tensor):
                     value.copy_(begin[name]) if name in begin else value.zero_()
@@ -137,4 +146,8 @@ def _check(optimizer: torch.optim.Optimizer) -> torch.device:
 
 def _numbers(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     """The hyperparameters that a capture fixes."""
-    return [{k: v for k, v in g.items() if isinstance(v, int | float | tuple)} for g in optimizer.param_groups]
+    counts = ("step", "draws")
+    return [
+        {k: v for k, v in group.items() if isinstance(v, int | float | tuple) and k not in counts}
+        for group in optimizer.param_groups
+    ]
