@@ -137,10 +137,8 @@ def _check(optimizer: torch.optim.Optimizer) -> torch.device:
             raise ValueError("a CUDA graph needs an optimizer made with capturable=True")
         if not isinstance(group["lr"], Tensor):
             raise ValueError("a CUDA graph needs lr as a tensor on the device, so that a schedule can change it")
-        if group.get("dampening"):
-            raise ValueError(
-                "a CUDA graph cannot hold the first step of SGD with dampening, which differs from the rest"
-            )
+        if "dampening" in group and (group["dampening"] or not group.get("fused")):
+            raise ValueError("a CUDA graph needs SGD with fused=True and without dampening")
     return device
 
 

@@ -218,9 +218,9 @@ def test_any_optimizer_in_a_graph(kind: str, parts: int) -> None:
         lr = torch.tensor(0.05, device="cuda")
         makers: dict[str, Any] = {
             "bsam": lambda ps, lr=lr: BSAM(ps, lr, seed=0, capturable=True, **SETTINGS),
-            "sam-sgd": lambda ps, lr=lr: SAM(ps, torch.optim.SGD, 0.05, lr=lr, momentum=0.9),
+            "sam-sgd": lambda ps, lr=lr: SAM(ps, torch.optim.SGD, 0.05, lr=lr, momentum=0.9, fused=True),
             "sam-adam": lambda ps, lr=lr: SAM(ps, torch.optim.Adam, 0.05, lr=lr, capturable=True),
-            "sgd": lambda ps, lr=lr: torch.optim.SGD(ps, lr=lr, momentum=0.9),
+            "sgd": lambda ps, lr=lr: torch.optim.SGD(ps, lr=lr, momentum=0.9, fused=True),
             "adam": lambda ps, lr=lr: torch.optim.Adam(ps, lr=lr, capturable=True),
             "ivon": lambda ps, lr=lr: IVON(ps, lr, num_data=200, seed=0),
         }

@@ -1,4 +1,4 @@
-"""The fused kernels on a CPU, by Triton's interpreter in a process of its own (it must know before Triton is imported)."""
+"""The fused kernels on a CPU: by Triton's interpreter, and compiled; in processes of their own."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from fenchel.optim import BSAM
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-def test_fused_kernels_in_the_interpreter() -> None:
-    script = Path(__file__).with_name("fused_cases.py")
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+@pytest.mark.parametrize(
+    ("script", "word"), [("fused_cases.py", "fused kernels checked"), ("fused_compiles.py", "fused kernels compiled")]
+)
+def test_fused_kernels_in_the_interpreter_and_the_compiler(script: str, word: str) -> None:
+    command = [sys.executable, str(Path(__file__).with_name(script))]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "fused kernels checked" in done.stdout
+    assert word in done.stdout
 
 
 def test_fused_says_why_it_cannot_be() -> None:

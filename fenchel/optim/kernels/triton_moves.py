@@ -46,8 +46,10 @@ def _at(table, row: tl.constexpr, tensor, count, offsets, kind: tl.constexpr, al
 def _load(pointers, mask, other: tl.constexpr):
     """Load as float32; ``mask`` is None within a tensor."""
     if mask is None:
-        return tl.load(pointers).to(tl.float32)
-    return tl.load(pointers, mask, other).to(tl.float32)
+        value = tl.load(pointers)
+    else:
+        value = tl.load(pointers, mask, other)
+    return value.to(tl.float32)
 
 
 @triton.jit
@@ -65,11 +67,13 @@ def _normals(seed, number, begin, size: tl.constexpr, quads: tl.constexpr):
     """Standard normal numbers of the positions begin ... begin + size - 1; ``quads``: begin is a multiple of four."""
     if quads:
         p, q, r, s = _four_normals(seed, number, begin // 4 + tl.arange(0, size // 4))
-        return tl.reshape(tl.join(tl.join(p, r), tl.join(q, s)), (size,))
-    position = begin + tl.arange(0, size)
-    p, q, r, s = _four_normals(seed, number, position // 4)
-    lane = position % 4
-    return tl.where(lane == 0, p, tl.where(lane == 1, q, tl.where(lane == 2, r, s)))
+        noise = tl.reshape(tl.join(tl.join(p, r), tl.join(q, s)), (size,))
+    else:
+        position = begin + tl.arange(0, size)
+        p, q, r, s = _four_normals(seed, number, position // 4)
+        lane = position % 4
+        noise = tl.where(lane == 0, p, tl.where(lane == 1, q, tl.where(lane == 2, r, s)))
+    return noise
 
 
 @triton.jit
