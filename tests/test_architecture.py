@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("fenchel", "experiments", "figures")
 TORCH_SIDE = ("fenchel.optim", "fenchel.predict", "fenchel.metrics")
-LIBRARIES_LOADED_LATE = ("torch", "matplotlib", "cvxpy", "highspy", "sklearn", "jax", "numpyro", "numba")
+LIBRARIES_LOADED_LATE = ("torch", "matplotlib", "cvxpy", "highspy", "sklearn", "jax", "numpyro", "triton")
 
 
 def modules() -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""`python -m experiments.benchmarks [NAME...] [--device cuda]`: runs the benchmarks of this folder one after the other."""
+"""`python -m experiments.benchmarks [NAME...] [--device cuda]`: runs the benchmarks of this folder in turn."""
 
 from __future__ import annotations
 

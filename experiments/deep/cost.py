@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments.benchmarks.optimizers import NETWORKS, contenders, interleaved, optimizer_only, ratios
+from experiments.benchmarks.interleaved import interleaved, ratios
+from experiments.benchmarks.optimizers import NETWORKS, contenders, optimizer_only
 from experiments.registry import Claim, Context, Outcome, piece, register
 
 LIMIT = 1.05
 """A cost counts as equal, or an addition as negligible, within 5 %."""
 BASE = "SAM with Adam"
-LEFT_OUT = ("bSAM compiled",)  # the compiler is not what the claim is about; `make bench` measures it
 
 
 def _times(network: str, m: int, rounds: int, way: str) -> dict[str, np.ndarray]:
@@ -24,8 +24,9 @@ def _times(network: str, m: int, rounds: int, way: str) -> dict[str, np.ndarray]
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2 if way == "wall" else 1)
-        calls = {k: v for k, v in contenders(NETWORKS[network](), m).items() if k not in LEFT_OUT}
-        return interleaved(calls, rounds, time.perf_counter if way == "wall" else time.process_time)
+        return interleaved(
+            contenders(NETWORKS[network](), m), rounds, time.perf_counter if way == "wall" else time.process_time
+        )
     finally:
         torch.set_num_threads(threads)
 

@@ -57,9 +57,9 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
         seed: of the noise; None takes one from torch's global generator.
         module, batch_norm, distributed: see `TwoPassOptimizer`.
 
-    State of a parameter: "s" and "momentum", and for bfloat16 or float16 weights "mean", all three in float32. The first
-    group also counts the steps ("step") and posterior samples ("draws"), which with "seed" determine the noise: a
-    `state_dict` continues it bit for bit.
+    State of a parameter: "s" and "momentum", and for bfloat16 or float16 weights "mean", all three in float32. The
+    first group also counts the steps ("step") and posterior samples ("draws"), which with "seed" determine the noise:
+    a `state_dict` continues it bit for bit.
 
     Raises:
         ValueError: a hyperparameter out of range, naming it.
@@ -113,9 +113,11 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
         self._noise = NoiseSource("noise", rank_of(distributed))
         self._sampling = NoiseSource("sampling", rank_of(distributed))
         self._layout: list[Bucket] | None = None
+        self._held: list[tuple[Tensor, Tensor, torch.device, torch.dtype]] = []
         self._kernels: list[FusedKernels] = []
         self._expected: int | None = None
         super().__init__(params, defaults, module=module, batch_norm=batch_norm, distributed=distributed)
+        self._noise.start(self.param_groups[0]["seed"], 0)
 
     # ---- what the group holds -------------------------------------------------------------------------------------
 
@@ -217,14 +219,13 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
         """Whether the buckets still hold what a step is about: parameters, their state, devices and precisions."""
         if layout is None:
             return False
-        held = iter([(p, s, b.key) for b in layout for p, s in zip(b.params, b.state_s, strict=True)])
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.requires_grad:
-                    mine, s, key = next(held, (None, None, None))
-                    if mine is not p or self.state[p].get("s") is not s or key != (p.device, p.dtype):
-                        return False
-        return next(held, None) is None
+        params, state = self.trainable(), self.state
+        if len(params) != len(self._held):
+            return False
+        for p, (q, s, device, dtype) in zip(params, self._held, strict=True):
+            if p is not q or state[p].get("s") is not s or p.dtype is not dtype or p.device != device:
+                return False
+        return True
 
     def _lay_out(self) -> None:
         params = self.trainable()
@@ -242,6 +243,7 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
                 run.append(p)
             if run:
                 self._layout.append(self._bucket(group, run, numbers))
+        self._held = [(p, s, *b.key) for b in self._layout for p, s in zip(b.params, b.state_s, strict=True)]
         self._kernels = fused_kernels(self._layout, own_noise=self._own_noise())
 
     def _bucket(self, group: dict[str, Any], params: list[Tensor], numbers: dict[Tensor, int]) -> Bucket:
@@ -389,6 +391,7 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
         """
         self._layout = None
         load_state(self, state_dict, super().load_state_dict, names=STATE)
+        self._noise.start(self.param_groups[0]["seed"], self.param_groups[0]["step"])
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

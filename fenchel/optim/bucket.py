@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import Tensor
 from fenchel.optim.shards import Shards, local
 
 __all__ = ["Bucket", "Scale"]
+
+Tensors = list[Tensor] | Callable[[], list[Tensor]]
 
 
 @dataclass
@@ -28,11 +31,11 @@ class Scale:
 class Bucket:
     """Lists aligned with ``params``.
 
-    ``weights``, ``s``, ``momentum`` and ``master`` (the float32 mean of 16-bit weights, in the state) are the parts at hand
-    (`fenchel.optim.shards`), ``state_s`` the whole s; ``numbers`` are the places of the parameters in the optimizer's
-    order; ``fused`` tells which kernels move it. The rest lives for one step: ``mean`` is a copy of the weights,
-    or the float32 mean of 16-bit weights; ``absolute`` and ``gradient`` are the sums over the sub-batches of |g| and g_eps;
-    ``seen`` tells which parameters had a gradient in any pass.
+    ``weights``, ``s``, ``momentum`` and ``master`` (the float32 mean of 16-bit weights, in the state) are the parts at
+    hand (`fenchel.optim.shards`), ``state_s`` the whole s; ``numbers`` are the places of the parameters in the
+    optimizer's order; ``fused`` tells which kernels move it. The rest lives for one step: ``mean`` is a copy of the
+    weights, or the float32 mean of 16-bit weights; ``absolute`` and ``gradient`` are the sums over the sub-batches of
+    |g| and g_eps; ``seen`` tells which parameters had a gradient in any pass.
     """
 
     group: dict[str, Any]
@@ -43,19 +46,52 @@ class Bucket:
     s: list[Tensor]
     momentum: list[Tensor]
     master: list[Tensor] | None
-    mean: list[Tensor] = field(default_factory=list)
-    absolute: list[Tensor] | None = None
     gradient: list[Tensor] | None = None
     seen: list[bool] = field(default_factory=list)
     fused: bool = False
 
     def __post_init__(self) -> None:
+        self.divided = self.shards.sharded(self.params)
         self.clear()
 
     def clear(self) -> None:
         """Forget what belongs to a step."""
-        self.mean, self.absolute, self.gradient = [], None, None
+        self._mean: Tensors | None = None
+        self._absolute: Tensors | None = None
+        self.gradient = None
         self.seen = [False] * len(self.params)
+
+    @property
+    def mean(self) -> list[Tensor]:
+        """Set to a list, or to a function that makes one when it is asked for; empty before the first point."""
+        if callable(self._mean):
+            self._mean = self._mean()
+        return self._mean or []
+
+    @mean.setter
+    def mean(self, value: Tensors) -> None:
+        self._mean = value
+
+    @property
+    def absolute(self) -> list[Tensor] | None:
+        """Set like ``mean``; None before the second point."""
+        if callable(self._absolute):
+            self._absolute = self._absolute()
+        return self._absolute
+
+    @absolute.setter
+    def absolute(self, value: Tensors) -> None:
+        self._absolute = value
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the mean has not been kept yet in this step."""
+        return self._mean is None
+
+    @property
+    def summed(self) -> bool:
+        """Whether a |g| has been added in this step."""
+        return self._absolute is not None
 
     @property
     def key(self) -> tuple[torch.device, torch.dtype]:
@@ -65,7 +101,7 @@ class Bucket:
     @property
     def weights(self) -> list[Tensor]:
         """The parameters themselves, or the parts of them at hand."""
-        return [local(p) for p in self.params]
+        return [local(p) for p in self.params] if self.divided else self.params
 
     @property
     def num_data(self) -> float:
@@ -88,10 +124,8 @@ class Bucket:
         Raises:
             ValueError: one is sparse.
         """
-        found = [self.shards.gradient(p) for p in self.params]
-        for i, g in enumerate(found):
-            if g is not None:
-                if g.is_sparse:
-                    raise ValueError("sparse gradients are not supported; use sparse=False in the embedding")
-                self.seen[i] = True
+        found = [self.shards.gradient(p) if self.divided else p.grad for p in self.params]
+        self.seen = [seen or g is not None for seen, g in zip(self.seen, found, strict=True)]
+        if any(g.is_sparse for g in found if g is not None):
+            raise ValueError("sparse gradients are not supported; use sparse=False in the embedding")
         return found

@@ -95,15 +95,20 @@ class Watch:
                 "step(closure, grad_scaler=scaler), then scaler.update()"
             )
         accelerate = sys.modules.get("accelerate.state")
-        if accelerate is not None and accelerate.GradientState._shared_state:
-            if accelerate.GradientState().num_steps > 1:
-                raise ClosureError(
-                    f"Accelerate's accumulate() skips steps and so loses batches that {self.name} never sees: set "
-                    "gradient_accumulation_steps=1 and pass step one closure for each micro-batch"
-                )
+        state = None if accelerate is None else accelerate.GradientState
+        if state is not None and state._shared_state and state().num_steps > 1:
+            raise ClosureError(
+                f"Accelerate's accumulate() skips steps and so loses batches that {self.name} never sees: set "
+                "gradient_accumulation_steps=1 and pass step one closure for each micro-batch"
+            )
 
     def before(self, params: Sequence[Tensor]) -> list[int | None]:
-        """Mark the gradients there are (by an attribute: identities may be used again), and note their versions."""
+        """Mark the gradients there are (by an attribute: identities may be used again), and note their versions.
+
+        What a closure does wrong it does from the beginning: later steps are looked at now and then.
+        """
+        if self.steps > 8 and self.steps & (self.steps - 1):
+            return []
         self._mark += 1
         versions: list[int | None] = []
         for p in params:
@@ -119,6 +124,8 @@ class Watch:
             ClosureError: the gradients did not change, or were added to earlier ones. TypeError: not a loss.
         """
         check_loss(loss, self.name)
+        if not before:
+            return
         changed, added = 0, False
         for p, version in zip(params, before, strict=True):
             g = p.grad
@@ -135,7 +142,7 @@ class Watch:
             )
         if added:
             raise ClosureError(
-                f"the closure of {self.name}.step added its gradient to an earlier one: call zero_grad() in the closure. "
+                f"the closure of {self.name}.step added its gradient to an earlier one: call zero_grad() in it. "
                 "To accumulate over micro-batches pass step one closure for each of them, or one closure that zeroes "
                 "once and evaluates them all (in Lightning: accumulate_grad_batches=1)"
             )
@@ -153,7 +160,7 @@ class Watch:
         if self.steps == 1 and value > LARGE_LOSS:
             self.warn(
                 "large",
-                f"the first loss of {self.name}.step is {value:.3g}: it should be the mean over the minibatch, neither a "
+                f"the first loss of {self.name}.step is {value:.3g}: it should be the mean over the minibatch, not a "
                 "sum nor scaled, since rho, weight_decay and num_data are meant for a mean",
             )
 

@@ -26,8 +26,8 @@ __all__ = ["DiagonalVariational"]
 class DiagonalVariational(DiagonalPosterior, torch.optim.Optimizer):
     """Base class: q = N(omega, 1/(N (h + delta))), with h in ``state[p]["h"]`` and the momentum in "momentum".
 
-    A group has lr, num_data, betas, weight_decay (delta), h_init, data_factor; the first one counts steps and draws, which
-    with "seed" determine the noise.
+    A group has lr, num_data, betas, weight_decay (delta), h_init, data_factor; the first one counts steps and draws,
+    which with "seed" determine the noise.
     """
 
     def __init__(

@@ -38,7 +38,8 @@ class IVON(DiagonalVariational):
     Args:
         lr: alpha. num_data: N (lambda). betas: (beta1, beta2). weight_decay: delta. h_init: the first h.
         rescale_lr: multiply alpha by h_init + delta, so that its first steps are those of SGD with alpha.
-        data_factor: multiplies N. max_grad_norm: clip the averaged g to this total norm. maximize: ascend the objective.
+        data_factor: multiplies N. max_grad_norm: clip the averaged g to this total norm.
+        maximize: ascend the objective.
         seed: of the noise; None takes one from torch's global generator.
         module: the network; needed under DistributedDataParallel with ``distributed`` and under FSDP1.
         distributed: True or a process group: every process has samples of its own, whose g and h_hat are averaged. A

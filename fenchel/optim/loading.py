@@ -1,4 +1,4 @@
-"""Loading a state dictionary as torch documents it, without rounding float32 state to the precision of 16-bit weights."""
+"""Loading a state dictionary as torch documents it, without rounding float32 state to 16 bits."""
 
 from __future__ import annotations
 
@@ -60,5 +60,5 @@ def load_state(
                         f"the state {name!r} has shape {tuple(saved.shape)}, its parameter {tuple(p.shape)}"
                     )
                 optimizer.state[p][name] = saved.to(device=p.device, dtype=work_dtype(p), copy=True)
-    for hook in after.values():
-        hook(optimizer)
+    for done in after.values():
+        done(optimizer)

@@ -1,7 +1,7 @@
 """Standard normal noise from torch generators of the optimizer's own, seeded anew for every step.
 
-The stream of a step is a function of (seed, rank, number of the step) alone, so a checkpoint needs no generator's state:
-two integers in the optimizer's first group continue it bit for bit, on any number of processes.
+The stream of a step is a function of (seed, rank, number of the step) alone, so a checkpoint needs no generator's
+state: two integers in the optimizer's first group continue it bit for bit, on any number of processes.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ OWN = ("rho", "adaptive", "max_grad_norm")
 class SAM(TwoPassOptimizer):
     """Sharpness-aware minimization: the base optimizer is fed gradients taken at omega + rho g / |g|.
 
-    |g| is the Euclidean norm over all parameters of all groups (and processes that share them), without an epsilon; where
-    it is zero or not a number the perturbation is zero, so that a stationary point stays one.
+    |g| is the Euclidean norm over all parameters of all groups (and processes that share them), without an epsilon;
+    where it is zero or not a number the perturbation is zero, so that a stationary point stays one.
 
     Args:
         params: parameters or group dictionaries; a group may have its own ``rho`` and any hyperparameter of the base.
@@ -40,8 +40,8 @@ class SAM(TwoPassOptimizer):
     The groups and the state are the base optimizer's own, so schedulers and checkpoints act on this object.
 
     Raises:
-        ValueError: rho is negative or not finite. TypeError: ``base_optimizer`` is not a class of optimizers, or one that
-            evaluates closures itself.
+        ValueError: rho is negative or not finite. TypeError: ``base_optimizer`` is not a class of optimizers, or one
+            that evaluates closures itself.
     """
 
     def __init__(
@@ -203,12 +203,12 @@ class SAM(TwoPassOptimizer):
             norm = self._shards.norm([p for p, _ in pairs], [g for _, g in pairs])
             for _, g in pairs:
                 g.mul_((limit / (norm + 1e-6)).clamp(max=1.0).to(g))
-        for p, g in zip(params, averages, strict=True):
-            if g is None or (g.dtype == p.dtype and local(p) is p):
-                p.grad = g
+        for p, average in zip(params, averages, strict=True):
+            if average is None or (average.dtype == p.dtype and local(p) is p):
+                p.grad = average
             else:
                 p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-                local(p.grad).copy_(g)
+                local(p.grad).copy_(average)
         if self.base_optimizer is not None:
             self.base_optimizer.step()
         changed()
@@ -234,6 +234,6 @@ def _refuse_inside_zero(name: str) -> None:
         if isinstance(frame.f_locals.get("self"), zero.ZeroRedundancyOptimizer):  # type: ignore[union-attr]
             raise TypeError(
                 f"{name} cannot work inside ZeroRedundancyOptimizer, where a process sees a part of the parameters: "
-                "SAM(params, ZeroRedundancyOptimizer, rho, optimizer_class=torch.optim.SGD, ...) shards the base instead"
+                "SAM(params, ZeroRedundancyOptimizer, rho, optimizer_class=torch.optim.SGD, ...) shards the base"
             )
         frame = frame.f_back

@@ -18,7 +18,8 @@ __all__ = ["Shards", "is_dtensor", "local"]
 
 def is_dtensor(tensor: Any) -> bool:
     """Whether ``tensor`` is a DTensor (without importing the module that defines it)."""
-    return hasattr(tensor, "placements") and hasattr(tensor, "_local_tensor")
+    kind = type(tensor)
+    return kind is not Tensor and kind is not nn.Parameter and hasattr(tensor, "_local_tensor")
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -83,7 +84,7 @@ class Shards:
         return whole
 
     def position(self, param: Tensor) -> int | None:
-        """Where the part at hand begins in the whole parameter, in numbers; None if the part is not contiguous there."""
+        """Where the part at hand begins in the whole parameter, in numbers; None if it is not contiguous there."""
         if is_dtensor(param):
             from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
@@ -153,4 +154,5 @@ def _norm(tensors: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -
         if len({t.dtype for t in tensors}) == 1
         else [torch.linalg.vector_norm(t, dtype=dtype) for t in tensors]
     )
-    return torch.linalg.vector_norm(torch.stack([n.to(device) for n in norms]))
+    total: Tensor = torch.linalg.vector_norm(torch.stack([n.to(device) for n in norms]))
+    return total

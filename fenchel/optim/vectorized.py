@@ -18,6 +18,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from fenchel.optim.amp import LossScale, enabled
 from fenchel.optim.bucket import Bucket
 from fenchel.optim.kernels import eager
+from fenchel.optim.kernels.choice import FusedKernels
 from fenchel.optim.noise import work_dtype
 
 __all__ = ["VectorizedStep", "functional_loss", "split_batch"]
@@ -66,14 +67,18 @@ def split_batch(batch: Sequence[Tensor], parts: int) -> tuple[Tensor, ...]:
 class VectorizedStep:
     """The mixin that gives `BSAM` its `step_vectorized`."""
 
-    _buckets: list[Bucket]
     _parts: int
     _scale: LossScale | None
+    _kernels: list[FusedKernels]
     begin: Callable[..., None]
     update: Callable[..., None]
     restore: Callable[..., None]
     trainable: Callable[[], list[Tensor]]
     _draw_rows: Callable[[list[Tensor], int], list[Tensor]]
+
+    @property
+    def _buckets(self) -> list[Bucket]:
+        raise NotImplementedError
 
     @_disable_dynamo
     def step_vectorized(
@@ -159,5 +164,7 @@ class VectorizedStep:
             b.gradient = [*(b.gradient or []), total]
             if size is not None:
                 p.grad = (total * (size / m)).to(p.dtype)  # still scaled, as a backward pass would leave it
+        for kernels in self._kernels:
+            kernels.adopt()
         self._parts = m
         return losses

@@ -49,7 +49,8 @@ class VOGN(DiagonalVariational):
 
     Args:
         lr: alpha. num_data: N. betas: (beta1, beta2). weight_decay: delta. damping: gamma. h_init: the first h.
-        samples: weight samples a step. data_factor: multiplies N. maximize: ascend the objective. chunk_size: examples at a time, to bound memory.
+        samples: weight samples a step. data_factor: multiplies N.
+        maximize: ascend the objective. chunk_size: examples at a time, to bound memory.
         seed: of the noise; None takes one from torch's global generator.
     """
 

@@ -19,6 +19,6 @@ def changed() -> None:
 
 
 def raw_changed(params: Sequence[Tensor]) -> None:
-    """The same where memory was written past autograd, which then must be told that graphs of the old weights are void."""
+    """The same where memory was written past autograd, which must be told that graphs of the old weights are void."""
     torch.autograd.graph.increment_version(list(params))
     torch.clear_autocast_cache()

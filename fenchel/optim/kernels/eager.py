@@ -18,7 +18,7 @@ Draw = Callable[[Bucket], list[Tensor]]
 def noisy_point(buckets: Sequence[Bucket], draw: Draw) -> None:
     """Line 3: keep the mean, and move the weights to theta = omega + e; ``draw`` gives a bucket's standard normals."""
     for b in buckets:
-        weights, fresh = b.weights, not b.mean
+        weights, fresh = b.weights, b.fresh
         if fresh:
             keep_mean(b)
         if b.group["noise"]:
@@ -65,7 +65,7 @@ def collect(b: Bucket, scale: Scale | None, *, last: bool) -> None:
 
 
 def update(b: Bucket, parts: int, scale: Scale | None) -> None:
-    """Lines 7 to 9, from sums over ``parts`` sub-batches; where a gradient was not finite the weights become the mean."""
+    """Lines 7 to 9, from sums over ``parts`` sub-batches; if a gradient was not finite the weights become the mean."""
     if scale is not None and bool(scale.found_inf):
         put_back([b])
         return
@@ -83,7 +83,7 @@ def update(b: Bucket, parts: int, scale: Scale | None) -> None:
 def put_back(buckets: Sequence[Bucket]) -> None:
     """The weights become the mean, bit for bit."""
     for b in buckets:
-        if b.mean:
+        if not b.fresh:
             torch._foreach_copy_(b.weights, b.mean)
             _tell(b)
 
@@ -153,4 +153,4 @@ def _gradients(b: Bucket, scale: Scale | None) -> list[Tensor]:
 
 
 def _tell(b: Bucket) -> None:
-    raw_changed(b.params) if b.shards.sharded(b.params) else changed()
+    raw_changed(b.params) if b.divided else changed()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from itertools import chain
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fenchel.optim.bucket import Bucket, Scale
 from fenchel.optim.kernels import triton_moves as moves
+from fenchel.optim.shards import local
 from fenchel.optim.weights import raw_changed
 
 __all__ = ["TritonKernels"]
@@ -35,8 +36,11 @@ class TritonKernels:
         self.buckets = list(buckets)
         self.device, dtype = buckets[0].key
         self._kind, self._master = KINDS[dtype], buckets[0].master is not None
+        self._params = [p for b in buckets for p in b.params]
         weights = [w for b in buckets for w in b.weights]
+        self._divided = any(b.divided for b in buckets)
         self._count = len(weights)
+        self._strides = [w.stride() for w in weights]
         sizes = [w.numel() for w in weights]
         positions = [b.shards.position(p) or 0 for b in buckets for p in b.params]
         numbers = [n for b in buckets for n in b.numbers]
@@ -46,10 +50,14 @@ class TritonKernels:
         self._grid = (len(blocks),)
         self._blocks = self._whole(blocks)
         self._numbers = self._whole([*sizes, *positions, *numbers, *groups])
-        self._pieces = [-(-n // PADDING) * PADDING for n in sizes]
+        pieces = [-(-n // PADDING) * PADDING for n in sizes]
+        self._begins = [0, *accumulate(pieces)]
+        self._state = [t.data_ptr() for name in ("s", "momentum") for b in buckets for t in getattr(b, name)]
+        self._mean: list[int] = [t.data_ptr() for b in buckets for t in b.master or []]
+        self._absolute: list[int] = []
         self._hyper = torch.zeros(len(buckets), moves.COLUMNS, device=self.device)
         self._values: list[tuple[float, ...]] = []
-        self._tables: dict[tuple[int, ...], Tensor] = {}
+        self._tables: dict[tuple[int, ...], tuple[Tensor, bool]] = {}
         pinned = self.device.type == "cuda"
         self._captured = torch.empty((CAPTURES, 6 * self._count), dtype=torch.int64, pin_memory=pinned)
         self._captures = 0
@@ -57,13 +65,16 @@ class TritonKernels:
 
     def noisy_point(self, generator: torch.Generator) -> None:
         """Line 3; first it keeps the mean."""
-        self._refresh()
-        fresh = not self.buckets[0].mean
+        fresh = self.buckets[0].fresh
         if fresh:
-            for b, mean in zip(self.buckets, self._means(), strict=True):
-                b.mean = mean
+            self.refresh()
+            if self._master:
+                for b in self.buckets:
+                    b.mean = b.master or []
+            else:
+                self._mean = self._room("mean")
         seed = torch.empty(1, dtype=torch.int64, device=self.device).random_(generator=generator)
-        table, aligned = self._table(None)
+        table, aligned = self._table(self._none())
         self._launch(
             moves.noisy_point, table, self._numbers, self._blocks, self._hyper, seed, self._count,
             KIND=self._kind, MASTER=self._master, KEEP=fresh, ALIGNED=aligned, QUADS=self._quads,
@@ -71,10 +82,9 @@ class TritonKernels:
 
     def adversarial_point(self, scale: Scale | None) -> None:
         """Line 5 and the sum of |g|."""
-        add = self.buckets[0].absolute is not None
+        add = self.buckets[0].summed
         if not add:
-            for b, pieces in zip(self.buckets, self._rooms(), strict=True):
-                b.absolute = pieces
+            self._absolute = self._room("absolute")
         gradients = self._gradients()
         table, aligned = self._table(gradients)
         inverse, found = (self._one, self._one) if scale is None else (scale.inverse, scale.found_inf)
@@ -87,7 +97,7 @@ class TritonKernels:
         """Line 6: of a single sub-batch the gradient itself serves."""
         gradients = iter(self._gradients())
         for b in self.buckets:
-            terms = [torch.zeros_like(m) if (g := next(gradients)) is None else g for m in b.mean]
+            terms = [torch.zeros_like(w) if (g := next(gradients)) is None else g for w in b.weights]
             if scale is not None:
                 terms = [t.to(torch.float32, copy=True) for t in terms]
                 torch._amp_foreach_non_finite_check_and_unscale_(terms, scale.found_inf, scale.inverse)
@@ -100,7 +110,6 @@ class TritonKernels:
 
     def update(self, parts: int, scale: Scale | None) -> None:
         """Lines 7 to 9; a parameter that no pass reached keeps its mean and its state."""
-        self._refresh()
         sums: list[Tensor | None] = []
         for b in self.buckets:
             sums += [g if seen else None for g, seen in zip(b.gradient or [], b.seen, strict=True)]
@@ -116,6 +125,12 @@ class TritonKernels:
             KIND=self._kind, SUM_KIND=kind, MASTER=self._master, SCALED=scale is not None, ALIGNED=aligned,
         )  # fmt: skip
 
+    def adopt(self) -> None:
+        """Before an update whose means and sums were made elsewhere (`step_vectorized`): take their addresses."""
+        self.refresh()
+        self._mean = [t.data_ptr() for b in self.buckets for t in b.mean]
+        self._absolute = [t.data_ptr() for b in self.buckets for t in b.absolute or []]
+
     # ---- tables ---------------------------------------------------------------------------------------------------
 
     def _launch(self, kernel: Any, *args: Any, **constants: Any) -> None:
@@ -123,64 +138,65 @@ class TritonKernels:
             return
         with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
             kernel[self._grid](*args, **constants, BLOCK=moves.BLOCK)
-        raw_changed([p for b in self.buckets for p in b.params])
+        raw_changed(self._params)
 
     def _whole(self, values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64).to(self.device)
 
-    def _rooms(self) -> list[list[Tensor]]:
-        """Float32 memory in the shapes and strides of the weights, in one piece."""
-        memory = torch.empty(sum(self._pieces), device=self.device)
-        rooms, begin, pieces = [], 0, iter(self._pieces)
+    def _room(self, name: str) -> list[int]:
+        """Float32 memory like the weights, in one piece: addresses; buckets make tensors of it if they need them."""
+        memory = torch.empty(self._begins[-1], device=self.device)
+        begin = 0
         for b in self.buckets:
-            rooms.append([])
-            for w in b.weights:
-                rooms[-1].append(memory.as_strided(w.shape, w.stride(), begin))
-                begin += next(pieces)
-        return rooms
 
-    def _means(self) -> list[list[Tensor]]:
-        return [b.master or [] for b in self.buckets] if self._master else self._rooms()
+            def views(b: Bucket = b, begin: int = begin) -> list[Tensor]:
+                return [
+                    memory.as_strided(w.shape, w.stride(), self._begins[begin + i]) for i, w in enumerate(b.weights)
+                ]
+
+            setattr(b, name, views)
+            begin += len(b.params)
+        base = memory.data_ptr()
+        return [base + 4 * at for at in self._begins[:-1]]
+
+    def _none(self) -> list[Tensor | None]:
+        return [None] * self._count
 
     def _gradients(self) -> list[Tensor | None]:
         """The gradients, in the precision and the strides of the weights."""
-        found: list[Tensor | None] = []
-        for b in self.buckets:
-            for g, w in zip(b.gradients(), b.weights, strict=True):
-                if g is not None and (g.dtype != w.dtype or not _same_order(g, w)):
-                    g = torch.empty_like(w).copy_(g)
-                found.append(g)
+        found = [g for b in self.buckets for g in b.gradients()]
+        dtype = self.buckets[0].key[1]
+        for i, (g, stride) in enumerate(zip(found, self._strides, strict=True)):
+            if g is not None and (g.stride() != stride or g.dtype is not dtype):
+                w = local(self._params[i])
+                if g.dtype != dtype or not _same_order(g, w):
+                    found[i] = torch.empty_like(w).copy_(g)
         return found
 
-    def _table(self, gradients: Sequence[Tensor | None] | None) -> tuple[Tensor, bool]:
+    def _table(self, gradients: Sequence[Tensor | None]) -> tuple[Tensor, bool]:
         """The addresses of everything, and whether all begin at multiples of 16 bytes."""
-        none = [None] * self._count
-        weights = [w for b in self.buckets for w in b.weights]
-        rows: list[Sequence[Tensor | None]] = [weights]
-        for name in ("mean", "s", "momentum"):
-            rows.append([t for b in self.buckets for t in getattr(b, name)])
-        rows.append(none if gradients is None else gradients)
-        rows.append([t for b in self.buckets for t in b.absolute or [None] * len(b.params)])
-        addresses = tuple([0 if t is None else t.data_ptr() for t in chain.from_iterable(rows)])
-        aligned = all(address % 16 == 0 for address in addresses)
+        weights = [local(p).data_ptr() for p in self._params] if self._divided else [p.data_ptr() for p in self._params]
+        sums = self._absolute or [0] * self._count
+        there = [0 if g is None else g.data_ptr() for g in gradients]
+        addresses = (*weights, *self._mean, *self._state, *there, *sums)
         if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             if self._captures == CAPTURES:
                 raise RuntimeError(f"a captured step may have at most about {CAPTURES // 2 - 1} sub-batches")
             host = self._captured[self._captures]
             self._captures += 1
             host.copy_(torch.tensor(addresses, dtype=torch.int64))
-            return host.to(self.device, non_blocking=True), aligned
-        table = self._tables.get(addresses)
-        if table is None:
+            return host.to(self.device, non_blocking=True), _aligned(addresses)
+        found = self._tables.get(addresses)
+        if found is None:
             if len(self._tables) >= CAPTURES:
                 self._tables.clear()
-            host = torch.tensor(addresses, dtype=torch.int64)
-            table = self._tables[addresses] = host.to(self.device)
-        return table, aligned
+            table = torch.tensor(addresses, dtype=torch.int64).to(self.device)
+            found = self._tables[addresses] = (table, _aligned(addresses))
+        return found
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
         """Bring the table of hyperparameters up to date; learning rates in tensors are copied on the device."""
-        rows = []
+        rows: list[tuple[float, ...]] = []
         for b in self.buckets:
             group, (beta1, beta2) = b.group, b.group["betas"]
             lr = 0.0 if isinstance(group["lr"], Tensor) else group["lr"]
@@ -202,3 +218,7 @@ def _same_order(a: Tensor, b: Tensor) -> bool:
     return a.stride() == b.stride() or all(
         i == j for n, i, j in zip(a.shape, a.stride(), b.stride(), strict=True) if n > 1
     )
+
+
+def _aligned(addresses: Sequence[int]) -> bool:
+    return all(address % 16 == 0 for address in addresses)

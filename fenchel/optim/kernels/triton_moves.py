@@ -45,7 +45,7 @@ def _at(table, row: tl.constexpr, tensor, count, offsets, kind: tl.constexpr, al
 @triton.jit
 def _load(pointers, mask, other: tl.constexpr):
     """Load as float32; ``mask`` is None within a tensor."""
-    if mask is None:
+    if mask is None:  # noqa: SIM108 - Triton compiles one branch only of this form
         value = tl.load(pointers)
     else:
         value = tl.load(pointers, mask, other)
@@ -209,7 +209,7 @@ def update(
     ALIGNED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Lines 7 to 9; where there is no gradient, or one was not finite, the weights become the mean and nothing moves."""
+    """Lines 7 to 9; where there is no gradient, or one was not finite, the weights just become the mean."""
     tensor, begin, size = _tile(numbers, blocks, count, BLOCK)
     offsets = begin + tl.arange(0, BLOCK)
     row = hyper + tl.load(numbers + GROUP * count + tensor) * 12
