@@ -6,11 +6,12 @@ JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test lint bench docs lock clean
+.PHONY: help setup reproduce test test-random lint bench docs lock clean
 
 help:
 	@echo "make reproduce  set up, run every quick experiment, draw the figures, write figures/report.html"
 	@echo "make test       set up, run the tests"
+	@echo "make test-random  the same with random examples of the property tests"
 	@echo "make lint       ruff and mypy --strict"
 	@echo "make bench      set up, print the benchmark ratios"
 	@echo "make docs       the API reference, to build/docs"
@@ -32,6 +33,9 @@ reproduce: setup
 
 test: setup
 	$(BIN)/python -m pytest -n $(JOBS)
+
+test-random: setup
+	HYPOTHESIS_PROFILE=random $(BIN)/python -m pytest -n $(JOBS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -33,6 +33,7 @@ class SplitVOGN(VOGN):
     def step_parts(self, loss_fn: Callable[..., Tensor], pieces: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """One step on sub-batches (inputs, labels), each at its own sample; returns the mean loss."""
         gradients = vmap(grad_and_value(loss_fn), in_dims=(None, 0), randomness="different")
+        self.next_noise()
         marginals = self.marginals()
         first = [torch.zeros_like(q.mean) for q in marginals]
         second = [torch.zeros_like(q.mean) for q in marginals]

@@ -24,6 +24,7 @@ from fenchel.optim.vectorized import VectorizedStep
 
 __all__ = ["BSAM"]
 
+SMALL_LR = 5e-3
 STATE = ("s", "momentum", "mean")
 
 
@@ -146,7 +147,8 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
     def _state_of(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[p]
         if "s" not in state:
-            state.update(self.initial_state(p, group))
+            with torch.inference_mode(False):  # the state is to be trained on, wherever it is first looked at
+                state.update(self.initial_state(p, group))
         return state
 
     @without_gradients
@@ -156,6 +158,26 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
             for p in group["params"]:
                 if p.requires_grad:
                     self._state_of(p, group)
+
+    def check_settings(self, params: list[Tensor]) -> None:
+        """Warn of a num_data that counts batches, and of a learning rate as for Adam."""
+        first = self.param_groups[0]
+        if first["num_data"] <= 1:
+            self._watch.warn("data", f"num_data is {first['num_data']}: it is the size N of the training set")
+        elif first["noise"] and not (params[0].device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+            sizes = torch._foreach_norm([local(p.detach()) for p in params])
+            count = sum(local(p).numel() for p in params)
+            weight = float(torch.stack([n.double().to(sizes[0].device) for n in sizes]).norm()) / count**0.5
+            deviation = (first["num_data"] * first["data_factor"] * first["s_init"]) ** -0.5
+            if deviation > weight > 0:
+                self._watch.warn(
+                    "data",
+                    f"the first noise has a standard deviation of {deviation:.2g}, the weights one of {weight:.2g}: "
+                    "num_data is the number of training examples, not of batches",
+                )
+        lr = first["lr"]
+        if not isinstance(lr, Tensor) and 0 < lr < SMALL_LR:
+            self._watch.warn("lr", f"lr={lr:g} is small for bSAM, whose step is lr g/s, not Adam's: try 0.05 to 1")
 
     # ---- noise ----------------------------------------------------------------------------------------------------
 
@@ -359,13 +381,13 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
     # ---- posterior and checkpoints --------------------------------------------------------------------------------
 
     def marginals(self) -> list[Marginal]:
-        """(param, mean, 1/(N s)) of every parameter that requires a gradient; before the first step s is s_init."""
+        """(param, mean, 1/(N s)) of every parameter trained or to be trained; before the first step s is s_init."""
         if self._open:
             raise RuntimeError("the posterior cannot be read in the middle of a step")
         out = []
         for group in self.param_groups:
             for p in group["params"]:
-                if p.requires_grad:
+                if p.requires_grad or self.state.get(p):
                     state = self._state_of(p, group)
                     variance = posterior_variance(state["s"], group["num_data"] * group["data_factor"])
                     out.append(Marginal(p, state.get("mean", p.detach()), variance))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fenchel.optim.distributed import rank_of, same_on_all
+from fenchel.optim.distributed import processes, rank_of, same_on_all
 from fenchel.optim.hyperparameters import (
     check_betas,
     check_group_names,
@@ -67,7 +67,8 @@ class DiagonalVariational(DiagonalPosterior, torch.optim.Optimizer):
     def next_noise(self) -> None:
         """Begin the noise of the next step; `GraphedStep` calls it before a replay."""
         first = self.param_groups[0]
-        if first["step"] == 0 and self._shards.sharded(self.trainable()):
+        together = self._distributed is None and processes() > 1
+        if first["step"] == 0 and (together or self._shards.sharded(self.trainable())):
             first["seed"] = same_on_all(first["seed"], self.trainable()[0].device)
         first["step"] += 1
         self._noise.start(first["seed"], first["step"])
@@ -96,7 +97,8 @@ class DiagonalVariational(DiagonalPosterior, torch.optim.Optimizer):
     def _state_of(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[p]
         if "h" not in state:
-            state.update(self.initial_state(p, group))
+            with torch.inference_mode(False):  # the state is to be trained on, wherever it is first looked at
+                state.update(self.initial_state(p, group))
         return state
 
     @torch.no_grad()
@@ -109,9 +111,10 @@ class DiagonalVariational(DiagonalPosterior, torch.optim.Optimizer):
         return True
 
     def marginals(self) -> list[Marginal]:
-        """(param, mean, 1/(N (h + delta))) of every parameter that requires a gradient."""
+        """(param, mean, 1/(N (h + delta))) of every parameter trained or to be trained."""
         out = []
-        for p, group in self._group_of():
+        pairs = [(p, group) for group in self.param_groups for p in group["params"]]
+        for p, group in [(p, group) for p, group in pairs if p.requires_grad or self.state.get(p)]:
             state = self._state_of(p, group)
             precision = group["num_data"] * group["data_factor"] * (state["h"] + group["weight_decay"])
             out.append(Marginal(p, state.get("mean", p.detach()), precision.reciprocal()))

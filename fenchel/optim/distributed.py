@@ -22,7 +22,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = ["broadcast_module", "local_gradients", "rank_of", "same_on_all", "sum_across_ranks", "sum_counts"]
+__all__ = [
+    "broadcast_module",
+    "local_gradients",
+    "process_group",
+    "processes",
+    "rank_of",
+    "same_on_all",
+    "sum_across_ranks",
+    "sum_counts",
+]
 
 Group = Any
 
@@ -69,6 +78,11 @@ def sum_counts(counts: Sequence[int], device: torch.device, group: Group) -> lis
     tensor = torch.tensor(counts, dtype=torch.int64, device=device)
     dist.all_reduce(tensor, group=group)
     return [int(c) for c in tensor.tolist()]
+
+
+def processes() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def same_on_all(number: int, device: torch.device) -> int:

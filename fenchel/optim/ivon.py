@@ -41,9 +41,10 @@ class IVON(DiagonalVariational):
         data_factor: multiplies N. max_grad_norm: clip the averaged g to this total norm.
         maximize: ascend the objective.
         seed: of the noise; None takes one from torch's global generator.
-        module: the network; needed under DistributedDataParallel with ``distributed`` and under FSDP1.
-        distributed: True or a process group: every process has samples of its own, whose g and h_hat are averaged. A
-            gradient that DistributedDataParallel has averaged over samples of different noise gives a wrong h_hat.
+        module: the network; needed for ``distributed`` over DistributedDataParallel, and under FSDP1.
+        distributed: True or a process group: every process has samples of its own, whose g and h_hat are averaged.
+            None: gradients may be averages over processes, so if there are several all take the first one's noise,
+            without which h_hat would be wrong. False: this process is on its own.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class IVON(DiagonalVariational):
         maximize: bool = False,
         seed: int | None = None,
         module: nn.Module | None = None,
-        distributed: Any = False,
+        distributed: Any = None,
     ) -> None:
         if max_grad_norm is not None:
             check_positive("max_grad_norm", max_grad_norm)
@@ -104,8 +105,6 @@ class IVON(DiagonalVariational):
         pairs = self._group_of()
         if not pairs:
             raise ValueError("IVON.step: no parameter requires a gradient")
-        if ranks is None:
-            self._refuse_averaged_gradients()
         scale = None if scaler is None else LossScale(scaler)
         params = [p for p, _ in pairs]
         for p, group in pairs:
@@ -145,10 +144,6 @@ class IVON(DiagonalVariational):
             g, on = g.clone(), scale.on(p.device)
             torch._amp_foreach_non_finite_check_and_unscale_([g], on.found_inf, on.inverse)
         return g
-
-    def _refuse_averaged_gradients(self) -> None:
-        if isinstance(self._module, nn.parallel.DistributedDataParallel):
-            raise ValueError("IVON under DistributedDataParallel needs distributed=True, or its Hessian is wrong")
 
     def _finish(
         self,

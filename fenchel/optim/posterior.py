@@ -71,6 +71,8 @@ class DiagonalPosterior:
         """
         with torch.no_grad():
             marginals = self.marginals()
+            if not marginals:
+                raise ValueError("there is no posterior to sample: no parameter requires a gradient or was trained")
             noise = self.sampling_noise([marginal.param for marginal in marginals], generator)
             values = [local(q.mean) + z * local(q.variance).sqrt() for q, z in zip(marginals, noise, strict=True)]
         with held([marginal.param for marginal in marginals], values):

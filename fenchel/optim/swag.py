@@ -54,21 +54,29 @@ class SWAG:
         self.max_rank, self.scale, self.count, self.draws = max_rank, scale, 0, 0
         self.seed = new_seed(seed)
         self._shards = Shards(module)
-        self._mean = [torch.zeros_like(local(p), dtype=work_dtype(p)) for p in self._params]
-        self._spread = [torch.zeros_like(m) for m in self._mean]  # sum of squared deviations from the mean
+        self._origin = [torch.zeros_like(local(p), dtype=work_dtype(p)) for p in self._params]  # the first iterate
+        self._shift = [torch.zeros_like(m) for m in self._origin]  # from there to the mean
+        self._spread = [torch.zeros_like(m) for m in self._origin]  # sum of squared deviations from the mean
         self._deviations: list[list[Tensor]] = []
         self._noise = NoiseSource("sampling")
 
+    @property
+    def _mean(self) -> list[Tensor]:
+        return [origin + shift for origin, shift in zip(self._origin, self._shift, strict=True)]
+
     @torch.no_grad()
     def collect(self) -> None:
-        """Take the present weights in (Welford's recursion, which does not cancel)."""
+        """Take the present weights in: Welford's recursion from the first iterate, in which nothing cancels."""
         self.count += 1
         deviations = []
-        for p, mean, spread in zip(self._params, self._mean, self._spread, strict=True):
-            w = local(p).to(mean.dtype)
-            before = w - mean
-            mean.add_(before, alpha=1 / self.count)
-            after = w - mean
+        for p, origin, shift, spread in zip(self._params, self._origin, self._shift, self._spread, strict=True):
+            w = local(p).to(origin.dtype)
+            if self.count == 1:
+                origin.copy_(w)
+            moved = w - origin
+            before = moved - shift
+            shift.add_(before, alpha=1 / self.count)
+            after = moved - shift
             spread.addcmul_(before, after)
             deviations.append(after)
         if self.max_rank:
@@ -111,10 +119,10 @@ class SWAG:
                 return self._noise.normal(shape, dtype, device)
             return torch.randn(shape, dtype=dtype, device=device, generator=generator)
 
-        first = self._mean[0]
+        first, means = self._origin[0], self._mean
         weights = normal(torch.Size([rank]), first.dtype, first.device).tolist() if rank >= 2 else []
         values = []
-        for i, (p, mean, spread) in enumerate(zip(self._params, self._mean, self._spread, strict=True)):
+        for i, (p, mean, spread) in enumerate(zip(self._params, means, self._spread, strict=True)):
             noise = self._shards.part(p, normal(self._shards.whole_shape(p), mean.dtype, mean.device))
             deviation = (spread / self.count).sqrt_() * noise
             if rank >= 2:
@@ -141,8 +149,7 @@ class SWAG:
         """Tensors and numbers only."""
         return {
             **{name: getattr(self, name) for name in ("count", "scale", "max_rank", "seed", "draws")},
-            "mean": [t.clone() for t in self._mean],
-            "spread": [t.clone() for t in self._spread],
+            **{name: [t.clone() for t in getattr(self, f"_{name}")] for name in ("origin", "shift", "spread")},
             "deviations": [[t.clone() for t in column] for column in self._deviations],
         }
 
@@ -155,15 +162,16 @@ class SWAG:
         missing = sorted(set(self.state_dict()) - set(state))
         if missing:
             raise ValueError(f"this is not a state of SWAG: it lacks {missing[0]!r}")
-        shapes = [tuple(t.shape) for t in self._mean]
-        for column in (state["mean"], state["spread"], *state["deviations"]):
+        shapes = [tuple(t.shape) for t in self._origin]
+        for column in (state["origin"], state["shift"], state["spread"], *state["deviations"]):
             if [tuple(t.shape) for t in column] != shapes:
                 raise ValueError(f"the state's tensors have shapes {[tuple(t.shape) for t in column]}, not {shapes}")
         self.count, self.max_rank, self.draws = int(state["count"]), int(state["max_rank"]), int(state["draws"])
         self.scale, self.seed = float(state["scale"]), int(state["seed"])
-        for mine, saved in zip((self._mean, self._spread), (state["mean"], state["spread"]), strict=True):
-            for t, value in zip(mine, saved, strict=True):
+        for name in ("origin", "shift", "spread"):
+            for t, value in zip(getattr(self, f"_{name}"), state[name], strict=True):
                 t.copy_(value)
         self._deviations = [
-            [value.to(t).clone() for t, value in zip(self._mean, column, strict=True)] for column in state["deviations"]
+            [value.to(t).clone() for t, value in zip(self._origin, column, strict=True)]
+            for column in state["deviations"]
         ]

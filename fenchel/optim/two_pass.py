@@ -162,6 +162,8 @@ class TwoPassOptimizer(torch.optim.Optimizer):
         params = self.trainable()
         if not params:
             raise ValueError(f"{type(self).__name__}.step: no parameter requires a gradient")
+        if self._watch.steps == 1:
+            self.check_settings(params)
         losses: list[Any] = []
         self.begin(scaler, len(closures))
         try:
@@ -178,6 +180,9 @@ class TwoPassOptimizer(torch.optim.Optimizer):
         loss = mean_loss(losses)
         self._watch.finish(loss, scaler)
         return loss
+
+    def check_settings(self, params: list[Tensor]) -> None:
+        """Warn, before the first step, of settings that are more likely a mistake."""
 
     def _is_priming(self) -> bool:
         """Whether torch.distributed.checkpoint asks, by a bare step with lr 0, for the state to be made."""

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from fenchel.gaussian import Gaussian
 from fenchel.metrics import Metrics, Outputs, RunningMetrics, to_probabilities
 from fenchel.optim.batch_norm import reestimate_statistics
+from fenchel.predict.batches import labels_of, logits_of, split
 from fenchel.predict.gaussian import DiagonalGaussian
 from fenchel.predict.laplace import ClassLogits, LaplacePosterior
 
@@ -46,8 +47,8 @@ def predict_bma(
         optimizer_or_posterior: `BSAM`, `VOGN`, `IVON`, `SWAG` or anything else with a `sampled_params()` context;
             a `DiagonalGaussian`; a `fenchel.Gaussian` over all weights, in the order of the model's parameters;
             a `LaplacePosterior` or a fitted laplace-torch object; None for the weights as they are.
-        loader: batches of inputs, or tuples that begin with the inputs; or one tensor of inputs. It is gone through
-            once a sample and must give the same batches each time: no shuffling, no random augmentation.
+        loader: batches, or one tensor of inputs; see `fenchel.predict.batches.split` for what a batch may be. It is
+            gone through once a sample and must give the same batches each time: no shuffling, no random augmentation.
         samples: how many; 0 or "mean" predicts once, at the posterior mean.
         generator, seed: where the samples come from; without either, the optimizer's own stream (or torch's).
         outputs: what the network's outputs mean; see `fenchel.metrics.Outputs`. Binary outputs give two columns.
@@ -77,11 +78,11 @@ def predict_bma(
         for _ in range(max(count, 1)):
             if linearized:
                 sample = posterior.draw(generator)
-                sums.add_pass(batches, place, partial(posterior.linearized_outputs, model, sample), outputs)
+                sums.add_pass(model, batches, place, partial(posterior.linearized_outputs, model, sample), outputs)
                 continue
             with _weights(posterior, count, generator):
                 network = model if batch_norm_loader is None else _reestimated(model, batch_norm_loader)
-                sums.add_pass(batches, place, network, outputs)
+                sums.add_pass(model, batches, place, network, outputs)
     return sums.mean()
 
 
@@ -96,9 +97,7 @@ def evaluate_bma(
     probabilities = predict_bma(model, optimizer_or_posterior, loader, samples, **options)
     running, start = RunningMetrics(), 0
     for batch in loader:
-        if not isinstance(batch, tuple | list) or len(batch) < 2:
-            raise ValueError("loader must give tuples (inputs, labels, ...)")
-        labels = torch.as_tensor(batch[1])
+        labels = labels_of(model, batch)
         running.update(probabilities[start : start + len(labels)], labels.to(probabilities.device))
         start += len(labels)
     return running.compute()
@@ -113,16 +112,22 @@ class _Sum:
         self._passes = 0
 
     def add_pass(
-        self, batches: Iterable[Any], device: torch.device, predict: Callable[[Tensor], Tensor], outputs: Outputs
+        self,
+        model: nn.Module,
+        batches: Iterable[Any],
+        device: torch.device,
+        predict: Callable[..., Any],
+        outputs: Outputs,
     ) -> None:
-        """Add the probabilities of one pass."""
+        """Add the probabilities of one pass; ``model`` tells how many inputs a batch has."""
         prints: list[Tensor] = []
         for i, batch in enumerate(batches):
-            inputs = (batch[0] if isinstance(batch, tuple | list) else batch).to(device)
-            prints.append(_fingerprint(inputs))
-            probabilities = to_probabilities(predict(inputs), outputs)
-            if len(probabilities) != len(inputs):
-                raise ValueError(f"the model gave {len(probabilities)} predictions for {len(inputs)} inputs")
+            inputs = split(model, batch)[0].to(device)
+            prints.append(torch.cat([_fingerprint(t) for t in inputs.tensors()]))
+            probabilities = to_probabilities(logits_of(predict(*inputs.positional, **inputs.named)), outputs)
+            size = len(inputs.tensors()[0])
+            if len(probabilities) != size:
+                raise ValueError(f"the model gave {len(probabilities)} predictions for {size} inputs")
             if self._passes == 0:
                 self._total.append(probabilities)
             elif i < len(self._total):
@@ -184,6 +189,8 @@ def _as_posterior(model: nn.Module, given: Any) -> Any:
     if not isinstance(given, LaplacePosterior) and hasattr(given, "posterior_precision"):
         network = given.model.network if isinstance(given.model, ClassLogits) else given.model
         given = LaplacePosterior(given, network)
+    while not hasattr(given, "sampled_params") and hasattr(given, "optimizer"):  # wrapped by Accelerate or Lightning
+        given = given.optimizer
     if not hasattr(given, "sampled_params"):
         raise TypeError(
             f"cannot sample from a {type(given).__name__}: it has no sampled_params(); "

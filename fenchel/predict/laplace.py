@@ -19,6 +19,7 @@ from torch.func import functional_call, jvp
 from fenchel.errors import MissingDependencyError
 from fenchel.metrics import Outputs, to_logits
 from fenchel.optim.posterior import held
+from fenchel.predict.batches import logits_of
 from fenchel.predict.gaussian import split_like, trainable
 
 __all__ = ["ClassLogits", "LaplacePosterior", "fit_laplace"]
@@ -88,7 +89,7 @@ class LaplacePosterior:
             yield
 
     @torch.no_grad()
-    def linearized_outputs(self, network: nn.Module, sample: list[Tensor], inputs: Tensor) -> Tensor:
+    def linearized_outputs(self, network: nn.Module, sample: list[Tensor], *inputs: Any, **named: Any) -> Tensor:
         """f(x; w) + J(x) (sample - w) for a batch, in the shape of the network's own outputs."""
         names = {id(p): name for name, p in network.named_parameters()}
         weights = {names[id(p)]: m for p, m in zip(self._params, self._mean, strict=True)}
@@ -97,7 +98,9 @@ class LaplacePosterior:
             warnings.simplefilter(
                 "ignore", FutureWarning
             )  # torch's first jvp scripts functions, which torch discourages
-            value, derivative = jvp(lambda w: functional_call(network, w, (inputs,)), (weights,), (direction,))[:2]
+            value, derivative = jvp(
+                lambda w: logits_of(functional_call(network, w, inputs, named)), (weights,), (direction,)
+            )[:2]
         shifted: Tensor = value + derivative
         return shifted
 

@@ -1,0 +1,490 @@
+"""What users of torch's autocast, hooks, frameworks and checkpoints do, and the mistakes that they make."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from optim_cases import closure_for, data, flat, network
+from torch import Tensor, nn
+
+from fenchel.optim import BSAM, IVON, SAM, SWAG, VOGN, ClosureError, SettingsWarning, per_example_loss
+from fenchel.predict import DiagonalGaussian, evaluate_bma, predict_bma
+
+SETTINGS: dict[str, Any] = {"num_data": 100, "rho": 0.05}
+
+
+def make(kind: str, params: Any, **kwargs: Any) -> Any:
+    if kind == "bsam":
+        return BSAM(params, 0.1, seed=0, **SETTINGS, **kwargs)
+    if kind == "ivon":
+        return IVON(params, 0.1, num_data=100, seed=0, **kwargs)
+    return SAM(params, torch.optim.SGD, 0.05, lr=0.1, **kwargs)
+
+
+KINDS = ["bsam", "sam", "ivon"]
+
+
+# ---- autocast keeps 16-bit copies of weights
+
+
+def test_every_sample_is_seen_inside_an_autocast_region() -> None:
+    net = network(dtype=torch.float32)
+    x = data(dtype=torch.float32)[0]
+    posterior = DiagonalGaussian(net, variance=1.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        several = predict_bma(net, posterior, [x], samples=4, seed=0)
+    one = predict_bma(net, posterior, [x], samples=1, seed=0)
+    apart = predict_bma(net, posterior, [x], samples=4, seed=0)
+    assert (several - one).abs().max() > 0.01
+    torch.testing.assert_close(several, apart, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("kind", ["bsam", "sam"])
+def test_both_passes_see_their_weights_inside_an_autocast_region(kind: str) -> None:
+    p = nn.Linear(3, 1, bias=False)
+    opt = make(kind, p.parameters(), **({"noise": False} if kind == "bsam" else {}))
+    x, seen = torch.eye(3), []
+
+    def closure() -> Tensor:
+        opt.zero_grad()
+        out = p(x)
+        seen.append(out.detach().float().flatten().clone())
+        loss = (out.float() - 5).square().mean()
+        loss.backward()
+        return loss
+
+    with torch.autocast("cpu", torch.bfloat16):
+        opt.step(closure)
+        opt.step(closure)
+    assert all(not torch.equal(a, b) for a, b in pairwise(seen))
+
+
+def test_a_graph_of_older_weights_is_refused() -> None:
+    p = nn.Parameter(torch.ones(3))
+    opt = make("bsam", [p])
+    old = p.square().sum()
+    opt.step(lambda: None)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        old.backward()
+
+
+# ---- closures
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_closures_that_do_not_do_their_part_are_refused_and_move_nothing(kind: str) -> None:
+    net = network()
+    x, y = data()
+    opt = make(kind, net.parameters())
+    before = flat(net)
+
+    def loss() -> Tensor:
+        return nn.functional.cross_entropy(net(x), y)
+
+    def without_zero_grad() -> Tensor:
+        value = loss()
+        value.backward()
+        return value
+
+    def without_backward() -> Tensor:
+        opt.zero_grad()
+        return loss()
+
+    def a_dictionary() -> Any:
+        opt.zero_grad()
+        value = loss()
+        value.backward()
+        return {"loss": value}
+
+    for closure, error, words in (
+        (without_zero_grad, ClosureError, "zero_grad"),
+        (without_backward, ClosureError, "backward"),
+        (a_dictionary, TypeError, "must return the loss"),
+        (lambda: (a_dictionary(), 1), TypeError, "must return the loss"),
+    ):
+        net.zero_grad()
+        if closure is without_zero_grad:
+            without_zero_grad()  # as a framework does that accumulates gradients
+        for closures in (closure, [closure, closure]):
+            with pytest.raises(error, match=words):
+                opt.step(closures)
+            assert torch.equal(flat(net), before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_zeroed_in_place_are_fine(kind: str) -> None:
+    net = network()
+    x, y = data()
+    opt = make(kind, net.parameters())
+
+    def closure() -> Tensor:
+        opt.zero_grad(set_to_none=False)
+        value = nn.functional.cross_entropy(net(x), y)
+        value.backward()
+        return value
+
+    for _ in range(3):
+        opt.step(closure)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_forgotten_scaler_is_refused(kind: str) -> None:
+    net = network(dtype=torch.float32)
+    x, y = data(dtype=torch.float32)
+    opt = make(kind, net.parameters())
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+
+    def closure() -> Tensor:
+        opt.zero_grad()
+        loss = nn.functional.cross_entropy(net(x), y)
+        scaler.scale(loss).backward()
+        return loss
+
+    with pytest.raises(ClosureError, match="grad_scaler=scaler"):
+        opt.step(closure)
+    opt.step(closure, grad_scaler=scaler)
+    scaler.update()
+
+
+def test_ivon_with_a_scaler_is_ivon_without() -> None:
+    ends = []
+    for scale in (None, 2.0**12):
+        net = network(dtype=torch.float32)
+        x, y = data(dtype=torch.float32)
+        opt = make("ivon", net.parameters(), max_grad_norm=0.3)
+        scaler = None if scale is None else torch.amp.GradScaler("cpu", init_scale=scale)
+        for _ in range(5):
+            opt.step(closure_for(net, opt, x, y, scaler), grad_scaler=scaler)
+            if scaler is not None:
+                scaler.update()
+        ends.append((flat(net), torch.cat([s["h"].flatten() for s in opt.state.values()])))
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-5, atol=1e-6)
+
+
+def warned(opt: Any, closure: Any) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            opt.step(closure)
+    assert all(issubclass(w.category, SettingsWarning) for w in caught)
+    return [str(w.message) for w in caught]
+
+
+def test_likely_mistakes_are_named_once() -> None:
+    x, y = data()
+
+    def run(factor: float = 1.0, **kwargs: Any) -> list[str]:
+        net = network()
+        opt = BSAM(net.parameters(), **{"lr": 0.1, "num_data": 5000, "rho": 0.01, "seed": 0, **kwargs})
+
+        def closure() -> Tensor:
+            opt.zero_grad()
+            loss = factor * nn.functional.cross_entropy(net(x), y)
+            loss.backward()
+            return loss
+
+        return warned(opt, closure)
+
+    assert run() == []
+    for kwargs, words in (
+        ({"lr": 1e-3}, "lr=0.001 is small"),
+        ({"num_data": 1}, "size N of the training set"),
+        ({"num_data": 4}, "number of training examples, not of batches"),
+        ({"factor": 200.0}, "mean over the minibatch"),
+        ({"factor": float("nan")}, "NaN"),
+    ):
+        (message,) = run(**kwargs)
+        assert words in message
+
+
+# ---- settings and checkpoints
+
+
+def test_misspelt_hyperparameters_are_named() -> None:
+    p = nn.Parameter(torch.ones(2))
+    with pytest.raises(ValueError, match="did you mean 'rho'"):
+        make("bsam", [{"params": [p], "rhoo": 0.1}])
+    with pytest.raises(ValueError, match="did you mean 'rho'"):
+        make("sam", [{"params": [p], "rhoo": 0.1}])
+    with pytest.raises(ValueError, match="did you mean 'num_data'"):
+        make("ivon", [{"params": [p], "numdata": 3}])
+    make("bsam", [{"params": [p], "lr_scale": 0.1, "name": "head"}])  # schedulers' own keys
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_to_train_sparse_and_foreign_states_give_one_sentence(kind: str) -> None:
+    frozen = nn.Parameter(torch.ones(2), requires_grad=False)
+    with pytest.raises(ValueError, match="no parameter requires a gradient"):
+        make(kind, [frozen]).step(lambda: torch.zeros(()))
+    table = nn.Embedding(4, 2, sparse=True)
+    opt = make(kind, table.parameters())
+
+    def closure() -> Tensor:
+        opt.zero_grad()
+        loss = table(torch.tensor([1])).sum()
+        loss.backward()
+        return loss
+
+    with pytest.raises(ValueError, match="sparse gradients"):
+        opt.step(closure)
+    if kind == "sam":
+        return
+    p = nn.Parameter(torch.ones(2))
+    adam = torch.optim.Adam([p])
+    p.grad = torch.ones(2)
+    adam.step()
+    with pytest.raises(ValueError, match="not saved by"):
+        make(kind, [p]).load_state_dict(adam.state_dict())
+
+
+def test_sam_refuses_bases_that_evaluate_closures() -> None:
+    with pytest.raises(TypeError, match="LBFGS"):
+        SAM([nn.Parameter(torch.ones(2))], torch.optim.LBFGS, 0.1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_load_hooks_work_as_torch_documents(kind: str) -> None:
+    def trained(seed: int) -> tuple[nn.Module, Any]:
+        net = network()
+        x, y = data()
+        opt = make(kind, net.parameters(), **({"momentum": 0.9} if kind == "sam" else {}))
+        for _ in range(seed):
+            opt.step(closure_for(net, opt, x, y))
+        return net, opt
+
+    _, source = trained(3)
+    _, target = trained(1)
+    calls: list[str] = []
+
+    def replace(optimizer: Any, state: Any) -> Any:
+        calls.append("pre")
+        changed = copy.deepcopy(source.state_dict())
+        changed["param_groups"][0]["lr"] = 0.25
+        return changed
+
+    target.register_load_state_dict_pre_hook(replace)
+    target.register_load_state_dict_post_hook(lambda optimizer: calls.append("post"))
+    target.load_state_dict({"state": {}, "param_groups": target.state_dict()["param_groups"]})
+    assert calls == ["pre", "post"]
+    assert target.param_groups[0]["lr"] == 0.25
+    for p, q in zip(source.param_groups[0]["params"], target.param_groups[0]["params"], strict=True):
+        for name, value in source.state[p].items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(target.state[q][name]))
+
+
+def test_groups_restore_what_they_hold_and_lack_what_is_new() -> None:
+    p = nn.Parameter(torch.ones(2))
+    saved = make("bsam", [p], max_grad_norm=0.5).state_dict()
+    fresh = make("bsam", [p])
+    fresh.load_state_dict(saved)
+    assert fresh.param_groups[0]["max_grad_norm"] == 0.5
+    for name in ("fused", "max_grad_norm", "step"):
+        del saved["param_groups"][0][name]
+    fresh.load_state_dict(saved)
+    fresh.step(lambda: None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_distributed_checkpoints_resume_bit_for_bit(kind: str) -> None:
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+
+    def go(net: nn.Module, opt: Any, steps: int) -> None:
+        x, y = data()
+        for _ in range(steps):
+            opt.step(closure_for(net, opt, x, y))
+
+    extra: dict[str, Any] = {"momentum": 0.9} if kind == "sam" else {}
+    whole = network()
+    opt = make(kind, whole.parameters(), **extra)
+    go(whole, opt, 3)
+    weights = copy.deepcopy(whole.state_dict())
+    saved = copy.deepcopy(get_optimizer_state_dict(whole, opt))
+    go(whole, opt, 3)
+    resumed = network()
+    resumed.load_state_dict(weights)
+    fresh = make(kind, resumed.parameters(), **extra)
+    set_optimizer_state_dict(resumed, fresh, saved)
+    go(resumed, fresh, 3)
+    assert torch.equal(flat(resumed), flat(whole))
+
+
+# ---- numerics
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0, 10.0])
+def test_swag_variances_do_not_cancel(offset: float) -> None:
+    p = nn.Parameter(torch.zeros(500))
+    swag = SWAG([p], max_rank=0, seed=0)
+    values = torch.randn(200, 500, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 1e-4 + offset
+    for row in values:
+        with torch.no_grad():
+            p.copy_(row)
+        swag.collect()
+    exact = values.float().double().var(0, unbiased=False)
+    torch.testing.assert_close(swag.posterior_variance()[0].double(), exact, rtol=0.01, atol=0)
+    with pytest.raises(ValueError, match="shapes"):
+        SWAG([nn.Parameter(torch.zeros(1))]).load_state_dict(swag.state_dict())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sam_takes_norms_of_16_bit_gradients_in_float32(dtype: torch.dtype) -> None:
+    p = nn.Parameter(torch.zeros(1000, dtype=dtype))
+    opt = SAM([p], torch.optim.SGD, 1.0, lr=0.0)
+    opt.begin()
+    opt.first_point()
+    p.grad = torch.full_like(p, 300.0)  # the sum of squares overflows float16
+    opt.second_point()
+    torch.testing.assert_close(p.detach().float(), torch.full((1000,), 1000**-0.5), rtol=0.01, atol=0)
+    opt.restore()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_maximize_equals_minimizing_minus_the_loss(kind: str) -> None:
+    ends = []
+    for maximize in (False, True):
+        p = nn.Parameter(torch.tensor([0.4, -0.3], dtype=torch.float64))
+        opt = make(kind, [p], maximize=maximize)
+
+        def closure(p: Any = p, opt: Any = opt, sign: float = 1.0 if maximize else -1.0) -> Tensor:
+            opt.zero_grad()
+            loss = -sign * (p.cos().sum() - p.square().sum()) * -1
+            loss.backward()
+            return loss
+
+        for _ in range(5):
+            opt.step(closure)
+        ends.append(p.detach().clone())
+    torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-12)
+
+
+def test_vogn_maximizes() -> None:
+    ends = []
+    for maximize in (False, True):
+        net = nn.Linear(2, 1, bias=False).double()
+        nn.init.ones_(net.weight)
+        opt = VOGN(net.parameters(), 0.1, num_data=50, seed=0, maximize=maximize)
+        sign = -1.0 if maximize else 1.0
+
+        def criterion(out: Tensor, y: Tensor, sign: float = sign) -> Tensor:
+            return sign * (out.squeeze(-1) - y).square().mean()
+
+        loss = per_example_loss(net, criterion, opt.trainable())
+        x = torch.arange(8.0, dtype=torch.float64).view(4, 2)
+        for _ in range(3):
+            opt.step(loss, (x, x.sum(1)))
+        ends.append(net.weight.detach().clone())
+    torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-12)
+
+
+def test_adaptive_sam_scales_the_perturbation_with_the_weights() -> None:
+    p = nn.Parameter(torch.tensor([2.0, -0.5], dtype=torch.float64))
+    opt = SAM([p], torch.optim.SGD, 0.3, lr=0.0, adaptive=True)
+    g = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    opt.begin()
+    opt.first_point()
+    p.grad = g.clone()
+    opt.second_point()
+    w = torch.tensor([2.0, -0.5], dtype=torch.float64)
+    torch.testing.assert_close(p.detach() - w, 0.3 * w.square() * g / (w.abs() * g).norm())
+    opt.restore()
+
+
+def test_sam_clips_the_averaged_gradient() -> None:
+    p = nn.Parameter(torch.tensor([3.0, 4.0], dtype=torch.float64))
+    opt = SAM([p], torch.optim.SGD, 0.0, lr=1.0, max_grad_norm=0.5)
+
+    def closure() -> Tensor:
+        opt.zero_grad()
+        loss = 0.5 * p.square().sum()
+        loss.backward()
+        return loss
+
+    opt.step(closure)
+    torch.testing.assert_close(p.detach(), torch.tensor([2.7, 3.6], dtype=torch.float64), rtol=1e-5, atol=0)
+
+
+# ---- prediction
+
+
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 2), nn.Linear(4, 2)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        return self.a(first) + self.b(second)
+
+
+class Output:
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+
+
+class Named(TwoInputs):
+    def forward(self, first: Tensor = None, second: Tensor = None, labels: Any = None) -> Any:  # type: ignore[assignment]
+        return Output(super().forward(first, second))
+
+
+def test_batches_of_every_kind_predict_alike() -> None:
+    torch.manual_seed(0)
+    two, named = TwoInputs(), Named()
+    named.load_state_dict(two.state_dict())
+    x, z, y = torch.randn(6, 3), torch.randn(6, 4), torch.arange(6) % 2
+    ends = [
+        predict_bma(model, DiagonalGaussian(model, variance=0.2), loader, samples=3, seed=0)
+        for model, loader in (
+            (two, [(x, z)]),
+            (two, [[x[:4], z[:4], y[:4]], [x[4:], z[4:], y[4:]]]),
+            (two, [((x, z), y)]),
+            (two, [{"first": x, "second": z}]),
+            (named, [{"first": x, "second": z, "labels": y}]),
+            (named, [({"first": x, "second": z}, y)]),
+        )
+    ]
+    for found in ends[1:]:
+        torch.testing.assert_close(found, ends[0])
+    found = evaluate_bma(named, DiagonalGaussian(named), [{"first": x, "second": z, "labels": y}], 2, seed=0)
+    assert found.count == 6
+    with pytest.raises(TypeError, match="a batch must hold tensors"):
+        predict_bma(two, None, [("a", "b")])
+    with pytest.raises(TypeError, match="the model must return a tensor"):
+        predict_bma(nn.Sequential(Wrong()), None, [x])
+
+
+class Wrong(nn.Module):
+    def forward(self, x: Tensor) -> Any:
+        return "no"
+
+
+@pytest.mark.parametrize("kind", ["bsam", "ivon"])
+def test_frozen_models_and_inference_mode(kind: str) -> None:
+    net = network(dtype=torch.float32)
+    x, y = data(dtype=torch.float32)
+    opt = make(kind, net.parameters())
+    with torch.inference_mode():
+        first = predict_bma(net, opt, [x], samples=2)
+    assert torch.isfinite(first).all()
+    opt.step(closure_for(net, opt, x, y))
+    net.requires_grad_(False)
+    mean = predict_bma(net, opt, [x], samples="mean")
+    assert not torch.allclose(predict_bma(net, opt, [x], samples=2), mean)
+    untrained = make(kind, net.parameters())
+    with pytest.raises(ValueError, match="no posterior to sample"):
+        predict_bma(net, untrained, [x], samples=2)
+
+
+def test_wrapped_optimizers_are_unwrapped() -> None:
+    class Wrapper:
+        def __init__(self, optimizer: Any) -> None:
+            self.optimizer = optimizer
+
+    net = network(dtype=torch.float32)
+    x = data(dtype=torch.float32)[0]
+    opt = make("bsam", net.parameters())
+    a = predict_bma(net, Wrapper(Wrapper(opt)), [x], samples=2, seed=1)
+    assert torch.equal(a, predict_bma(net, opt, [x], samples=2, seed=1))
