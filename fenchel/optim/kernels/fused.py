@@ -141,7 +141,12 @@ class TritonKernels:
         raw_changed(self._params)
 
     def _whole(self, values: list[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64).to(self.device)
+        return self._sent(values, torch.int64)
+
+    def _sent(self, values: Sequence[Any], dtype: torch.dtype) -> Tensor:
+        """Numbers on the device, without waiting for it: from pinned memory, which torch reuses once it was read."""
+        host = torch.tensor(values, dtype=dtype, pin_memory=self.device.type == "cuda")
+        return host.to(self.device, non_blocking=True)
 
     def _room(self, name: str) -> list[int]:
         """Float32 memory like the weights, in one piece: addresses; buckets make tensors of it if they need them."""
@@ -190,8 +195,7 @@ class TritonKernels:
         if found is None:
             if len(self._tables) >= CAPTURES:
                 self._tables.clear()
-            table = torch.tensor(addresses, dtype=torch.int64).to(self.device)
-            found = self._tables[addresses] = (table, _aligned(addresses))
+            found = self._tables[addresses] = (self._sent(addresses, torch.int64), _aligned(addresses))
         return found
 
     def refresh(self) -> None:
@@ -207,7 +211,7 @@ class TritonKernels:
             rows.append((noise, b.sign * group["rho"], lr, *rates, decay, offset, b.sign, b.factor, first))
         if rows != self._values:
             self._values = rows
-            self._hyper.copy_(torch.tensor(rows, dtype=torch.float64))
+            self._hyper.copy_(self._sent(rows, torch.float32))
         for i, b in enumerate(self.buckets):
             if isinstance(b.group["lr"], Tensor):
                 self._hyper[i, moves.LR.value].copy_(b.group["lr"])
