@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -46,7 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--jobs", type=int, default=1, metavar="N", help="worker processes of a sweep")
     run.add_argument("--scheduler", default=None, metavar="ADDRESS", help="run sweeps on this Dask cluster")
-    run.add_argument("--force", action="store_true", help="repeat what is finished")
+    run.add_argument("--force", action="store_true", help="compute again what is finished")
+    run.add_argument("--allow-dirty", action="store_true", help="full runs from a tree with local changes")
     run.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
 
@@ -67,6 +67,8 @@ def _run(options: argparse.Namespace) -> int:
     data = options.data or (Path(os.environ["FENCHEL_DATA"]) if os.environ.get("FENCHEL_DATA") else None)
     if data is not None and not data.is_dir():
         raise InputError(f"data directory {str(data)!r} does not exist")
+    if options.scale == "full" and not options.allow_dirty and store.is_dirty():
+        raise InputError("full results come from committed code: commit your changes, or give --allow-dirty")
     experiments = list(all_experiments().values()) if "all" in options.names else [find(name) for name in options.names]
     failed = []
     for position, experiment in enumerate(experiments, start=1):
@@ -106,6 +108,7 @@ def _run_one(
         partial=partial,
         progress=sys.stderr.isatty() and not options.quiet,
         scheduler=options.scheduler,
+        force=options.force,
     )
     if options.force and partial.exists():
         for stale in partial.glob("*.npz"):
@@ -116,10 +119,11 @@ def _run_one(
     seconds = time.perf_counter() - start
     command = f"python -m experiments run {experiment.name} --scale {scale} --seed {options.seed}"
     command += " --data DIR" if data is not None else ""
+    command += f" --jobs {options.jobs}" if options.jobs != 1 else ""
     stamp = store.provenance(command, options.seed, seconds, outcome.settings.get("device"))
     return seconds, store.save(experiment, outcome, {**stamp, "resumed": resumed, "key": key}, scale)
 
 
 def _finished(name: str, key: dict[str, object]) -> bool:
     path = store.result_path(name, str(key["scale"]))
-    return path.exists() and json.loads(path.read_text())["provenance"].get("key") == key
+    return path.exists() and store.load(path).provenance.get("key") == key

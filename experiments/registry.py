@@ -44,6 +44,9 @@ class Context:
     partial: Path
     progress: bool
     scheduler: str | None = None
+    force: bool = False
+    repeated: set[str] = field(default_factory=set)
+    """Keys of the rows that this run has computed again already."""
 
 
 @dataclass(frozen=True)

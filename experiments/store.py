@@ -8,6 +8,8 @@ import json
 import os
 import platform
 import subprocess
+import sys
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,9 +17,20 @@ from typing import Any
 
 import numpy as np
 
-from experiments.registry import Claim, Experiment, Outcome
+from experiments.registry import Claim, Experiment, InputError, Outcome
 
-__all__ = ["Stored", "load", "load_all", "plain", "provenance", "result_path", "results_directory", "save"]
+__all__ = [
+    "Stored",
+    "is_dirty",
+    "load",
+    "load_all",
+    "plain",
+    "provenance",
+    "read_json",
+    "result_path",
+    "results_directory",
+    "save",
+]
 
 _PACKAGES = (
     "numpy",
@@ -58,7 +71,7 @@ def results_directory() -> Path:
 def result_path(name: str, scale: str) -> Path:
     """Where a run of ``name`` at ``scale`` is stored: NAME.json, but a quick run never replaces a full result."""
     main = results_directory() / f"{name}.json"
-    if scale == "quick" and main.exists() and json.loads(main.read_text())["scale"] == "full":
+    if scale == "quick" and main.exists() and read_json(main).get("scale") == "full":
         return results_directory() / f"{name}.quick.json"
     return main
 
@@ -90,12 +103,38 @@ def save(experiment: Experiment, outcome: Outcome, stamp: Mapping[str, Any], sca
     return path
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        InputError: the file cannot be read, naming it and the remedy.
+    """
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError):
+        record = None
+    if not isinstance(record, dict):
+        raise InputError(f"{path} cannot be read as a result; delete it, or restore it with git checkout")
+    return record
+
+
 def load(path: Path) -> Stored:
-    """Read one stored run with its arrays."""
-    record = json.loads(path.read_text())
+    """Read one stored run with its arrays.
+
+    Raises:
+        InputError: the file, or that of its arrays, is damaged or foreign.
+    """
+    record = read_json(path)
+    try:
+        return _stored(record, path)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        raise InputError(f"{path} or its arrays are damaged; delete them, or restore them with git checkout") from None
+
+
+def _stored(record: dict[str, Any], path: Path) -> Stored:
     arrays: dict[str, np.ndarray] = {}
     if record["arrays"]:
-        with np.load(path.with_suffix(".npz"), allow_pickle=False) as file:
+        with path.with_suffix(".npz").open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {k: file[k] for k in file.files}
     return Stored(
         name=record["name"],
@@ -110,9 +149,20 @@ def load(path: Path) -> Stored:
 
 
 def load_all(*, quick: bool = False) -> dict[str, Stored]:
-    """Every stored run by name; with ``quick``, only the quick runs that stand beside a full one."""
-    paths = sorted(results_directory().glob("*.json"))
-    return {s.name: s for s in (load(p) for p in paths if p.name.endswith(".quick.json") == quick)}
+    """Every stored run by name; with ``quick``, only the quick runs that stand beside a full one.
+
+    Files that cannot be read are named on the standard error stream, and left out.
+    """
+    found = {}
+    for path in sorted(results_directory().glob("*.json")):
+        if path.name.endswith(".quick.json") == quick:
+            try:
+                stored = load(path)
+            except InputError as error:
+                print(f"warning: {error}", file=sys.stderr)
+                continue
+            found[stored.name] = stored
+    return found
 
 
 def provenance(command: str, seed: int, seconds: float, device: str | None = None) -> dict[str, Any]:
@@ -151,6 +201,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, Path):
         return value.name
     raise TypeError(f"a result must hold plain numbers, strings, lists and dicts, got {type(value).__name__}")
+
+
+def is_dirty() -> bool:
+    """Whether full results would go to the project's own directory from a tree with local changes."""
+    return "FENCHEL_RESULTS" not in os.environ and _revision().endswith("with local changes")
 
 
 def _revision() -> str:

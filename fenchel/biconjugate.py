@@ -198,9 +198,12 @@ def _result(frame: MomentFrame, outcome: Outcome, tol: float, seconds: float) ->
     if outcome.unbounded:
         value, low = -np.inf, -np.inf
     scale = max(1.0, abs(value)) if np.isfinite(value) else 1.0
-    certified = bool(np.isfinite(low) and high - low <= tol * scale)
+    low, high, clash = _in_order(low, high, scale)
+    certified = bool(np.isfinite(low) and high - low <= tol * scale and not clash)
     if certified:
         message = ""
+    elif clash:
+        message = clash
     elif not message:
         message = f"the bracket is {high - low:.2g} wide"
     limited = "" if lower is None else lower.limited
@@ -245,7 +248,8 @@ def _quadratic(loss: Any, frame: MomentFrame, tol: float, begin: float) -> Bicon
     else:
         _, lam1, lam2 = frame.to_natural(frame.coefficients(inside.c, inside.b, w))
     value = 0.5 * (low + high)
-    certified = high - low <= tol * max(1.0, abs(value))
+    low, high, clash = _in_order(low, high, max(1.0, abs(value)))
+    certified = high - low <= tol * max(1.0, abs(value)) and not clash
     return BiconjugateResult(
         value=value,
         lower=low,
@@ -258,7 +262,7 @@ def _quadratic(loss: Any, frame: MomentFrame, tol: float, begin: float) -> Bicon
         seconds=time.perf_counter() - begin,
         method="cutting-plane",
         structure=frame.structure,
-        message="" if certified else f"the bracket is {high - low:.2g} wide",
+        message="" if certified else clash or f"the bracket is {high - low:.2g} wide",
         info={
             "rounds": 1,
             "searches": 0,
@@ -267,6 +271,19 @@ def _quadratic(loss: Any, frame: MomentFrame, tol: float, begin: float) -> Bicon
             "majorant_offset": frame.pairing(lam1, lam2)[0] - low,
         },
     )
+
+
+def _in_order(low: float, high: float, scale: float) -> tuple[float, float, str]:
+    """The ends of a bracket in order, and what to say if the lower lies above the upper by more than rounding.
+
+    Then one of the two proofs is wrong: a gradient that is not the loss's own, or rounding beyond the margins.
+    """
+    if not low > high:
+        return low, high, ""
+    if low - high <= 1e-12 * scale:
+        return high, low, ""
+    clash = f"the bracket is inverted (lower end {low:.8g}, upper end {high:.8g}): a wrong gradient, or rounding"
+    return low, high, clash
 
 
 def _closed_form(loss: Loss, q: Gaussian, frame: MomentFrame) -> BiconjugateResult:

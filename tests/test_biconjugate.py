@@ -380,3 +380,26 @@ def test_bad_arguments(arguments: Any, error: type[Exception], words: str) -> No
 def test_bad_options(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         fenchel.biconjugate(LOSS, Q, **options)
+
+
+@pytest.mark.parametrize("tangent", [0.0, 5.0])
+def test_a_wrong_gradient_never_certifies_an_inverted_bracket(tangent: float) -> None:
+    """The gradient of another function: the bracket may be wide or inverted, and then it is not certified."""
+    loss = L.from_function(
+        lambda t: np.logaddexp(t[:, 0], -t[:, 0]),
+        lambda t: np.full_like(t, tangent),
+        1,
+        curvature=1.0,
+    )
+    found = fenchel.biconjugate(loss, fenchel.Gaussian(np.array([0.5]), np.array([[1.0]])), max_seconds=2.0)
+    assert not (found.certified and found.lower > found.upper)
+
+
+@pytest.mark.parametrize("threshold", [3e-20, 1e-12])
+def test_jumps_far_below_the_scale_of_one(threshold: float) -> None:
+    found = fenchel.biconjugate(
+        L.Indicator(threshold), fenchel.Gaussian(np.array([0.0]), np.array([[(threshold / 3) ** 2]]))
+    )
+    assert found.lower <= found.upper or not found.certified
+    if found.certified:
+        assert found.lower - 1e-9 <= -0.1 <= found.upper + 1e-9

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,3 +140,42 @@ def test_the_report_states_every_claim(results: Path) -> None:
     assert all(f"## {identity}" in text for identity in CLAIMS)
     assert "### A1 in toy (quick): refuted" in text
     assert "1e-09" in text
+
+
+def _register_toy() -> None:
+    @register("toy", "A toy")
+    def run(context: Context) -> Outcome:
+        return Outcome({"n": 3}, {"x": 1.0}, (claim(),), {"grid": np.arange(300.0)})
+
+
+def test_damaged_files_are_named_and_the_rest_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("FENCHEL_RESULTS", str(tmp_path))
+    _register_toy()
+    assert cli.main(["run", "toy", "--quiet"]) == 0
+    whole = (tmp_path / "toy.json").read_text()
+    for damaged in (whole[: len(whole) // 2], "[]", '{"name": "toy"}', ""):
+        (tmp_path / "toy.json").write_text(damaged)
+        capsys.readouterr()
+        assert cli.main(["list"]) == 0
+        assert "toy.json" in capsys.readouterr().err
+        assert cli.main(["run", "toy", "--quiet"]) == 2
+        assert "toy.json" in capsys.readouterr().err
+    (tmp_path / "toy.json").write_text(whole)
+    (tmp_path / "toy.npz").write_bytes((tmp_path / "toy.npz").read_bytes()[:100])
+    assert cli.main(["list"]) == 0
+    assert "toy.json" in capsys.readouterr().err
+
+
+def test_full_results_come_from_committed_code(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.delenv("FENCHEL_RESULTS", raising=False)
+    monkeypatch.setattr(store, "_revision", lambda: "abc with local changes")
+    assert cli.main(["run", "fig1", "--scale", "full"]) == 2
+    assert "--allow-dirty" in capsys.readouterr().err
+
+
+def test_a_reader_may_stop_early() -> None:
+    command = f"{sys.executable} -m experiments list | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert "Traceback" not in done.stderr

@@ -135,7 +135,12 @@ def need_data(context: Context, configs: Sequence[Config]) -> None:
 
 def execute(context: Context, configs: Sequence[Config]) -> list[Row]:
     """The rows of ``configs``: finished ones are read, the others are trained, and full ones are kept for good."""
-    rows = RowStore(_working_directory(context), committed_directory() if context.scale == "full" else None)
+    kept = committed_directory() if context.scale == "full" and not context.force else None
+    rows = RowStore(_working_directory(context), kept)
+    if context.force:
+        again = [config for config in configs if config.key() not in context.repeated]
+        rows.forget(again)
+        context.repeated.update(config.key() for config in again)
     if rows.missing(configs):
         need_data(context, configs)
     found = sweep.run(

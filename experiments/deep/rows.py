@@ -10,6 +10,7 @@ from typing import Any
 
 from experiments import store
 from experiments.deep.config import Config
+from experiments.registry import InputError
 
 __all__ = ["Row", "RowStore", "committed_directory", "write_committed"]
 
@@ -36,7 +37,7 @@ class RowStore:
         key = config.key()
         path = self.directory / f"{key}.json"
         if path.exists():
-            return json.loads(path.read_text())  # type: ignore[no-any-return]
+            return store.read_json(path)
         return self._committed.get(key)
 
     def put(self, row: Mapping[str, Any]) -> None:
@@ -46,6 +47,12 @@ class RowStore:
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         temporary.write_text(json.dumps(store.plain(row)) + "\n")
         temporary.replace(path)
+
+    def forget(self, configs: Iterable[Config]) -> None:
+        """Delete the finished rows and the checkpoints of ``configs`` from the directory."""
+        for config in configs:
+            for suffix in ("json", "pt"):
+                (self.directory / f"{config.key()}.{suffix}").unlink(missing_ok=True)
 
     def missing(self, configs: Iterable[Config]) -> list[Config]:
         """The configurations without a row, each once, in order."""
@@ -78,4 +85,7 @@ def _read_lines(path: Path) -> list[Row]:
         return [row for file in sorted(path.glob("*.jsonl")) for row in _read_lines(file)]
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, ValueError):
+        raise InputError(f"{path} cannot be read as rows; restore it (git checkout) or delete it") from None
