@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fenchel.optim.distributed import processes, rank_of, same_on_all
+from fenchel.optim.distributed import processes, rank_of, refuse_inside_zero, same_on_all
 from fenchel.optim.hyperparameters import (
     check_betas,
     check_group_names,
@@ -33,6 +33,7 @@ class DiagonalVariational(DiagonalPosterior, torch.optim.Optimizer):
     def __init__(
         self, params: Any, defaults: dict[str, Any], seed: int | None, *, module: nn.Module | None, distributed: Any
     ) -> None:
+        refuse_inside_zero(type(self).__name__)
         self._noise = NoiseSource("noise", rank_of(distributed))
         self._sampling = NoiseSource("sampling", rank_of(distributed))
         self._distributed, self._module, self._shards = distributed, module, Shards(module)
@@ -119,6 +120,10 @@ class DiagonalVariational(DiagonalPosterior, torch.optim.Optimizer):
             precision = group["num_data"] * group["data_factor"] * (state["h"] + group["weight_decay"])
             out.append(Marginal(p, state.get("mean", p.detach()), precision.reciprocal()))
         return out
+
+    def _trained(self) -> list[Marginal]:
+        """Those of `marginals` that a step is about, in the order of `trainable`."""
+        return [q for q in self.marginals() if q.param.requires_grad]
 
     def sampling_noise(self, params: list[Tensor], generator: torch.Generator | None) -> list[Tensor]:
         """Noise of `sampled_params`: from ``generator``, or a stream of its own."""

@@ -14,6 +14,7 @@ afterwards, and sqrt(s) mean|g_k| is averaged after the absolute value, which sy
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -28,6 +29,7 @@ __all__ = [
     "process_group",
     "processes",
     "rank_of",
+    "refuse_inside_zero",
     "same_on_all",
     "sum_across_ranks",
     "sum_counts",
@@ -83,6 +85,20 @@ def sum_counts(counts: Sequence[int], device: torch.device, group: Group) -> lis
 def processes() -> int:
     """How many processes there are."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def refuse_inside_zero(name: str) -> None:
+    """Raise TypeError for an optimizer made by ZeRO, whose processes would each move some weights alone."""
+    zero = sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer")
+    frame = sys._getframe(1) if zero is not None else None
+    while frame is not None:
+        if isinstance(frame.f_locals.get("self"), zero.ZeroRedundancyOptimizer):  # type: ignore[union-attr]
+            raise TypeError(
+                f"{name} cannot work inside ZeroRedundancyOptimizer, where a process sees a part of the parameters: "
+                "shard the network by fully_shard instead (or, for SAM, the base: "
+                "SAM(params, ZeroRedundancyOptimizer, rho, optimizer_class=torch.optim.SGD, ...) shards the base)"
+            )
+        frame = frame.f_back
 
 
 def same_on_all(number: int, device: torch.device) -> int:

@@ -18,7 +18,6 @@ from fenchel.optim.hyperparameters import check_positive
 from fenchel.optim.noise import work_dtype
 from fenchel.optim.posterior import held
 from fenchel.optim.shards import local
-from fenchel.optim.weights import changed
 
 __all__ = ["IVON"]
 
@@ -114,11 +113,11 @@ class IVON(DiagonalVariational):
         self.next_noise()
         with torch.no_grad():
             for evaluate in closures:
-                marginals, noise = self.marginals(), self._draw(params)
+                marginals, noise = self._trained(), self._draw(params)
                 deviations = [local(q.variance).sqrt() for q in marginals]
                 values = [local(q.mean) + z * d for q, z, d in zip(marginals, noise, deviations, strict=True)]
                 before = self._watch.before(params)
-                with held(params, values):
+                with held(params, values, self._shards):
                     with torch.enable_grad(), local_gradients(None if ranks is None else self._module):
                         losses.append(evaluate())
                     self._watch.after(params, before, losses[-1])
@@ -176,7 +175,7 @@ class IVON(DiagonalVariational):
                 if group["maximize"]:
                     g, h_hat = -g, -h_hat
                 self._update(p, group, g if factor is None else g * factor.to(g), h_hat)
-        changed()
+        self._shards.changed([p for p, _ in pairs])
 
     def _update(self, p: Tensor, group: dict[str, Any], g: Tensor, h_hat: Tensor) -> None:
         (beta1, beta2), delta, state = group["betas"], group["weight_decay"], self.state[p]

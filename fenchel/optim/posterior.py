@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fenchel.optim.shards import is_dtensor, local
-from fenchel.optim.weights import changed, raw_changed
+from fenchel.optim.noise import work_dtype
+from fenchel.optim.shards import Shards, local
 
 __all__ = ["DiagonalPosterior", "Marginal", "held"]
 
@@ -24,37 +24,45 @@ class Marginal(NamedTuple):
 
 
 @contextmanager
-def held(params: list[Tensor], values: list[Tensor]) -> Iterator[None]:
-    """Inside, the parameters hold ``values``; afterwards, come what may, what they held before, bit for bit."""
+def held(params: list[Tensor], values: list[Tensor], shards: Shards | None = None) -> Iterator[None]:
+    """Inside, the parameters hold ``values``; afterwards, come what may, what they held before, bit for bit.
+
+    Args:
+        params: parameters. values: the parts of them at hand. shards: how they are divided over processes.
+    """
+    shards = Shards() if shards is None else shards
     before = [local(p.detach()).clone() for p in params]
     try:
-        _assign(params, values)
+        _assign(params, values, shards)
         yield
     finally:
-        _assign(params, before)
+        _assign(params, before, shards)
 
 
 @torch.no_grad()
-def _assign(params: list[Tensor], values: list[Tensor]) -> None:
+def _assign(params: list[Tensor], values: list[Tensor], shards: Shards) -> None:
     for p, value in zip(params, values, strict=True):
         local(p).copy_(value)
-    raw_changed([p for p in params if is_dtensor(p)]) if any(is_dtensor(p) for p in params) else changed()
+    shards.changed(params)
 
 
 class DiagonalPosterior:
     """What `BSAM`, `VOGN` and `IVON` share: a diagonal Gaussian around the weights."""
+
+    _shards: Shards
 
     def marginals(self) -> list[Marginal]:
         """(param, mean, variance) of every parameter of the posterior, in the order of the groups."""
         raise TypeError(f"{type(self).__name__} does not say what its posterior is")
 
     def sampling_noise(self, params: list[Tensor], generator: torch.Generator | None) -> list[Tensor]:
-        """Standard normals shaped like ``params``, in the precision of the mean."""
-        dtypes = [torch.float32 if p.dtype in (torch.bfloat16, torch.float16) else p.dtype for p in params]
-        return [
-            torch.randn(p.shape, dtype=dtype, device=p.device, generator=generator)
-            for p, dtype in zip(params, dtypes, strict=True)
+        """Standard normals for the parts of ``params`` at hand, in the precision of the mean."""
+        shards = self._shards
+        whole = [
+            torch.randn(shards.whole_shape(p), dtype=work_dtype(p), device=p.device, generator=generator)
+            for p in params
         ]
+        return [shards.part(p, z) for p, z in zip(params, whole, strict=True)]
 
     def posterior_variance(self) -> list[Tensor]:
         """sigma^2 of every parameter of the posterior, in the order of the groups, in the parameter's shape."""
@@ -75,5 +83,5 @@ class DiagonalPosterior:
                 raise ValueError("there is no posterior to sample: no parameter requires a gradient or was trained")
             noise = self.sampling_noise([marginal.param for marginal in marginals], generator)
             values = [local(q.mean) + z * local(q.variance).sqrt() for q, z in zip(marginals, noise, strict=True)]
-        with held([marginal.param for marginal in marginals], values):
+        with held([marginal.param for marginal in marginals], values, self._shards):
             yield

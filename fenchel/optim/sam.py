@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import torch
@@ -14,7 +13,6 @@ from fenchel.optim.hyperparameters import check_non_negative, check_positive
 from fenchel.optim.noise import work_dtype
 from fenchel.optim.shards import local
 from fenchel.optim.two_pass import TwoPassOptimizer, without_gradients
-from fenchel.optim.weights import changed, raw_changed
 
 __all__ = ["SAM"]
 
@@ -63,7 +61,6 @@ class SAM(TwoPassOptimizer):
             raise TypeError(
                 f"SAM cannot hand its gradient to {base_optimizer.__name__}, which evaluates closures itself"
             )
-        _refuse_inside_zero(type(self).__name__)
         own = {"rho": rho, "adaptive": adaptive, "max_grad_norm": max_grad_norm}
         self.check_group(own)
         self.base_optimizer: torch.optim.Optimizer | None = None
@@ -102,7 +99,7 @@ class SAM(TwoPassOptimizer):
         return [local(p) for p in self._params]
 
     def _moved(self) -> None:
-        raw_changed(self._params) if self._shards.sharded(self._params) else changed()
+        self._shards.changed(self._params)
 
     def _put_back(self) -> None:
         torch._foreach_copy_(self._weights(), self._mean)
@@ -211,7 +208,7 @@ class SAM(TwoPassOptimizer):
                 local(p.grad).copy_(average)
         if self.base_optimizer is not None:
             self.base_optimizer.step()
-        changed()
+        self._shards.changed(params)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -224,16 +221,3 @@ class SAM(TwoPassOptimizer):
     def __getstate__(self) -> dict[str, Any]:
         own = ("base_optimizer", "_params", "_mean", "_sum")
         return {**super().__getstate__(), **{name: self.__dict__[name] for name in own}}
-
-
-def _refuse_inside_zero(name: str) -> None:
-    """ZeRO gives every process its own parameters alone, so none could perturb all weights."""
-    zero = sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer")
-    frame = sys._getframe(1) if zero is not None else None
-    while frame is not None:
-        if isinstance(frame.f_locals.get("self"), zero.ZeroRedundancyOptimizer):  # type: ignore[union-attr]
-            raise TypeError(
-                f"{name} cannot work inside ZeroRedundancyOptimizer, where a process sees a part of the parameters: "
-                "SAM(params, ZeroRedundancyOptimizer, rho, optimizer_class=torch.optim.SGD, ...) shards the base"
-            )
-        frame = frame.f_back

@@ -6,12 +6,15 @@ on the position in the whole parameter, so that a sharded run equals one of a si
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from fenchel.optim.weights import changed, raw_changed
 
 __all__ = ["Shards", "is_dtensor", "local"]
 
@@ -52,7 +55,35 @@ class Shards:
 
     def sharded(self, params: Iterable[Tensor]) -> bool:
         """Whether any of ``params`` is divided."""
-        return any(is_dtensor(p) or getattr(p, "_fsdp_flattened", False) for p in params)
+        return any(is_dtensor(p) or self.flattened(p) for p in params)
+
+    @staticmethod
+    def flattened(param: Tensor) -> bool:
+        """Whether it is one of FSDP1, whose shape is that of the part at hand."""
+        return bool(getattr(param, "_fsdp_flattened", False))
+
+    def changed(self, params: Sequence[Tensor]) -> None:
+        """To be called, on all processes, after weights were changed in place."""
+        if self.sharded(params):
+            raw_changed(params)
+            self.let_go()
+        else:
+            changed()
+
+    def let_go(self) -> None:
+        """Have the whole weights gathered anew.
+
+        FSDP keeps those of a forward pass until a backward pass, and would use them again after a forward pass that
+        had none (an evaluation).
+        """
+        fsdp = sys.modules.get("torch.distributed.fsdp")
+        if fsdp is not None:
+            for module in list(sys.modules["torch.distributed._composable_state"]._module_state_mapping):
+                if isinstance(module, fsdp.FSDPModule):
+                    module.reshard()
+        for handle in {id(handle): handle for handle, _ in (self._flat or {}).values()}.values():
+            if handle.uses_sharded_strategy and hasattr(handle.flat_param, "_local_shard"):  # made by the first forward
+                handle.reshard(True)
 
     def whole_shape(self, param: Tensor) -> torch.Size:
         """The shape of the whole parameter.
@@ -60,7 +91,7 @@ class Shards:
         Raises:
             ValueError: FSDP1 flattened the parameter, and the optimizer was not given the wrapped module.
         """
-        if getattr(param, "_fsdp_flattened", False):
+        if self.flattened(param):
             handle, i = self._place(param)
             return torch.Size(handle.flat_param._shapes[i])
         return param.shape
@@ -74,7 +105,7 @@ class Shards:
             for dim, (size, begin) in enumerate(zip(shape, offset, strict=True)):
                 whole = whole.narrow(dim, min(begin, whole.shape[dim]), size)
             return whole
-        if getattr(param, "_fsdp_flattened", False):
+        if self.flattened(param):
             handle, i = self._place(param)
             info = handle.flat_param._shard_param_infos[i]
             if not info.in_shard:
@@ -93,7 +124,7 @@ class Shards:
                 return None
             _, offset = compute_local_shape_and_global_offset(param.shape, param.device_mesh, places)  # type: ignore[attr-defined]
             return int(offset[0]) * (param.numel() // max(param.shape[0], 1)) if param.dim() else 0
-        if getattr(param, "_fsdp_flattened", False):
+        if self.flattened(param):
             handle, i = self._place(param)
             info = handle.flat_param._shard_param_infos[i]
             return int(info.intra_param_start_idx) if info.in_shard else 0
@@ -143,7 +174,7 @@ class Shards:
         if is_dtensor(param):
             mesh, placements = param.device_mesh, param.placements  # type: ignore[attr-defined]
             return tuple(mesh.get_group(i) for i, place in enumerate(placements) if place.is_shard())
-        if getattr(param, "_fsdp_flattened", False):
+        if self.flattened(param):
             return (self._place(param)[0].process_group if self._module is not None else dist.group.WORLD,)
         return ()
 

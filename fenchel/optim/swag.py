@@ -135,14 +135,14 @@ class SWAG:
     @contextmanager
     def sampled_params(self, generator: torch.Generator | None = None) -> Iterator[None]:
         """Inside, the model holds one sample; afterwards what it held before, bit for bit."""
-        with held(self._params, self._sample(generator)):
+        with held(self._params, self._sample(generator), self._shards):
             yield
 
     @contextmanager
     def mean_params(self) -> Iterator[None]:
         """Inside, the model holds the mean of the iterates; afterwards what it held before, bit for bit."""
         self._collected()
-        with held(self._params, self._mean):
+        with held(self._params, self._mean, self._shards):
             yield
 
     def state_dict(self) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from torch._compile import _disable_dynamo
 from fenchel.optim import batch_norm as bn
 from fenchel.optim.amp import LossScale, enabled
 from fenchel.optim.closures import Watch, as_closures, mean_loss
-from fenchel.optim.distributed import local_gradients, process_group
+from fenchel.optim.distributed import local_gradients, process_group, refuse_inside_zero
 from fenchel.optim.hyperparameters import check_group_names, check_params
 from fenchel.optim.shards import Shards
 
@@ -76,6 +76,7 @@ class TwoPassOptimizer(torch.optim.Optimizer):
     ) -> None:
         bn.check_policy(batch_norm, module)
         process_group(distributed)
+        refuse_inside_zero(type(self).__name__)
         self._module = module
         self._batch_norm = batch_norm
         self._distributed = distributed

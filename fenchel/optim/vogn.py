@@ -117,12 +117,12 @@ class VOGN(DiagonalVariational):
         gradients = vmap(
             grad_and_value(loss_fn), in_dims=(None, 0), randomness="different", chunk_size=self._chunk_size
         )
-        first = [torch.zeros_like(q.mean) for q in self.marginals()]
-        second = [torch.zeros_like(q.mean) for q in self.marginals()]
+        first = [torch.zeros_like(q.mean) for q in self._trained()]
+        second = [torch.zeros_like(q.mean) for q in self._trained()]
         total = torch.zeros((), device=batch[0].device)
         for _ in range(self._samples):
             values = []
-            for p, mean, variance in self.marginals():
+            for p, mean, variance in self._trained():
                 z = self.standard_normal_like(p).to(work_dtype(p))
                 values.append((mean + z * variance.sqrt()).to(p.dtype))
             with torch.enable_grad():

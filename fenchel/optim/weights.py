@@ -1,4 +1,4 @@
-"""What else must happen where weights are changed in place."""
+"""What else must happen where weights are changed in place; for weights in parts see `Shards.changed`."""
 
 from __future__ import annotations
 

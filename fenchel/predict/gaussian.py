@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fenchel.optim.posterior import DiagonalPosterior, Marginal, held
+from fenchel.optim.shards import Shards
 
 __all__ = ["DiagonalGaussian", "split_like", "trainable"]
 
@@ -28,6 +29,7 @@ class DiagonalGaussian(DiagonalPosterior):
 
     def __init__(self, params: nn.Module | Iterable[Tensor], mean: Any = None, variance: Any = 0.0) -> None:
         self._params = trainable(params)
+        self._shards = Shards()
         self._mean = (
             [p.detach().clone() for p in self._params] if mean is None else split_like(mean, self._params, "mean")
         )

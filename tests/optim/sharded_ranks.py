@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fenchel.optim import BSAM, IVON, SAM, SWAG
+from fenchel.predict import predict_bma
 
 STEPS = 4
 SETTINGS: dict[str, Any] = {"num_data": 100, "rho": 0.05, "seed": 3, "max_grad_norm": 0.4}
@@ -90,6 +91,44 @@ def fsdp2(x: Tensor, y: Tensor) -> dict[str, Any]:
     return out
 
 
+def predictions(net: nn.Module, opt: Any) -> Tensor:
+    """Averaged over posterior samples, on all data."""
+    return predict_bma(net, opt, [data()[0]], samples=3, seed=5)
+
+
+def evaluated(net: nn.Module, opt: Any, x: Tensor, y: Tensor) -> None:
+    """Training with a forward pass that has no backward pass before every step, as evaluations are."""
+    for _ in range(STEPS):
+        with torch.no_grad():
+            net(x)
+        train(net, opt, x, y, 1)
+
+
+def evaluations(kind: str, x: Tensor, y: Tensor) -> dict[str, Any]:
+    """FSDP keeps gathered weights after a forward pass without a backward pass, and must not use them again."""
+    from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+
+    out: dict[str, Any] = {}
+    for name, make in optimizers().items():
+        net = network()
+        if kind == "fsdp1":
+            net = FullyShardedDataParallel(net, use_orig_params=True, device_id=torch.device("cpu"))
+            opt = make(net.parameters(), module=net)
+        else:
+            fully_shard(net[0])
+            fully_shard(net)
+            opt = make(net.parameters())
+        evaluated(net, opt, x, y)
+        if name in ("bsam", "ivon"):
+            out[f"{name} predictions"] = predictions(net, opt)
+        if isinstance(net, FullyShardedDataParallel):
+            with FullyShardedDataParallel.summon_full_params(net):
+                out[name] = [p.detach().clone() for p in net.parameters()]
+        else:
+            out[name] = whole(net)
+    return out
+
+
 def ddp(x: Tensor, y: Tensor, rank: int) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name, make in optimizers().items():
@@ -123,6 +162,12 @@ def zero(x: Tensor, y: Tensor) -> dict[str, Any]:
         ZeroRedundancyOptimizer(net.parameters(), SAM, base_optimizer=torch.optim.SGD, rho=0.05, lr=0.2)
     except TypeError as error:
         out["refused"] = str(error)
+    for name, kind in (("bsam", BSAM), ("ivon", IVON)):
+        extra = {"rho": 0.05} if kind is BSAM else {}
+        try:
+            ZeroRedundancyOptimizer(net.parameters(), kind, lr=0.2, num_data=100, **extra)
+        except TypeError as error:
+            out[f"{name} refused"] = str(error)
     return out
 
 
@@ -145,6 +190,8 @@ def main(rank: int, folder: Path) -> None:
     found: dict[str, Any] = {}
     for name, run in (("fsdp2", fsdp2), ("zero", zero), ("fsdp1", fsdp1)):
         found[name] = run(x, y)
+    for kind in ("fsdp2", "fsdp1"):
+        found[f"{kind} evaluated"] = evaluations(kind, x, y)
     found["ddp"] = ddp(x, y, rank)
     torch.save(found, folder / f"rank{rank}.pt")
     dist.destroy_process_group()

@@ -488,3 +488,16 @@ def test_wrapped_optimizers_are_unwrapped() -> None:
     opt = make("bsam", net.parameters())
     a = predict_bma(net, Wrapper(Wrapper(opt)), [x], samples=2, seed=1)
     assert torch.equal(a, predict_bma(net, opt, [x], samples=2, seed=1))
+
+
+def test_a_layer_frozen_after_training_leaves_ivon_going() -> None:
+    net = network()
+    x, y = data()
+    opt = make("ivon", net.parameters())
+    opt.step(closure_for(net, opt, x, y))
+    first = next(iter(net.parameters()))
+    first.requires_grad_(False)
+    before = first.detach().clone()
+    opt.step(closure_for(net, opt, x, y))
+    assert torch.equal(first, before)
+    assert len(opt.posterior_variance()) == len(list(net.parameters()))

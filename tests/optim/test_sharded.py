@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from sharded_ranks import data, network, optimizers, train, whole
+from sharded_ranks import data, network, optimizers, predictions, train, whole
 
 from fenchel.optim import SAM, SWAG
 
@@ -50,6 +50,17 @@ def test_sharded_equals_one_process(ranks: Any, wrapper: str, name: str) -> None
                 torch.testing.assert_close(rank[wrapper][f"{name} sample"], whole(net), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["bsam", "sam", "asam", "ivon"])
+@pytest.mark.parametrize("wrapper", ["fsdp2", "fsdp1"])
+def test_evaluations_between_steps_change_nothing(ranks: Any, wrapper: str, name: str) -> None:
+    net, opt = alone(name)
+    for rank in ranks:
+        found = rank[f"{wrapper} evaluated"]
+        torch.testing.assert_close(found[name], whole(net), rtol=0, atol=1e-12)
+        if name in ("bsam", "ivon"):
+            torch.testing.assert_close(found[f"{name} predictions"], predictions(net, opt), rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", ["bsam", "ivon"])
 def test_distributed_checkpoints_of_shards_resume_bit_for_bit(ranks: Any, name: str) -> None:
     assert all(rank["fsdp2"][f"{name} resumed"] for rank in ranks)
@@ -88,3 +99,5 @@ def test_zero_redundancy_is_a_base_of_sam_and_not_its_wrapper(ranks: Any) -> Non
     for rank in ranks:
         torch.testing.assert_close(rank["zero"]["sam"], whole(net), rtol=0, atol=1e-12)
         assert "shards the base" in rank["zero"]["refused"]
+        for name in ("bsam", "ivon"):
+            assert "cannot work inside ZeroRedundancyOptimizer" in rank["zero"][f"{name} refused"]

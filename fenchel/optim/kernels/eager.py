@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fenchel.optim.bucket import Bucket, Scale
-from fenchel.optim.weights import changed, raw_changed
+from fenchel.optim.weights import changed
 
 __all__ = ["adversarial_point", "collect", "keep_mean", "noisy_point", "put_back", "update"]
 
@@ -153,4 +153,4 @@ def _gradients(b: Bucket, scale: Scale | None) -> list[Tensor]:
 
 
 def _tell(b: Bucket) -> None:
-    raw_changed(b.params) if b.divided else changed()
+    b.shards.changed(b.params) if b.divided else changed()

@@ -134,11 +134,12 @@ class TritonKernels:
     # ---- tables ---------------------------------------------------------------------------------------------------
 
     def _launch(self, kernel: Any, *args: Any, **constants: Any) -> None:
-        if not self._grid[0]:  # a process may hold nothing of any parameter
-            return
-        with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
-            kernel[self._grid](*args, **constants, BLOCK=moves.BLOCK)
+        if self._grid[0]:  # a process may hold nothing of any parameter
+            with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
+                kernel[self._grid](*args, **constants, BLOCK=moves.BLOCK)
         raw_changed(self._params)
+        if any(b.divided for b in self.buckets):
+            self.buckets[0].shards.let_go()
 
     def _whole(self, values: list[int]) -> Tensor:
         return self._sent(values, torch.int64)
