@@ -23,7 +23,8 @@ __all__ = ["GraphedStep"]
 class GraphedStep:
     """Captures ``step(*inputs) -> loss`` once, then replays it; for the optimizers here and torch's own.
 
-    Capturing leaves weights, state, buffers and generators as they were: the warm-up steps are undone.
+    Capturing leaves weights, state, buffers and generators as they were: the warm-up steps are undone. It is done on
+    the current stream, unless that is the default one, and graphs of different streams may be replayed at once.
 
     Args:
         optimizer: all its parameters on one CUDA device and its learning rates tensors there (``capturable=True``
@@ -56,19 +57,21 @@ class GraphedStep:
         self._generator: Any = getattr(optimizer, "generator", None)
         drawn_from = [*generators, *([self._generator(device)] if self._generator is not None else [])]
         drawn = [generator.get_state() for generator in (*drawn_from, torch.cuda.default_generators[device.index or 0])]
-        stream = torch.cuda.Stream(device)
-        stream.wait_stream(torch.cuda.current_stream(device))
+        # The libraries' workspaces belong to a stream, so graphs that are to be replayed at once need one each.
+        current = torch.cuda.current_stream(device)
+        stream = torch.cuda.Stream(device) if current == torch.cuda.default_stream(device) else current
+        stream.wait_stream(current)
         with torch.cuda.stream(stream):
             for _ in range(warmup):
                 step(*self._inputs)
-        torch.cuda.current_stream(device).wait_stream(stream)
+        current.wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
         for generator in drawn_from:
             self.graph.register_generator_state(generator)
         for group in optimizer.param_groups:  # gradients of the warm-up would otherwise be read by the capture
             for p in group["params"]:
                 p.grad = None
-        with torch.cuda.graph(self.graph):
+        with torch.cuda.graph(self.graph, stream=stream):
             self.loss = step(*self._inputs)
         before.put_back()
         for generator, state in zip(

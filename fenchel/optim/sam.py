@@ -13,13 +13,14 @@ from fenchel.optim.hyperparameters import check_non_negative, check_positive
 from fenchel.optim.noise import work_dtype
 from fenchel.optim.shards import local
 from fenchel.optim.two_pass import TwoPassOptimizer, without_gradients
+from fenchel.optim.vectorized import VectorizedStep
 
 __all__ = ["SAM"]
 
 OWN = ("rho", "adaptive", "max_grad_norm")
 
 
-class SAM(TwoPassOptimizer):
+class SAM(VectorizedStep, TwoPassOptimizer):
     """Sharpness-aware minimization: the base optimizer is fed gradients taken at omega + rho g / |g|.
 
     |g| is the Euclidean norm over all parameters of all groups (and processes that share them), without an epsilon;
@@ -166,6 +167,31 @@ class SAM(TwoPassOptimizer):
                 own = g if self._scale is not None or g.dtype != p.dtype else g.clone()
                 self._sum[i] = own if total is None else total.add_(g)
         self._parts += 1
+
+    def first_rows(self, params: list[Tensor], m: int) -> list[Tensor]:
+        """The mean, m times."""
+        return [mean.to(work_dtype(p)).expand(m, *p.shape) for p, mean in zip(params, self._mean, strict=True)]
+
+    def second_rows(self, params: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+        """omega + rho g / |g| of every row, with a norm of its own."""
+        groups = {p: group for group in self.param_groups for p in group["params"]}
+        means = [mean.to(g) for mean, g in zip(self._mean, gradients, strict=True)]
+        sizes = [mean.abs() if groups[p]["adaptive"] else None for p, mean in zip(params, means, strict=True)]
+        measured = [g if t is None else t * g for t, g in zip(sizes, gradients, strict=True)]
+        norm = torch.stack([g.flatten(1).norm(dim=1) for g in measured]).norm(dim=0)
+        inverse = torch.where((norm > 0) & torch.isfinite(norm), norm.reciprocal(), torch.zeros_like(norm))
+        rows = []
+        for p, mean, t, g in zip(params, means, sizes, measured, strict=True):
+            direction = g if t is None else t * g
+            if self._scale is not None:
+                direction = torch.nan_to_num(direction, nan=0.0, posinf=0.0, neginf=0.0)
+            radius = groups[p]["rho"] * (-1.0 if groups[p].get("maximize") else 1.0)
+            rows.append(mean + direction * (radius * inverse).to(g).view(-1, *[1] * p.dim()))
+        return rows
+
+    def collect_rows(self, params: list[Tensor], gradients: list[Tensor]) -> None:
+        """Sum the gradients of the rows."""
+        self._sum = [g.sum(0) for g in gradients]
 
     @without_gradients
     def restore(self) -> None:

@@ -16,9 +16,6 @@ from torch._compile import _disable_dynamo
 from torch.func import functional_call, grad_and_value, vmap
 
 from fenchel.optim.amp import LossScale, enabled
-from fenchel.optim.bucket import Bucket
-from fenchel.optim.kernels import eager
-from fenchel.optim.kernels.choice import FusedKernels
 from fenchel.optim.noise import work_dtype
 
 __all__ = ["VectorizedStep", "functional_loss", "split_batch"]
@@ -65,19 +62,28 @@ def split_batch(batch: Sequence[Tensor], parts: int) -> tuple[Tensor, ...]:
 
 
 class VectorizedStep:
-    """The mixin that gives `BSAM` its `step_vectorized`."""
+    """The mixin that gives `BSAM` and `SAM` their `step_vectorized`.
+
+    They say where the rows of points lie; a row of a tensor (m, *shape) belongs to one sub-batch.
+    """
 
     _parts: int
     _scale: LossScale | None
-    _kernels: list[FusedKernels]
     begin: Callable[..., None]
     update: Callable[..., None]
     restore: Callable[..., None]
     trainable: Callable[[], list[Tensor]]
-    _draw_rows: Callable[[list[Tensor], int], list[Tensor]]
 
-    @property
-    def _buckets(self) -> list[Bucket]:
+    def first_rows(self, params: list[Tensor], m: int) -> list[Tensor]:
+        """The points (m, *shape) of the first gradients, in the precision of the mean."""
+        raise NotImplementedError
+
+    def second_rows(self, params: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+        """Read the first gradients (m, *shape); the adversarial points, in the precision of the mean."""
+        raise NotImplementedError
+
+    def collect_rows(self, params: list[Tensor], gradients: list[Tensor]) -> None:
+        """Read the gradients (m, *shape) at the adversarial points."""
         raise NotImplementedError
 
     @_disable_dynamo
@@ -120,51 +126,30 @@ class VectorizedStep:
     def _both_passes(
         self, loss_fn: LossFunction, batches: tuple[Tensor, ...], m: int, chunk_size: int | None, scaler: Any
     ) -> Tensor:
-        order = self.trainable()
-        for b in self._buckets:
-            eager.keep_mean(b)
-            b.seen = [True] * len(b.params)
-        where = {p: (b, i) for b in self._buckets for i, p in enumerate(b.params)}
-        size = None if scaler is None else scaler.scale(torch.ones((), device=order[0].device))
+        params = self.trainable()
+        size = None if scaler is None else scaler.scale(torch.ones((), device=params[0].device))
         scaled = loss_fn if size is None else lambda values, batch: loss_fn(values, batch) * size
         both = vmap(grad_and_value(scaled), in_dims=(0, 0), randomness="different", chunk_size=chunk_size)
 
         def gradients(points: list[Tensor]) -> tuple[list[Tensor], Tensor]:
             """Of every sub-batch, unscaled, in the precision of the mean."""
+            points = [point.to(p.dtype) for p, point in zip(params, points, strict=True)]
             with torch.enable_grad():
                 found, losses = both(points, batches)
-            found = [g.detach().to(work_dtype(p)) for p, g in zip(order, found, strict=True)]
+            found = [g.detach().to(work_dtype(p)) for p, g in zip(params, found, strict=True)]
             if self._scale is not None:
-                for p, g in zip(order, found, strict=True):
+                for p, g in zip(params, found, strict=True):
                     scale = self._scale.on(p.device)
                     torch._amp_foreach_non_finite_check_and_unscale_([g], scale.found_inf, scale.inverse)
             return found, losses.detach() if size is None else losses.detach() / size
 
-        noisy = [p for p in order if where[p][0].group["noise"]]
-        noise = dict(zip(noisy, self._draw_rows(noisy, m), strict=True))
-        points = []
-        for p in order:
-            b, i = where[p]
-            mean = b.mean[i].expand(m, *p.shape)
-            if p in noise:
-                mean = torch.addcdiv(b.mean[i], noise.pop(p), b.s[i].sqrt(), value=b.num_data**-0.5)
-            points.append(mean.to(p.dtype))
-        first, _ = gradients(points)
-        points = []
-        for p, g in zip(order, first, strict=True):
-            b, i = where[p]
-            b.absolute = [*(b.absolute or []), g.abs().sum(0)]
-            g = g if scaler is None else torch.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0)
-            points.append(torch.addcdiv(b.mean[i], g, b.s[i], value=b.group["rho"] * b.sign).to(p.dtype))
+        first, _ = gradients(self.first_rows(params, m))
+        points = self.second_rows(params, first)
         del first
         second, losses = gradients(points)
-        for p, g in zip(order, second, strict=True):
-            b, _ = where[p]
-            total = g.sum(0)
-            b.gradient = [*(b.gradient or []), total]
-            if size is not None:
-                p.grad = (total * (size / m)).to(p.dtype)  # still scaled, as a backward pass would leave it
-        for kernels in self._kernels:
-            kernels.adopt()
+        self.collect_rows(params, second)
+        if size is not None:
+            for p, g in zip(params, second, strict=True):
+                p.grad = (g.sum(0) * (size / m)).to(p.dtype)  # still scaled, as a backward pass would leave it
         self._parts = m
         return losses

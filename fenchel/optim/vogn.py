@@ -11,7 +11,8 @@ from torch._compile import _disable_dynamo
 from torch.func import functional_call, grad_and_value, vmap
 
 from fenchel.optim.diagonal import DiagonalVariational
-from fenchel.optim.noise import work_dtype
+from fenchel.optim.posterior import Marginal
+from fenchel.optim.vectorized import split_batch
 from fenchel.optim.weights import changed
 
 __all__ = ["VOGN", "per_example_loss"]
@@ -50,6 +51,9 @@ class VOGN(DiagonalVariational):
     Args:
         lr: alpha. num_data: N. betas: (beta1, beta2). weight_decay: delta. damping: gamma. h_init: the first h.
         samples: weight samples a step. data_factor: multiplies N.
+        split: every sample sees a part of the minibatch of its own, 1/``samples`` of it, instead of all.
+        damped_variance: variance 1/(N (h + delta + gamma)) as of Osawa et al. (2019): without the damping the prior
+            alone bounds the variance where h is small, and deep networks do not train.
         maximize: ascend the objective. chunk_size: examples at a time, to bound memory.
         seed: of the noise; None takes one from torch's global generator.
     """
@@ -65,6 +69,8 @@ class VOGN(DiagonalVariational):
         damping: float = 1e-3,
         h_init: float = 1.0,
         samples: int = 1,
+        split: bool = False,
+        damped_variance: bool = False,
         data_factor: float = 1.0,
         maximize: bool = False,
         chunk_size: int | None = None,
@@ -74,13 +80,14 @@ class VOGN(DiagonalVariational):
             raise ValueError(f"samples must be at least 1, got {samples!r}")
         if damping < 0:
             raise ValueError(f"damping must not be negative, got {damping!r}")
-        self._samples, self._chunk_size = samples, chunk_size
+        self._samples, self._split, self._chunk_size = samples, split, chunk_size
         defaults = {
             "lr": lr,
             "num_data": num_data,
             "betas": betas,
             "weight_decay": weight_decay,
             "damping": damping,
+            "damped_variance": damped_variance,
             "h_init": h_init,
             "data_factor": data_factor,
             "maximize": maximize,
@@ -114,24 +121,12 @@ class VOGN(DiagonalVariational):
         if self._shards.sharded(self.trainable()):
             raise ValueError("VOGN takes gradients of single examples, which sharded parameters do not have")
         self.next_noise()
-        gradients = vmap(
-            grad_and_value(loss_fn), in_dims=(None, 0), randomness="different", chunk_size=self._chunk_size
-        )
-        first = [torch.zeros_like(q.mean) for q in self._trained()]
-        second = [torch.zeros_like(q.mean) for q in self._trained()]
-        total = torch.zeros((), device=batch[0].device)
-        for _ in range(self._samples):
-            values = []
-            for p, mean, variance in self._trained():
-                z = self.standard_normal_like(p).to(work_dtype(p))
-                values.append((mean + z * variance.sqrt()).to(p.dtype))
-            with torch.enable_grad():
-                per_example, losses = gradients(values, batch)
-            for a, b, g in zip(first, second, per_example, strict=True):
-                g = g.detach().to(a.dtype)
-                a.add_(g.mean(0), alpha=1 / self._samples)
-                b.add_(g.square_().mean(0), alpha=1 / self._samples)
-            total = total + losses.detach().mean() / self._samples
+        rounds = [split_batch(batch, self._samples)] if self._split else [split_batch(batch, 1)] * self._samples
+        first, second, loss = self._passes(loss_fn, rounds[0])
+        for parts in rounds[1:]:
+            g, square, value = self._passes(loss_fn, parts)
+            torch._foreach_add_([*first, *second, loss], [*g, *square, value])
+        torch._foreach_div_([*first, *second, loss], len(rounds))
         for (p, group), g, square in zip(pairs, first, second, strict=True):
             (beta1, beta2), delta = group["betas"], group["weight_decay"]
             state = self._state_of(p, group)
@@ -143,7 +138,34 @@ class VOGN(DiagonalVariational):
             if mean is not p:
                 p.copy_(mean)
         changed()
-        return total
+        return loss
+
+    def _passes(self, loss_fn: Any, parts: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """The means of g, of g^2 and of the loss over the examples; each of the ``parts`` at a sample of its own."""
+        marginals = self._trained()
+        draws = [
+            [q.mean + self.standard_normal_like(q.param).to(q.mean) * q.variance.sqrt() for q in marginals]
+            for _ in range(parts[0].shape[0])
+        ]
+        values = [torch.stack(v).to(q.param.dtype) for q, v in zip(marginals, zip(*draws, strict=True), strict=True)]
+        of_examples = vmap(
+            grad_and_value(loss_fn), in_dims=(None, 0), randomness="different", chunk_size=self._chunk_size
+        )
+        with torch.enable_grad():
+            gradients, losses = vmap(of_examples, in_dims=(0, 0), randomness="different")(values, parts)
+        found = [g.detach().to(q.mean.dtype) for q, g in zip(marginals, gradients, strict=True)]
+        return [g.mean((0, 1)) for g in found], [g.square_().mean((0, 1)) for g in found], losses.detach().mean()
+
+    def marginals(self) -> list[Marginal]:
+        """(param, mean, variance) of every parameter trained or to be trained."""
+        groups = {p: group for group in self.param_groups for p in group["params"]}
+        out = []
+        for q in super().marginals():
+            group = groups[q.param]
+            damping = group["num_data"] * group["data_factor"] * group["damping"] if group["damped_variance"] else 0.0
+            out.append(q._replace(variance=(q.variance.reciprocal() + damping).reciprocal()))
+        return out
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_samples": self._samples, "_chunk_size": self._chunk_size}
+        own = ("_samples", "_split", "_chunk_size")
+        return {**super().__getstate__(), **{name: self.__dict__[name] for name in own}}

@@ -11,7 +11,7 @@ import torch
 from optim_cases import closure_for, closures_for, data, flat, network
 from torch import Tensor, nn
 
-from fenchel.optim import IVON, SAM, SWAG, VOGN, UncorrectedAdam, per_example_loss
+from fenchel.optim import IVON, SAM, SWAG, VOGN, UncorrectedAdam, functional_loss, per_example_loss, split_batch
 
 
 def test_sam_adam_is_the_right_hand_column_of_algorithm_1() -> None:
@@ -115,12 +115,33 @@ def test_sam_restores_after_an_exception_and_rejects_bad_input() -> None:
         SAM(net.parameters(), torch.optim.SGD(net.parameters(), lr=0.1), 0.1)  # type: ignore[arg-type]
 
 
-def test_vogn_against_numpy_on_a_linear_regression() -> None:
+@pytest.mark.parametrize("base", [torch.optim.SGD, torch.optim.Adam])
+@pytest.mark.parametrize("kwargs", [{}, {"adaptive": True}, {"maximize": True}, {"max_grad_norm": 0.1}])
+def test_sam_vectorized_equals_sequential(base: Any, kwargs: dict[str, Any]) -> None:
+    ends = []
+    for vectorized in (False, True):
+        net = network()
+        x, y = data()
+        opt = SAM(net.parameters(), base, 0.2, lr=0.05, **kwargs)
+        loss = functional_loss(net, nn.functional.cross_entropy, opt.trainable())
+        for _ in range(4):
+            if vectorized:
+                value = opt.step_vectorized(loss, split_batch((x, y), 4))
+            else:
+                value = opt.step(closures_for(net, opt, x, y, 4))
+        ends.append((flat(net), value))
+    for a, b in zip(*ends, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(("split", "damped"), [(False, False), (True, False), (False, True), (True, True)])
+def test_vogn_against_numpy_on_a_linear_regression(split: bool, damped: bool) -> None:
     rng = np.random.default_rng(0)
     features, targets, w = rng.normal(size=(6, 3)), rng.normal(size=6), rng.normal(size=3)
     p = nn.Parameter(torch.tensor(w))
     n, lr, beta1, beta2, delta, gamma = 20, 0.1, 0.8, 0.9, 0.05, 0.1
-    opt = VOGN([p], lr, num_data=n, betas=(beta1, beta2), weight_decay=delta, damping=gamma, h_init=0.5, samples=2)
+    settings: dict[str, Any] = {"betas": (beta1, beta2), "weight_decay": delta, "damping": gamma, "h_init": 0.5}
+    opt = VOGN([p], lr, num_data=n, samples=2, split=split, damped_variance=damped, **settings)
     draws = rng.normal(size=(4, 2, 3))
     feed = iter(torch.tensor(draws.reshape(-1, 3)))
     opt.standard_normal_like = lambda _: next(feed)  # type: ignore[method-assign]
@@ -133,16 +154,18 @@ def test_vogn_against_numpy_on_a_linear_regression() -> None:
     for t in range(4):
         value = opt.step(loss, (torch.tensor(features), torch.tensor(targets)))
         mean, square, total = np.zeros(3), np.zeros(3), 0.0
-        for z in draws[t]:
-            residual = features @ (w + z / np.sqrt(n * (h + delta))) - targets
-            g = residual[:, None] * features
+        for z, half in zip(draws[t], (slice(0, 3), slice(3, 6)), strict=True):
+            rows = half if split else slice(0, 6)
+            residual = features[rows] @ (w + z / np.sqrt(n * (h + delta + damped * gamma))) - targets[rows]
+            g = residual[:, None] * features[rows]
             mean, square, total = mean + g.mean(0) / 2, square + (g**2).mean(0) / 2, total + (residual**2).mean() / 4
         m = beta1 * m + (1 - beta1) * (mean + delta * w)
         h = beta2 * h + (1 - beta2) * square
         w = w - lr * m / (h + delta + gamma)
         assert float(value) == pytest.approx(total, rel=1e-5)
     np.testing.assert_allclose(p.detach().numpy(), w, rtol=1e-12)
-    np.testing.assert_allclose(opt.posterior_variance()[0].numpy(), 1 / (n * (h + delta)), rtol=1e-12)
+    variance = 1 / (n * (h + delta + damped * gamma))
+    np.testing.assert_allclose(opt.posterior_variance()[0].numpy(), variance, rtol=1e-12)
 
 
 def test_vogn_per_example_gradients_of_a_network() -> None:
