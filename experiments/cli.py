@@ -1,4 +1,4 @@
-"""`python -m experiments list | run NAME...`: exit code 0 done, 1 a run failed, 2 bad usage or input."""
+"""`python -m experiments list | run NAME...`: exit code 0 done, 1 failed, 2 bad input, 3 stopped in time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import store
-from experiments.registry import Context, Experiment, InputError, Scale, all_experiments, find
+from experiments.registry import Context, Experiment, InputError, Scale, Stopped, all_experiments, find
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,6 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "list":
             return _list()
+        if options.command == "merge":
+            return _merge(options.directory)
         return _run(options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -46,8 +48,18 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--jobs", type=int, default=1, metavar="N", help="worker processes of a sweep")
     run.add_argument("--scheduler", default=None, metavar="ADDRESS", help="run sweeps on this Dask cluster")
     run.add_argument("--force", action="store_true", help="compute again what is finished")
+    run.add_argument(
+        "--max-seconds", type=float, default=None, metavar="S", help="stop sweeps after this time, to be continued"
+    )
+    run.add_argument("--plan", action="store_true", help="print what sweeps would train, and what it would take here")
+    run.add_argument("--precision", choices=("float32", "tf32", "bf16"), default=None, help="of all deep runs")
+    run.add_argument(
+        "--dataset", action="append", default=[], metavar="NAME=PATH", help="images of your own, for table1"
+    )
     run.add_argument("--allow-dirty", action="store_true", help="full runs from a tree with local changes")
     run.add_argument("--quiet", action="store_true", help="no progress bars")
+    merge = commands.add_parser("merge", help="take finished runs over from another machine's folder of rows")
+    merge.add_argument("directory", type=Path, metavar="DIR")
     return parser
 
 
@@ -56,6 +68,15 @@ def _list() -> int:
     for name, experiment in all_experiments().items():
         state = f"stored ({stored[name].scale})" if name in stored else "not run"
         print(f"{name:14s} {state:15s} {', '.join(experiment.claims):24s} {experiment.title}")
+    return 0
+
+
+def _merge(directory: Path) -> int:
+    from experiments.deep import rows
+
+    ours = rows.RowStore(store.results_directory() / "partial" / "rows", rows.committed_directory())
+    new, begun = rows.merge(directory, ours)
+    print(f"{new} finished runs and {begun} begun ones taken over")
     return 0
 
 
@@ -70,17 +91,29 @@ def _run(options: argparse.Namespace) -> int:
     if options.scale == "full" and not options.allow_dirty and store.is_dirty():
         raise InputError("full results come from committed code: commit your changes, or give --allow-dirty")
     experiments = list(all_experiments().values()) if "all" in options.names else [find(name) for name in options.names]
-    failed = []
+    if options.max_seconds is not None and not options.max_seconds > 0:
+        raise InputError(f"--max-seconds must be positive, got {options.max_seconds}")
+    deadline = None if options.max_seconds is None else time.monotonic() + options.max_seconds
+    options.dataset_names = _own_sets(options.dataset)
+    failed, stopped = [], []
     for position, experiment in enumerate(experiments, start=1):
         label = f"[{position}/{len(experiments)}] {experiment.name}"
         key = {"scale": options.scale, "seed": options.seed, "data": data is not None}
+        if options.dataset_names:
+            key["datasets"] = options.dataset_names
+        if options.dataset_names:
+            key["datasets"] = options.dataset_names
         if not options.force and _finished(experiment.name, key):
             print(f"{label}: already stored, not repeated (--force repeats it)")
             continue
         try:
-            seconds, path = _run_one(experiment, options, data, key)
+            seconds, path = _run_one(experiment, options, data, key, deadline)
         except InputError:
             raise
+        except Stopped as reason:
+            print(f"{label}: {reason}", flush=True)
+            stopped.append(experiment.name)
+            continue
         except KeyboardInterrupt:
             print(f"{label}: interrupted; finished pieces are kept and the next run resumes", file=sys.stderr)
             return 130
@@ -92,11 +125,23 @@ def _run(options: argparse.Namespace) -> int:
         print(f"{label}: done in {seconds:.1f} s -> {path}", flush=True)
     if failed:
         print(f"{len(failed)} of {len(experiments)} failed: {', '.join(failed)}", file=sys.stderr)
-    return 1 if failed else 0
+    return 1 if failed else 3 if stopped and not options.plan else 0
+
+
+def _own_sets(texts: Sequence[str]) -> list[str]:
+    if not texts:
+        return []
+    from experiments.deep.data import own_set
+
+    return [own_set(text) for text in texts]
 
 
 def _run_one(
-    experiment: Experiment, options: argparse.Namespace, data: Path | None, key: dict[str, object]
+    experiment: Experiment,
+    options: argparse.Namespace,
+    data: Path | None,
+    key: dict[str, object],
+    deadline: float | None,
 ) -> tuple[float, Path]:
     scale: Scale = options.scale
     partial = store.results_directory() / "partial" / f"{experiment.name}-{scale}-{options.seed}"
@@ -108,6 +153,10 @@ def _run_one(
         partial=partial,
         progress=sys.stderr.isatty() and not options.quiet,
         scheduler=options.scheduler,
+        precision=options.precision,
+        datasets=tuple(options.dataset_names),
+        deadline=deadline,
+        plan=options.plan,
         force=options.force,
     )
     if options.force and partial.exists():
@@ -126,4 +175,7 @@ def _run_one(
 
 def _finished(name: str, key: dict[str, object]) -> bool:
     path = store.result_path(name, str(key["scale"]))
-    return path.exists() and store.load(path).provenance.get("key") == key
+    if not path.exists():
+        return False
+    stored = store.load(path)
+    return stored.provenance.get("key") == key and bool(stored.settings.get("complete", True))

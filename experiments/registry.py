@@ -19,6 +19,7 @@ __all__ = [
     "Experiment",
     "InputError",
     "Outcome",
+    "Stopped",
     "all_experiments",
     "find",
     "piece",
@@ -26,11 +27,15 @@ __all__ = [
 ]
 
 Scale = Literal["quick", "full"]
-VERDICTS = ("held", "refuted", "held only if", "not run")
+VERDICTS = ("held", "refuted", "held only if", "undecided", "not run")
 
 
 class InputError(ValueError):
     """Input from the command line that cannot be used; one sentence, shown without a traceback."""
+
+
+class Stopped(Exception):
+    """A sweep stopped before its end, as it was told to; one sentence says how far it is."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,14 @@ class Context:
     partial: Path
     progress: bool
     scheduler: str | None = None
+    precision: str | None = None
+    """Of all deep runs, in place of what is planned."""
+    datasets: tuple[str, ...] = ()
+    """The user's own image data sets, for Table 1 in place of the paper's."""
+    deadline: float | None = None
+    """The `time.monotonic` at which a sweep stops, to be continued."""
+    plan: bool = False
+    """Print what a sweep would train and what it would take, and train nothing."""
     force: bool = False
     repeated: set[str] = field(default_factory=set)
     """Keys of the rows that this run has computed again already."""
@@ -59,6 +72,10 @@ class Claim:
     numbers: Mapping[str, Any]
     tolerance: str
     second_way: str
+    condition: str = ""
+    """Under which it held, or why it is undecided."""
+    would_change: str = ""
+    """The numbers or settings that would have changed the verdict."""
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:

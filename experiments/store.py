@@ -12,6 +12,7 @@ import sys
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ __all__ = [
     "read_json",
     "result_path",
     "results_directory",
+    "revision",
     "save",
 ]
 
@@ -177,7 +179,7 @@ def provenance(command: str, seed: int, seconds: float, device: str | None = Non
         "command": command,
         "seed": seed,
         "versions": versions,
-        "revision": _revision(),
+        "revision": revision(),
         "wall_seconds": round(seconds, 2),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "device": device or f"cpu ({platform.machine()}, {os.cpu_count()} cores)",
@@ -205,10 +207,12 @@ def plain(value: Any) -> Any:
 
 def is_dirty() -> bool:
     """Whether full results would go to the project's own directory from a tree with local changes."""
-    return "FENCHEL_RESULTS" not in os.environ and _revision().endswith("with local changes")
+    return "FENCHEL_RESULTS" not in os.environ and revision().endswith("with local changes")
 
 
-def _revision() -> str:
+@cache
+def revision() -> str:
+    """The commit of the code, and whether it was changed since; of a copy without git, what FENCHEL_REVISION says."""
     root = Path(__file__).parents[1]
     try:
         head = subprocess.run(
@@ -222,5 +226,5 @@ def _revision() -> str:
             check=True,
         )
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("FENCHEL_REVISION", "unknown")
     return head.stdout.strip() + (" with local changes" if dirty.stdout.strip() else "")

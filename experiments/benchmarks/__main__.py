@@ -7,7 +7,7 @@ import pkgutil
 import sys
 from pathlib import Path
 
-HIDDEN = ("__main__", "interleaved", "optimizers_cuda")
+HIDDEN = ("__main__", "interleaved", "optimizers_cuda", "throughput_cuda")
 
 
 def main(names: list[str]) -> int:
@@ -21,7 +21,7 @@ def main(names: list[str]) -> int:
             print("error: --device takes cpu or cuda", file=sys.stderr)
             return 2
         if device == ["cuda"]:
-            known = ["optimizers"]
+            known = ["optimizers", "throughput"]
             suffix = "_cuda"
     unknown = [name for name in names if name not in known]
     if unknown:

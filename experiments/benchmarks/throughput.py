@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from experiments.deep import data, models, runner
+from experiments.deep import data, models, training
 from experiments.deep.config import Config
-from experiments.deep.order import data_order
+from experiments.deep.feed import data_order
 
 __all__ = ["main"]
 
@@ -32,7 +32,7 @@ def main() -> None:
         bare = _bare(config, split, passes)
         ratios = []
         for _ in range(ROUNDS + 1):
-            before, ours = bare(), _timed(lambda c=config: runner.train(c, split, max_steps=STEPS))  # type: ignore[misc]
+            before, ours = bare(), _timed(lambda c=config: training.train(c, split, max_steps=STEPS))  # type: ignore[misc]
             ratios.append((before + bare()) / 2 / ours)
         # The first round pays for imports and caches.
         print(

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-__all__ = ["BAYESIAN", "METHODS", "Config"]
+__all__ = ["BAYESIAN", "METHODS", "PRECISIONS", "Config"]
 
 METHODS = ("sgd", "sam-sgd", "swag", "vogn", "adam", "sam-adam", "bsam", "ivon")
 BAYESIAN = ("swag", "vogn", "bsam", "ivon")
+PRECISIONS = ("float32", "tf32", "bf16")
 _SCHEDULES = ("cosine", "step", "constant")
 
 
@@ -22,7 +23,8 @@ class Config:
     ``weight_decay`` is delta = delta0 / N of Algorithm 1 (prior precision over the number of data); for the methods
     without a posterior it is the usual L2 coefficient of the mean loss. ``parts`` is m of m-sharpness, and the number
     of independent weight samples a step for VOGN and IVON. ``select`` trains without the validation split and
-    evaluates on it; otherwise the whole training set is used and the test set is evaluated.
+    evaluates on it; otherwise the whole training set is used and the test set is evaluated. ``precision`` is that of
+    the passes: "float32", "tf32" (its products' mantissas have 10 bits) or "bf16" (autocast); the last two need a GPU.
     """
 
     dataset: str
@@ -52,13 +54,15 @@ class Config:
     select: bool = False
     limit: int = 0
     samples: tuple[int, ...] = (32,)
-    amp: bool = False
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"method must be one of {METHODS}, got {self.method!r}")
         if self.schedule not in _SCHEDULES:
             raise ValueError(f"schedule must be one of {_SCHEDULES}, got {self.schedule!r}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {PRECISIONS}, got {self.precision!r}")
         for name in ("epochs", "batch_size", "parts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -70,6 +74,11 @@ class Config:
             raise ValueError("s_init and data_factor must be positive")
         if self.limit < 0 or self.warmup < 0 or self.seed < 0:
             raise ValueError("limit, warmup and seed must not be negative")
+
+    @property
+    def passes(self) -> int:
+        """Forward and backward passes over the training set in an epoch."""
+        return 2 if self.method in ("sam-sgd", "sam-adam", "bsam") else 1
 
     @property
     def bayesian(self) -> bool:

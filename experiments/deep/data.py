@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from experiments.deep import image_folders
 from experiments.registry import InputError
 from fenchel.errors import MissingDependencyError
 
-__all__ = ["DATASETS", "DataSet", "Split", "load", "split"]
+__all__ = ["DATASETS", "DataSet", "Split", "load", "own_set", "split"]
 
 DATASETS = {
     "digits": "scikit-learn's digits, 16 x 16, embedded",
@@ -21,8 +22,17 @@ DATASETS = {
     "fashion-mnist": "FashionMNIST",
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
+    "cifar10-jpeg": "CIFAR-10 re-encoded as JPEG (not the original pixels)",
     "tiny-imagenet": "TinyImageNet, a folder tiny-imagenet-200 as distributed",
+    "tiny-imagenet-32": "Tiny ImageNet scaled to 32 x 32, re-encoded as JPEG",
 }
+_FOLDERS = {
+    "cifar10-jpeg": "cifar10-jpeg",
+    "tiny-imagenet": "tiny-imagenet-200",
+    "tiny-imagenet-32": "tiny-imagenet-32-jpeg",
+}
+"""Data sets that are folders of class folders, or archives of them, and how these are called."""
+_OWN = "FENCHEL_DATASETS"
 _EMBEDDED = ("digits", "digits-rgb")
 _SPLIT_SEED = 20230210
 _VALIDATION_FRACTION = 6
@@ -30,6 +40,8 @@ _SIZES = {
     "mnist": (60000, 10000),
     "fashion-mnist": (60000, 10000),
     "cifar10": (50000, 10000),
+    "cifar10-jpeg": (50000, 10000),
+    "tiny-imagenet-32": (100000, 10000),
     "cifar100": (50000, 10000),
 }
 
@@ -74,28 +86,60 @@ class Split:
 
 
 def load(name: str, directory: Path | None = None, *, download: bool = False) -> DataSet:
-    """The data set ``name``; all but the embedded ones are read from ``directory`` by torchvision.
+    """The data set ``name``: embedded, laid out in ``directory`` as torchvision does, or a folder or archive there.
 
     Raises:
         InputError: unknown name, no directory, missing or corrupted files (one sentence, with the remedy).
         MissingDependencyError: torchvision or scikit-learn is not installed.
     """
-    if name not in DATASETS:
-        raise InputError(f"unknown data set {name!r}; known are {', '.join(DATASETS)}")
     if name in _EMBEDDED:
         return _digits(name)
-    if directory is None:
+    own = _own_sets().get(name)
+    if own is None and name not in DATASETS:
+        raise InputError(f"unknown data set {name!r}; known are {', '.join(DATASETS)}, others with --dataset NAME=PATH")
+    if own is None and directory is None:
         raise InputError(f"{DATASETS[name]} needs a data directory: give --data DIR or set FENCHEL_DATA")
+    place = own or Path(directory or "")
     try:
-        import torchvision
-    except ImportError as error:
-        raise MissingDependencyError("image data needs torchvision; install fenchel[deep]") from error
-    try:
-        data = _read(torchvision, name, Path(directory), download)
+        if own is not None or name in _FOLDERS:
+            data = _folder(name, own or image_folders.find(_FOLDERS[name], place))
+        else:
+            data = _torchvision(name, place, download)
     except (RuntimeError, ValueError, AssertionError, OSError, EOFError, KeyError, IndexError, TypeError) as error:
-        raise InputError(_complaint(name, Path(directory), error)) from error
-    _check(data, Path(directory))
+        raise InputError(_complaint(name, place, error)) from error
+    _check(data, place)
     return data
+
+
+def own_set(text: str) -> str:
+    """Make a data set of the user's own known from ``NAME=PATH``, to this process and its workers; returns NAME.
+
+    Raises:
+        InputError: it is not of that form, the name is taken, or there is no such file or folder.
+    """
+    name, equals, path = text.partition("=")
+    if not (name and equals and path) or ";" in text:
+        raise InputError(f"--dataset takes NAME=PATH, got {text!r}")
+    if name in DATASETS:
+        raise InputError(f"--dataset {name}: this name is taken by {DATASETS[name]}")
+    if not Path(path).exists():
+        raise InputError(f"--dataset {name}: {path} does not exist")
+    known = {**_own_sets(), name: Path(path).resolve()}
+    os.environ[_OWN] = ";".join(f"{key}={value}" for key, value in known.items())
+    return name
+
+
+def _own_sets() -> dict[str, Path]:
+    entries = [entry.partition("=") for entry in os.environ.get(_OWN, "").split(";") if entry]
+    return {name: Path(path) for name, _, path in entries}
+
+
+def _folder(name: str, source: Path | None) -> DataSet:
+    if source is None:
+        raise FileNotFoundError(f"{_FOLDERS[name]} not found")
+    train_images, train_labels, test_images, test_labels, classes = image_folders.read(source)
+    tensors = [torch.from_numpy(a) for a in (train_images, train_labels, test_images, test_labels)]
+    return DataSet(name, tensors[0], tensors[1], tensors[2], tensors[3], classes)
 
 
 def split(data: DataSet, *, select: bool, limit: int = 0) -> Split:
@@ -155,9 +199,11 @@ def _digits(name: str) -> DataSet:
     return DataSet(name, images[train], labels[train], images[test], labels[test], 10)
 
 
-def _read(torchvision: Any, name: str, directory: Path, download: bool) -> DataSet:
-    if name == "tiny-imagenet":
-        return _tiny_imagenet(torchvision, directory)
+def _torchvision(name: str, directory: Path, download: bool) -> DataSet:
+    try:
+        import torchvision
+    except ImportError as error:
+        raise MissingDependencyError("image data needs torchvision; install fenchel[deep]") from error
     kinds = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
     kind = getattr(torchvision.datasets, kinds[name])
     parts = []
@@ -169,23 +215,6 @@ def _read(torchvision: Any, name: str, directory: Path, download: bool) -> DataS
     train_images, train_labels, test_images, test_labels = parts
     classes = 100 if name == "cifar100" else 10
     return DataSet(name, train_images, train_labels, test_images, test_labels, classes)
-
-
-def _tiny_imagenet(torchvision: Any, directory: Path) -> DataSet:
-    root = directory / "tiny-imagenet-200" if (directory / "tiny-imagenet-200").is_dir() else directory
-    train = torchvision.datasets.ImageFolder(str(root / "train"))
-    annotations = root / "val" / "val_annotations.txt"
-    if annotations.exists():
-        fields = [line.split("\t") for line in annotations.read_text().splitlines() if line]
-        test = [(str(root / "val" / "images" / f[0]), train.class_to_idx[f[1]]) for f in fields]
-    else:
-        test = torchvision.datasets.ImageFolder(str(root / "val")).samples
-    parts = []
-    for samples in (train.samples, test):
-        images = [torchvision.io.decode_image(path, torchvision.io.ImageReadMode.RGB) for path, _ in samples]
-        parts += [torch.stack(images), torch.tensor([label for _, label in samples])]
-    train_images, train_labels, test_images, test_labels = parts
-    return DataSet("tiny-imagenet", train_images, train_labels, test_images, test_labels, len(train.classes))
 
 
 def _check(data: DataSet, directory: Path) -> None:
@@ -201,13 +230,15 @@ def _check(data: DataSet, directory: Path) -> None:
         elif not bool(images.any()):
             problem = "images that are all zero"
     if problem:
-        raise InputError(f"{DATASETS[data.name]} in {str(directory)!r} is corrupted: it has {problem}")
+        raise InputError(f"{DATASETS.get(data.name, data.name)} in {str(directory)!r} is corrupted: it has {problem}")
 
 
 def _complaint(name: str, directory: Path, error: BaseException) -> str:
+    title = DATASETS.get(name, name)
     text = " ".join(str(error).split())
     if "not found" in text.lower() or isinstance(error, FileNotFoundError):
-        return f"{DATASETS[name]} was not found in {str(directory)!r}; put it there as torchvision lays it out"
+        kind = f"a folder or archive {_FOLDERS[name]}" if name in _FOLDERS else "torchvision's layout"
+        return f"{title} was not found in {str(directory)!r}; put it there as {kind}"
     reason = text or type(error).__name__
-    place = f"{DATASETS[name]} in {str(directory)!r}"
+    place = f"{title} in {str(directory)!r}"
     return f"{place} is corrupted and cannot be read ({type(error).__name__}: {reason[:160]})"

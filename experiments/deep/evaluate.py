@@ -1,19 +1,18 @@
-"""The four numbers of every table, and what a row says about the machine that made it."""
+"""What a trained network is worth: the four numbers of every table, at the mean and averaged over samples."""
 
 from __future__ import annotations
-
-import datetime
-import platform
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from experiments.deep.methods import VECTORIZED
+from experiments.deep.training import Training
 from fenchel import metrics
 
-__all__ = ["METRICS", "describe", "measure"]
+__all__ = ["METRICS", "evaluate", "measure"]
 
 METRICS = ("accuracy", "nll", "ece", "auroc")
+_BATCH = 1000
 
 
 def measure(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
@@ -27,17 +26,31 @@ def measure(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
     return {name: float(getattr(found, name)) for name in METRICS}
 
 
-def describe(device: torch.device) -> dict[str, Any]:
-    """Device model, precision of matrix products, versions and date."""
-    name, precision = f"cpu ({platform.machine()})", "float32"
-    if device.type == "cuda":
-        # The vendor's marketing suffix (memory type and size) is no part of the model's name.
-        name = " ".join(torch.cuda.get_device_name(device).split()[:2])
-        precision = "float32 (tf32 products)" if torch.backends.cuda.matmul.allow_tf32 else "float32"
-    return {
-        "device": name,
-        "precision": precision,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-    }
+@torch.no_grad()
+def evaluate(training: Training) -> dict[str, dict[str, float]]:
+    """The metrics at the mean and, for a method with a posterior, averaged over each number of samples."""
+    config, split, method = training.config, training.split, training.method
+    labels = ["mean", *(str(count) for count in config.samples if config.bayesian)]
+    if training.diverged:
+        return {label: dict.fromkeys(METRICS, float("nan")) for label in labels}
+    with training.on_stream():
+        with method.mean_weights(split.images):
+            found = {"mean": measure(_probabilities(training), split.eval_labels)}
+        total = torch.zeros((), device=split.images.device)
+        for count in range(1, max(config.samples) + 1 if config.bayesian else 1):
+            with method.sampled_weights(split.images):
+                total = total + _probabilities(training)
+            if count in config.samples:
+                found[str(count)] = measure(total / count, split.eval_labels)
+    return found
+
+
+def _probabilities(training: Training) -> Tensor:
+    model, images = training.model, training.split.eval_images
+    size = len(images) if training.config.model in VECTORIZED and images.is_cuda else _BATCH
+    was_training = model.training
+    model.eval()
+    try:
+        return torch.cat([model(x).softmax(1) for x in images.split(size)])
+    finally:
+        model.train(was_training)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from experiments.deep import distributed
@@ -14,42 +15,50 @@ from experiments.deep.config import Config
 
 __all__ = ["Method", "build"]
 
-Piece = tuple[Tensor, Tensor]
-LossOf = Callable[[Tensor, Tensor], Tensor]
+VECTORIZED = ("mlp", "lenet5")
+"""Networks bound by the number of launches on a GPU: their sub-batches are taken at once, for the same step."""
 
 
 class Method:
     """A method with its optimizer; this base takes one gradient a step, which is what SGD and Adam need."""
 
-    def __init__(self, config: Config, optimizer: Any) -> None:
-        self.config, self.optimizer = config, optimizer
-        self.base_lr = config.lr
+    def __init__(self, config: Config, model: nn.Module, optimizer: Any) -> None:
+        self.config, self.model, self.optimizer = config, model, optimizer
+        self.forward: Callable[[Tensor], Tensor] = model
+        """What evaluates the network: the model, or a compiled version of it."""
 
     def set_lr_factor(self, factor: float) -> None:
         """Set the learning rate of every group to ``factor`` times the configured one."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.base_lr * factor
+            lr = self.config.lr * factor
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
 
-    def step(self, model: nn.Module, pieces: Sequence[Piece], loss_of: LossOf) -> Tensor:
-        """One step on a minibatch cut into sub-batches; returns its mean loss."""
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """The mean cross-entropy, in the precision of the configuration."""
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            scores = self.forward(x)
+        return F.cross_entropy(scores.float() if scores.dtype == torch.bfloat16 else scores, y)
+
+    def step(self, x: Tensor, y: Tensor) -> Tensor:
+        """One step on a minibatch; returns the mean of the losses whose gradients made it."""
         self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=pieces[0][1].device)
-        for x, y in pieces:
-            loss = loss_of(x, y) / len(pieces)
-            loss.backward()
-            total += loss.detach()
-        distributed.average_gradients(list(model.parameters()))
+        loss = self.loss(x, y)
+        loss.backward()
+        distributed.average_gradients(list(self.model.parameters()))
         self.optimizer.step()
-        return total
+        return loss.detach()
 
     def end_epoch(self, epoch: int) -> None:
         """Called after each epoch."""
 
-    def mean_weights(self, model: nn.Module, images: Tensor) -> AbstractContextManager[None]:
+    def mean_weights(self, images: Tensor) -> AbstractContextManager[None]:
         """Inside, the model holds the weights of the prediction at the mean."""
         return nullcontext()
 
-    def sampled_weights(self, model: nn.Module, images: Tensor) -> AbstractContextManager[None]:
+    def sampled_weights(self, images: Tensor) -> AbstractContextManager[None]:
         """Inside, the model holds one sample of the posterior."""
         raise TypeError(f"{self.config.method} has no posterior to sample from")
 
@@ -65,93 +74,67 @@ class Method:
 class _Closures(Method):
     """Methods whose optimizer evaluates the sub-batches itself, through closures."""
 
-    def step(self, model: nn.Module, pieces: Sequence[Piece], loss_of: LossOf) -> Tensor:
-        def closure(x: Tensor, y: Tensor) -> Callable[[], Tensor]:
-            def evaluate() -> Tensor:
-                self.optimizer.zero_grad()
-                loss = loss_of(x, y)
-                loss.backward()
-                return loss
-
-            return evaluate
-
-        loss: Tensor = self.optimizer.step([closure(x, y) for x, y in pieces])
+    def step(self, x: Tensor, y: Tensor) -> Tensor:
+        parts = self.config.parts
+        pieces = zip(x.tensor_split(parts), y.tensor_split(parts), strict=True)
+        loss: Tensor = self.optimizer.step([self._closure(a, b) for a, b in pieces])
         return loss.detach()
 
-    def sampled_weights(self, model: nn.Module, images: Tensor) -> AbstractContextManager[None]:
-        return _refreshed(self.optimizer.sampled_params(), model, images)
+    def _closure(self, x: Tensor, y: Tensor) -> Callable[[], Tensor]:
+        def evaluate() -> Tensor:
+            self.optimizer.zero_grad()
+            loss = self.loss(x, y)
+            loss.backward()
+            return loss
+
+        return evaluate
+
+    def sampled_weights(self, images: Tensor) -> AbstractContextManager[None]:
+        return _refreshed(self.optimizer.sampled_params(), self.model, images)
 
 
-def build(config: Config, model: nn.Module, num_data: int) -> Method:
-    """The method of ``config`` on the weights of ``model``; ``num_data`` is N without the data factor."""
-    return _BUILDERS[config.method](config, model, num_data)
+class _TwoPasses(_Closures):
+    """bSAM and SAM, which can take all sub-batches at once."""
+
+    def step(self, x: Tensor, y: Tensor) -> Tensor:
+        config = self.config
+        at_once = x.device.type == "cuda" and config.model in VECTORIZED and len(x) % config.parts == 0
+        if config.parts == 1 or not at_once:
+            return super().step(x, y)
+        from fenchel.optim import functional_loss, split_batch
+
+        loss = functional_loss(self.model, F.cross_entropy, self.optimizer.trainable())
+        value: Tensor = self.optimizer.step_vectorized(loss, split_batch((x, y), config.parts))
+        return value
 
 
-def _sgd(config: Config, model: nn.Module, num_data: int) -> Method:
-    settings: dict[str, Any] = {"lr": config.lr, "momentum": config.momentum, "weight_decay": config.weight_decay}
-    return Method(config, torch.optim.SGD(model.parameters(), **settings))
+class _Vogn(_Closures):
+    """VOGN needs the loss of each example as a function of the weights."""
 
+    def step(self, x: Tensor, y: Tensor) -> Tensor:
+        from fenchel.optim import per_example_loss
 
-def _adam(config: Config, model: nn.Module, num_data: int) -> Method:
-    betas = (config.momentum, config.beta2)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, betas=betas, weight_decay=config.weight_decay)
-    return Method(config, optimizer)
-
-
-def _sam(base: type[torch.optim.Optimizer]) -> Callable[[Config, nn.Module, int], Method]:
-    def make(config: Config, model: nn.Module, num_data: int) -> Method:
-        from fenchel.optim import SAM
-
-        settings: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
-        if base is torch.optim.SGD:
-            settings["momentum"] = config.momentum
-        else:
-            settings["betas"] = (config.momentum, config.beta2)
-        return _Closures(config, SAM(model.parameters(), base, config.rho, **_group(model), **settings))
-
-    return make
-
-
-def _bsam(config: Config, model: nn.Module, num_data: int) -> Method:
-    from fenchel.optim import BSAM
-
-    optimizer = BSAM(
-        model.parameters(),
-        config.lr,
-        num_data=num_data,
-        rho=config.rho,
-        betas=(config.momentum, config.beta2),
-        weight_decay=config.weight_decay,
-        damping=config.damping,
-        s_init=config.s_init,
-        noise=config.noise,
-        data_factor=config.data_factor,
-        sqrt_num_data=config.sqrt_n,
-        **_group(model),
-    )
-    return _Closures(config, optimizer)
-
-
-def _group(model: nn.Module) -> dict[str, Any]:
-    return {"module": model, "distributed": True} if distributed.size() > 1 else {}
+        loss = per_example_loss(self.model, F.cross_entropy, self.optimizer.trainable())
+        value: Tensor = self.optimizer.step(loss, (x, y))
+        return value
 
 
 class _Swag(Method):
     """SGD, then one iterate an epoch into SWAG's moments."""
 
-    def __init__(self, config: Config, optimizer: Any, swag: Any) -> None:
-        super().__init__(config, optimizer)
+    def __init__(self, config: Config, model: nn.Module, optimizer: Any, swag: Any) -> None:
+        super().__init__(config, model, optimizer)
         self.swag = swag
 
     def end_epoch(self, epoch: int) -> None:
         if epoch >= self.config.swag_epoch:
             self.swag.collect()
 
-    def mean_weights(self, model: nn.Module, images: Tensor) -> AbstractContextManager[None]:
-        return _refreshed(self.swag.mean_params(), model, images)
+    def mean_weights(self, images: Tensor) -> AbstractContextManager[None]:
+        return _refreshed(self.swag.mean_params(), self.model, images)
 
-    def sampled_weights(self, model: nn.Module, images: Tensor) -> AbstractContextManager[None]:
-        return _refreshed(self.swag.sampled_params(), model, images)
+    def sampled_weights(self, images: Tensor) -> AbstractContextManager[None]:
+        return _refreshed(self.swag.sampled_params(), self.model, images)
 
     def state_dict(self) -> dict[str, Any]:
         return {"optimizer": self.optimizer.state_dict(), "swag": self.swag.state_dict()}
@@ -161,53 +144,105 @@ class _Swag(Method):
         self.swag.load_state_dict(state["swag"])
 
 
+def build(config: Config, model: nn.Module, num_data: int) -> Method:
+    """The method of ``config`` on the weights of ``model``; ``num_data`` is N without the data factor.
+
+    On a GPU learning rates are tensors, so that a captured step follows the schedule.
+    """
+    return _BUILDERS[config.method](config, model, num_data)
+
+
+def _lr(config: Config, model: nn.Module) -> float | Tensor:
+    device = next(model.parameters()).device
+    return torch.tensor(config.lr, device=device) if device.type == "cuda" else config.lr
+
+
+def _base(config: Config, model: nn.Module, kind: type[torch.optim.Optimizer]) -> dict[str, Any]:
+    """The settings of torch's optimizers."""
+    settings: dict[str, Any] = {"lr": _lr(config, model), "weight_decay": config.weight_decay}
+    captured = isinstance(settings["lr"], Tensor)
+    if kind is torch.optim.SGD:
+        return {**settings, "momentum": config.momentum, **({"fused": True} if captured else {})}
+    more = {"fused": True, "capturable": True} if captured else {}
+    return {**settings, "betas": (config.momentum, config.beta2), **more}
+
+
+def _plain(kind: type[torch.optim.Optimizer]) -> Callable[[Config, nn.Module, int], Method]:
+    def make(config: Config, model: nn.Module, num_data: int) -> Method:
+        return Method(config, model, kind(model.parameters(), **_base(config, model, kind)))
+
+    return make
+
+
+def _sam(kind: type[torch.optim.Optimizer]) -> Callable[[Config, nn.Module, int], Method]:
+    def make(config: Config, model: nn.Module, num_data: int) -> Method:
+        from fenchel.optim import SAM
+
+        settings = _base(config, model, kind)
+        return _TwoPasses(config, model, SAM(model.parameters(), kind, config.rho, **_group(model), **settings))
+
+    return make
+
+
 def _swag(config: Config, model: nn.Module, num_data: int) -> Method:
     from fenchel.optim import SWAG
 
-    return _Swag(config, _sgd(config, model, num_data).optimizer, SWAG(model.parameters(), max_rank=config.swag_rank))
+    optimizer = torch.optim.SGD(model.parameters(), **_base(config, model, torch.optim.SGD))
+    return _Swag(config, model, optimizer, SWAG(model.parameters(), max_rank=config.swag_rank, seed=config.seed))
+
+
+def _bsam(config: Config, model: nn.Module, num_data: int) -> Method:
+    from fenchel.optim import BSAM
+
+    optimizer = BSAM(
+        model.parameters(),
+        rho=config.rho,
+        damping=config.damping,
+        s_init=config.s_init,
+        noise=config.noise,
+        sqrt_num_data=config.sqrt_n,
+        **_variational(config, model, num_data),
+        **_group(model),
+    )
+    return _TwoPasses(config, model, optimizer)
 
 
 def _ivon(config: Config, model: nn.Module, num_data: int) -> Method:
     from fenchel.optim import IVON
 
-    optimizer = IVON(
-        model.parameters(),
-        config.lr,
-        num_data=num_data,
-        betas=(config.momentum, config.beta2),
-        weight_decay=config.weight_decay,
-        h_init=config.s_init,
-        rescale_lr=False,
-        data_factor=config.data_factor,
-    )
-    return _Closures(config, optimizer)
+    settings = _variational(config, model, num_data)
+    optimizer = IVON(model.parameters(), h_init=config.s_init, rescale_lr=False, **settings)
+    return _Closures(config, model, optimizer)
 
 
 def _vogn(config: Config, model: nn.Module, num_data: int) -> Method:
-    from experiments.deep.split_vogn import SplitVOGN
+    from fenchel.optim import VOGN
 
-    optimizer = SplitVOGN(
+    optimizer = VOGN(
         model.parameters(),
-        config.lr,
-        num_data=num_data,
-        betas=(config.momentum, config.beta2),
-        weight_decay=config.weight_decay,
         damping=config.damping,
         h_init=config.s_init,
-        data_factor=config.data_factor,
+        samples=config.parts,
+        split=True,
+        damped_variance=True,
+        **_variational(config, model, num_data),
     )
-    return _Vogn(config, optimizer)
+    return _Vogn(config, model, optimizer)
 
 
-class _Vogn(_Closures):
-    """VOGN needs the loss of each example as a function of the weights."""
+def _variational(config: Config, model: nn.Module, num_data: int) -> dict[str, Any]:
+    return {
+        "lr": _lr(config, model),
+        "num_data": num_data,
+        "betas": (config.momentum, config.beta2),
+        "weight_decay": config.weight_decay,
+        "data_factor": config.data_factor,
+        "seed": config.seed,
+    }
 
-    def step(self, model: nn.Module, pieces: Sequence[Piece], loss_of: LossOf) -> Tensor:
-        from fenchel.optim import per_example_loss
 
-        loss = per_example_loss(model, torch.nn.functional.cross_entropy, self.optimizer.trainable())
-        total: Tensor = self.optimizer.step_parts(loss, pieces)
-        return total
+def _group(model: nn.Module) -> dict[str, Any]:
+    return {"module": model, "distributed": True} if distributed.size() > 1 else {}
 
 
 @contextmanager
@@ -229,8 +264,8 @@ def _refreshed(weights: AbstractContextManager[None], model: nn.Module, images: 
 
 
 _BUILDERS: dict[str, Callable[[Config, nn.Module, int], Method]] = {
-    "sgd": _sgd,
-    "adam": _adam,
+    "sgd": _plain(torch.optim.SGD),
+    "adam": _plain(torch.optim.Adam),
     "sam-sgd": _sam(torch.optim.SGD),
     "sam-adam": _sam(torch.optim.Adam),
     "bsam": _bsam,

@@ -2,115 +2,107 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+from experiments import store
 from experiments.deep import spaces, sweep
-from experiments.deep.config import METHODS, Config
+from experiments.deep.config import Config
 from experiments.deep.rows import Row, RowStore, committed_directory, write_committed
-from experiments.registry import Context, InputError
+from experiments.registry import Context, InputError, Stopped
 
-__all__ = ["HYPERPARAMETERS", "execute", "headline", "need_data", "quick", "rho_grid", "table3", "table4"]
-__all__ += ["sensitivity", "sqrt_n", "table5", "table6", "tuned"]
+__all__ = [
+    "epochs",
+    "execute",
+    "found",
+    "headline",
+    "held_out",
+    "prepared",
+    "quick",
+    "rows_of",
+    "seeded",
+    "tasks",
+    "tuned",
+]
 
-HYPERPARAMETERS = Path(__file__).with_name("hyperparameters.json")
 SAMPLES = 32
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128)
-PARTS = (1, 2, 4, 8, 16)
-SWEEP_METHODS = ("sam-sgd", "sam-adam", "bsam")
-# 192 is the largest batch not above the paper's 200 that 16 sub-batches divide.
-TABLE5_BATCH = 192
-EPOCHS, ABLATION_EPOCHS = 120, 60
-MAIN_SEEDS, ABLATION_SEEDS = 5, 3
+EPOCHS = {"lenet5": 60, "mlp": 40, "resnet20-frn": 60}
+SMALL = spaces.SMALL
+SEEDS, ABLATION_SEEDS = 5, 3
 
 
-@cache
-def _chosen() -> dict[str, dict[str, dict[str, float]]]:
-    return json.loads(HYPERPARAMETERS.read_text())  # type: ignore[no-any-return]
+def epochs(model: str, context: Context) -> int:
+    """How long the runs of the tables are."""
+    return 2 if context.scale == "quick" else EPOCHS[model]
+
+
+def held_out(context: Context) -> int:
+    """Images of the validation split."""
+    return 216 if context.scale == "quick" else 10_000
+
+
+def found(model: str) -> dict[str, dict[str, float]]:
+    """What the stored full search chose for each entry; empty if there was none."""
+    path = store.result_path(f"search_{model.replace('-', '_')}", "full")
+    record = store.read_json(path) if path.exists() else {}
+    return record["numbers"]["chosen"] if record.get("scale") == "full" else {}
+
+
+def tasks(context: Context) -> list[str]:
+    """The networks whose settings are known (quick: all).
+
+    Raises:
+        InputError: a full run before any search.
+    """
+    if context.scale == "quick":
+        return list(SMALL)
+    known = [model for model in SMALL if found(model)]
+    if not known:
+        raise InputError("full runs need the settings of a search: run search_lenet5 or search_mlp first")
+    return known
 
 
 def tuned(model: str, entry: str, context: Context) -> Config:
-    """The configuration of ``entry`` with its chosen hyperparameters (quick: the same on the embedded digits)."""
-    values: dict[str, Any] = dict(_chosen()[model][entry])
+    """The configuration of ``entry`` with its chosen settings (quick: on the embedded digits)."""
+    values: dict[str, Any] = dict(found(model).get(entry) or spaces.middle(spaces.SPACES[entry]))
     samples = COUNTS if (model, entry) == ("lenet5", "bsam") else (SAMPLES,)
-    config = replace(spaces.base(model, entry), epochs=EPOCHS, samples=samples, **values)
+    start = replace(spaces.base(model, entry), samples=samples, seed=context.seed, epochs=epochs(model, context))
+    return prepared(spaces.with_values(start, values), context)
+
+
+def prepared(config: Config, context: Context) -> Config:
+    """``config`` at the scale and in the precision that are asked for."""
+    if context.precision is not None:
+        config = replace(config, precision=context.precision)
     return quick(config) if context.scale == "quick" else config
 
 
 def quick(config: Config) -> Config:
-    """A short version on the embedded digits: every part of the code, none of the meaning."""
+    """A few steps on the embedded digits: every part of the code, none of the meaning."""
     samples = tuple(k for k in config.samples if k <= 8) or (8,)
-    parts = min(config.parts, 2)
-    return replace(config, dataset="digits", epochs=min(config.epochs, 5), batch_size=48, parts=parts, samples=samples)
+    small = config.model in SMALL
+    return replace(
+        config,
+        dataset="digits" if small else "digits-rgb",
+        epochs=min(config.epochs, 2) if small else 1,
+        batch_size=48 if small else 4,
+        limit=480 if small else 8,
+        parts=min(config.parts, 2),
+        samples=samples if small else (1,),
+        warmup=0,
+        milestones=(),
+        precision="float32",
+    )
 
 
 def seeded(configs: Iterable[Config], context: Context, count: int) -> list[Config]:
-    """Every configuration with ``count`` seeds, beginning with the one asked for."""
+    """Every configuration with ``count`` seeds from the one asked for on; all with the first seed come first."""
+    configs = list(configs)
     count = 2 if context.scale == "quick" else count
-    return [replace(c, seed=context.seed + k) for c in configs for k in range(count)]
-
-
-def table6(context: Context) -> list[Config]:
-    """All methods on MLP/MNIST and LeNet-5/FashionMNIST."""
-    configs = [tuned(model, method, context) for model in spaces.TASKS for method in METHODS]
-    return seeded(configs, context, MAIN_SEEDS)
-
-
-def table3(context: Context) -> list[Config]:
-    """bSAM with and without the noise of line 3."""
-    pairs = [tuned(model, "bsam", context) for model in spaces.TASKS]
-    return seeded([replace(c, noise=noise) for c in pairs for noise in (False, True)], context, MAIN_SEEDS)
-
-
-def table4(context: Context) -> list[Config]:
-    """bSAM on LeNet-5, evaluated with several numbers of samples."""
-    return seeded([tuned("lenet5", "bsam", context)], context, MAIN_SEEDS)
-
-
-def table5(context: Context) -> list[Config]:
-    """bSAM and SAM-SGD with m sub-batches."""
-    batch = TABLE5_BATCH if context.scale == "full" else 48
-    configs = [
-        replace(_ablation(method, context), parts=m, batch_size=batch)
-        for method in ("bsam", "sam-sgd")
-        for m in (PARTS if context.scale == "full" else (1, 2, 4))
-    ]
-    return seeded(configs, context, ABLATION_SEEDS)
-
-
-def rho_grid(context: Context, method: str) -> list[float]:
-    """Two decades around the chosen rho: seven values, its own in the middle (quick: three)."""
-    center = tuned("lenet5", method, context).rho
-    exponents = (-3, -2, -1, 0, 1, 2, 3) if context.scale == "full" else (-3, 0, 3)
-    return [center if k == 0 else float(f"{center * 10 ** (k / 3):.4g}") for k in exponents]
-
-
-def sensitivity(context: Context) -> list[Config]:
-    """The three SAM variants over their grids of rho."""
-    configs = []
-    for method in SWEEP_METHODS:
-        configs += [replace(_ablation(method, context), rho=rho) for rho in rho_grid(context, method)]
-    return seeded(configs, context, ABLATION_SEEDS)
-
-
-def sqrt_n(context: Context) -> list[Config]:
-    """bSAM with and without the factor sqrt(N) in the s-update, each with hyperparameters of its own search."""
-    with_factor = replace(tuned("lenet5", "bsam-sqrt-n", context), samples=(_samples(context),))
-    return seeded([tuned("lenet5", "bsam", context), with_factor], context, MAIN_SEEDS)
-
-
-def _ablation(method: str, context: Context) -> Config:
-    """The tuned run on LeNet-5 with fewer epochs, for ablations of many runs."""
-    config = replace(tuned("lenet5", method, context), samples=(_samples(context),))
-    return replace(config, epochs=min(config.epochs, ABLATION_EPOCHS))
-
-
-def _samples(context: Context) -> int:
-    return SAMPLES if context.scale == "full" else 8
+    return [replace(c, seed=context.seed + k) for k in range(count) for c in configs]
 
 
 def headline(row: Row) -> dict[str, float]:
@@ -128,35 +120,51 @@ def need_data(context: Context, configs: Sequence[Config]) -> None:
     Raises:
         InputError: a full run without ``--data``.
     """
-    named = sorted({c.dataset for c in configs} - {"digits", "digits-rgb"})
+    named = sorted({c.dataset for c in configs} - {"digits", "digits-rgb", *context.datasets})
     if named and context.data is None:
         raise InputError(f"this run reads {', '.join(named)}: give --data DIR or set FENCHEL_DATA")
 
 
 def execute(context: Context, configs: Sequence[Config]) -> list[Row]:
-    """The rows of ``configs``: finished ones are read, the others are trained, and full ones are kept for good."""
-    kept = committed_directory() if context.scale == "full" and not context.force else None
-    rows = RowStore(_working_directory(context), kept)
+    """The rows of ``configs``: finished ones are read, the others are trained, and full ones are kept for good.
+
+    Raises:
+        Stopped: the deadline came first, or only a plan was asked for.
+    """
+    rows = _store(context, forced=context.force)
     if context.force:
         again = [config for config in configs if config.key() not in context.repeated]
         rows.forget(again)
         context.repeated.update(config.key() for config in again)
     if rows.missing(configs):
         need_data(context, configs)
-    found = sweep.run(
+        if context.plan:
+            raise Stopped("to train:\n" + "\n".join(sweep.estimate(configs, rows, context.data)))
+    trained = sweep.run(
         configs,
         rows,
         data=context.data,
         jobs=context.jobs,
         scheduler=context.scheduler,
         progress=context.progress,
-        stack=True if context.scale == "quick" and context.jobs == 1 and context.scheduler is None else None,
+        deadline=context.deadline,
     )
     if context.scale == "full":
-        write_committed(found)
-    return found
+        write_committed(trained)
+    return trained
 
 
-def _working_directory(context: Context) -> Path:
-    # Full runs share their finished rows across tables; quick ones keep to their own experiment.
+def rows_of(context: Context, configs: Sequence[Config]) -> list[Row]:
+    """Those of the rows that are finished; nothing is trained."""
+    rows = _store(context)
+    return [row for row in map(rows.get, configs) if row is not None]
+
+
+def _store(context: Context, *, forced: bool = False) -> RowStore:
+    kept = committed_directory() if context.scale == "full" and not forced else None
+    return RowStore(working_directory(context), kept)
+
+
+def working_directory(context: Context) -> Path:
+    """Where rows and checkpoints lie: full runs share theirs, quick ones keep to their own experiment."""
     return context.partial.parent / "rows" if context.scale == "full" else context.partial / "rows"

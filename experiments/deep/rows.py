@@ -12,7 +12,7 @@ from experiments import store
 from experiments.deep.config import Config
 from experiments.registry import InputError
 
-__all__ = ["Row", "RowStore", "committed_directory", "write_committed"]
+__all__ = ["Row", "RowStore", "committed_directory", "merge", "write_committed"]
 
 Row = dict[str, Any]
 
@@ -40,6 +40,13 @@ class RowStore:
             return store.read_json(path)
         return self._committed.get(key)
 
+    def every(self) -> list[Row]:
+        """All finished rows."""
+        found = dict(self._committed)
+        for path in sorted(self.directory.glob("*.json")):
+            found[path.stem] = store.read_json(path)
+        return list(found.values())
+
     def put(self, row: Mapping[str, Any]) -> None:
         """Store a finished row."""
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -61,6 +68,39 @@ class RowStore:
             if self.get(config) is None:
                 found.setdefault(config.key(), config)
         return list(found.values())
+
+
+def merge(source: Path, target: RowStore) -> tuple[int, int]:
+    """Take finished rows and checkpoints over from the folder of another machine; how many of each were new.
+
+    Raises:
+        InputError: a row is damaged, does not belong to its settings, or differs from ours of the same key.
+    """
+    if not source.is_dir():
+        raise InputError(f"{source} is not a folder of rows")
+    new = checkpoints = 0
+    for path in sorted(source.glob("*.json")):
+        row = store.read_json(path)
+        try:
+            config = Config.from_settings(row["settings"])
+            whole = row["key"] == config.key() == path.stem and {"metrics", "date", "revision", "device"} <= set(row)
+        except (KeyError, TypeError, ValueError):
+            whole = False
+        if not whole:
+            raise InputError(f"{path} is not a finished row of this version; delete it")
+        ours = target.get(config)
+        if ours is None:
+            target.put(row)
+            new += 1
+        elif ours["metrics"] != row["metrics"]:
+            raise InputError(f"{path} and our row of the same key have different metrics; delete one of them")
+    for path in sorted(source.glob("*.pt")):
+        kept = target.directory / path.name
+        if not kept.exists() and not kept.with_suffix(".json").exists():
+            target.directory.mkdir(parents=True, exist_ok=True)
+            kept.write_bytes(path.read_bytes())
+            checkpoints += 1
+    return new, checkpoints
 
 
 def write_committed(rows: Iterable[Row]) -> None:

@@ -2,125 +2,168 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.deep import deviations, plans, summary
+from experiments.deep import deviations, plans, summary, verdicts
+from experiments.deep.config import Config
+from experiments.deep.evaluate import METRICS
+from experiments.deep.rows import Row
 from experiments.deep.statistics import LARGER_IS_BETTER, paired
-from experiments.deep.summary import NAMES, Groups
+from experiments.deep.summary import NAMES
 from experiments.registry import Claim, Context, Outcome
 
-__all__ = ["judge", "outcome"]
+__all__ = ["Curves", "judge", "outcome"]
+
+SWEPT = ("sam-sgd", "sam-adam", "bsam")
+SIDE = 3
+"""Points of the first grid on either side of the chosen rho, three a decade."""
+WINDOW = 2
+"""Points of the window on either side of a method's best rho: five points, 1.3 decades, for everybody."""
+MORE = 3
+"""Points that a grid may be longer, on a side where the window would not fit."""
+
+Curves = Mapping[str, Mapping[str, NDArray[np.float64]]]
+"""By method and metric, an array (rho, seed), rho ascending."""
 
 
 def outcome(context: Context, metrics: Sequence[str]) -> Outcome:
     """The curves of ``metrics`` over rho for the three SAM variants, with the verdict on them."""
-    rows = plans.execute(context, plans.sensitivity(context))
+    model = plans.tasks(context)[0]
+    centers = {method: plans.tuned(model, method, context) for method in SWEPT}
+    side = 1 if context.scale == "quick" else SIDE
+    grids = dict.fromkeys(SWEPT, (-side, side))
+    while True:
+        configs = {m: [_at(centers[m], k, context) for k in range(low, high + 1)] for m, (low, high) in grids.items()}
+        every = [c for many in configs.values() for c in many]
+        rows = plans.execute(context, plans.seeded(every, context, plans.ABLATION_SEEDS))
+        curves, rhos = _curves(rows)
+        longer = {m: _longer(grids[m], _best(curves[NAMES[m]], "accuracy"), side) for m in SWEPT}
+        if longer == grids:
+            break
+        grids = longer
+    arrays: dict[str, NDArray[np.float64]] = {}
+    for method, values in curves.items():
+        arrays[f"{method} rho"] = rhos[method]
+        arrays |= {f"{method} {metric}": values[metric] for metric in metrics}
+    classes = 10
     groups = summary.gather(rows, lambda row: (NAMES[row["settings"]["method"]], repr(float(row["settings"]["rho"]))))
-    centers = {NAMES[m]: plans.tuned("lenet5", m, context).rho for m in plans.SWEEP_METHODS}
-    arrays = {}
-    for method in centers:
-        rhos = _rhos(groups, method)
-        arrays[f"{method} rho"] = np.array(rhos)
-        for metric in metrics:
-            arrays[f"{method} {metric}"] = np.stack([groups[method, repr(r)][metric] for r in rhos])
     return Outcome(
         settings={
             **summary.provenance(rows),
-            "selected rho": centers,
-            "grid": "seven values over two decades, the selected rho in the middle",
+            "task": summary.task(rows[0]),
+            "selected rho": {NAMES[m]: c.rho for m, c in centers.items()},
+            "grid": "three values a decade around each method's chosen rho, longer where its best was near an end",
             "metrics": list(metrics),
-            "deviations": deviations.ABLATIONS if context.scale == "full" else deviations.QUICK,
+            "collapsed": [
+                f"{method}, rho = {rho:g}"
+                for method, values in curves.items()
+                for rho, accuracy in zip(rhos[method], values["accuracy"].mean(1), strict=True)
+                if verdicts.collapsed(float(accuracy), classes)
+            ],
+            "deviations": deviations.small(context, f"{summary.task(rows[0])} instead of ResNet-20-FRN/CIFAR-100"),
         },
         numbers={"table": summary.table(groups, ["Method", "rho"], mark=False)},
-        claims=(judge(groups, centers, metrics),),
+        claims=(judge(curves, rhos, metrics, classes),),
         arrays=arrays,
     )
 
 
-def judge(groups: Groups, centers: dict[str, float], metrics: Sequence[str]) -> Claim:
-    """D2: bSAM's range over the grid is below that of both others, seed by seed."""
+def _at(center: Config, step: int, context: Context) -> Config:
+    samples = (8 if context.scale == "quick" else plans.SAMPLES,)
+    if step == 0:
+        return center  # shared with the tables
+    return replace(center, samples=samples, rho=float(f"{center.rho * 10 ** (step / 3):.4g}"))
+
+
+def _longer(grid: tuple[int, int], best: int, side: int) -> tuple[int, int]:
+    """One more point at the end to which the window around ``best`` (an index) does not fit."""
+    low, high = grid
+    reach = min(WINDOW, side)
+    if best < reach and low > -side - MORE:
+        low -= 1
+    if best > high - low - reach and high < side + MORE:
+        high += 1
+    return low, high
+
+
+def _curves(rows: Sequence[Row]) -> tuple[dict[str, dict[str, NDArray[np.float64]]], dict[str, NDArray[np.float64]]]:
+    groups = summary.gather(rows, lambda row: (NAMES[row["settings"]["method"]], repr(float(row["settings"]["rho"]))))
+    curves, rhos = {}, {}
+    for method in dict.fromkeys(label[0] for label in groups):
+        order = sorted(float(label[1]) for label in groups if label[0] == method)
+        curves[method] = {m: np.stack([groups[method, repr(r)][m] for r in order]) for m in METRICS}
+        rhos[method] = np.array(order)
+    return curves, rhos
+
+
+def _best(values: Mapping[str, NDArray[np.float64]], metric: str, classes: int = 10) -> int:
+    """The index of the best mean; collapsed networks are left out."""
+    mean = values[metric].mean(1) * (1 if LARGER_IS_BETTER[metric] else -1)
+    gone = [verdicts.collapsed(float(a), classes) for a in values["accuracy"].mean(1)]
+    return int(np.argmax(np.where(gone, -np.inf, np.nan_to_num(mean, nan=-np.inf))))
+
+
+def judge(curves: Curves, rhos: Mapping[str, NDArray[np.float64]], metrics: Sequence[str], classes: int) -> Claim:
+    """D2: over equally many points around each method's own best, bSAM's metrics move least, seed by seed."""
     ranges: dict[str, dict[str, NDArray[np.float64]]] = {}
-    deviations_: dict[str, dict[str, NDArray[np.float64]]] = {}
-    below: dict[str, dict[str, NDArray[np.float64]]] = {}
-    best_at_edge = []
-    for method in centers:
-        rhos = _rhos(groups, method)
+    spreads: dict[str, dict[str, NDArray[np.float64]]] = {}
+    cut, collapsed = [], []
+    for method, values in curves.items():
         for metric in metrics:
-            values = np.stack([groups[method, repr(r)][metric] for r in rhos])
-            ranges.setdefault(metric, {})[method] = np.ptp(values, axis=0)
-            deviations_.setdefault(metric, {})[method] = values.std(axis=0)
-            mean = values.mean(1) * (1 if LARGER_IS_BETTER[metric] else -1)
-            top = int(mean.argmax())
-            near = [i for i, r in enumerate(rhos) if rhos[top] / 10.5 <= r <= rhos[top]]
-            below.setdefault(metric, {})[method] = np.ptp(values[near], axis=0)
-            if method == "bSAM" and top == len(rhos) - 1:
-                best_at_edge.append(metric)
-    wins = {m: _smaller(ranges[m]) for m in metrics}
-    deviation_wins = {m: _smaller(deviations_[m]) for m in metrics}
-    below_wins = {m: _smaller(below[m]) for m in metrics}
-    least = [m for m, w in wins.items() if all(w.values())]
-    near_least = [m for m, w in below_wins.items() if all(w.values())]
-    if len(least) == len(metrics) and len(near_least) == len(metrics):
-        verdict = "held"
-    else:
-        verdict = "held only if" if least or near_least else "refuted"
-    edge = (
-        f" bSAM's best {', '.join(best_at_edge)} lies at the upper end of its grid: larger rho was not run, so its "
-        "grid shows no side above the optimum, which is where the others lose most."
-        if best_at_edge
-        else ""
-    )
+            best, last = _best(values, metric, classes), len(rhos[method]) - 1
+            window = slice(max(0, best - WINDOW), best + WINDOW + 1)
+            if best < WINDOW or best > last - WINDOW:
+                cut.append(f"{method}, {metric}")
+            inside = values[metric][window]
+            gone = [verdicts.collapsed(float(a), classes) for a in values["accuracy"][window].mean(1)]
+            if any(gone) and metric in ("ece", "auroc"):  # a network that guesses is calibrated, and says nothing
+                collapsed.append(f"{method}, {metric}")
+                inside = inside if all(gone) else inside[np.logical_not(gone)]
+            ranges.setdefault(metric, {})[method] = np.ptp(inside, axis=0)
+            spreads.setdefault(metric, {})[method] = inside.std(axis=0)
+    found, second = _places(ranges), _places(spreads)
+    verdict = verdicts.judge_helps(found)
+    condition = verdict.condition
+    if cut:
+        condition = "; ".join(filter(None, [condition, "the grid ends within the window of " + ", ".join(cut)]))
+    word = "undecided" if cut and verdict.word in ("held", "refuted") else verdict.word
     return Claim(
         id="D2",
-        verdict=verdict,
+        verdict=word,
+        condition=condition,
+        would_change=verdict.would_change,
         statement=(
-            "Over two decades of rho around each method's selected value bSAM's range is the smallest beyond the "
-            f"interval in {', '.join(least) or 'no metric'} (of {', '.join(metrics)}); within the decade below each "
-            f"method's best rho in {', '.join(near_least) or 'no metric'}.{edge}"
+            f"Range of {', '.join(metrics)} over five values of rho (1.3 decades) around each method's own best, bSAM "
+            f"against the others. Collapsed networks within a window: {', '.join(collapsed) or 'none'}."
         ),
         numbers={
-            "best mean over the grid": _best(groups, centers, metrics),
-            "range over the grid": _means(ranges),
-            "range over the decade below the best": _means(below),
-            "bSAM - other, range": {
-                f"{m}, {other}": paired(ranges[m]["bSAM"], ranges[m][other]).numbers()
+            "best rho": {
+                f"{method}, {m}": float(rhos[method][_best(v, m, classes)])
+                for method, v in curves.items()
                 for m in metrics
-                for other in ranges[m]
-                if other != "bSAM"
             },
+            "range": {f"{m}, {method}": float(v.mean()) for m, by in ranges.items() for method, v in by.items()},
+            "bSAM - other, range": verdicts.numbers(found),
         },
-        tolerance="paired 95 % t interval over seeds of the difference of ranges",
-        second_way=(
-            "standard deviation over the grid instead of the range, bootstrap interval: smallest in "
-            + (", ".join(m for m in metrics if all(_smaller(deviations_[m], bootstrap=True).values())) or "no metric")
-            + "; with the t interval in "
-            + (", ".join(m for m, w in deviation_wins.items() if all(w.values())) or "no metric")
-        ),
+        tolerance="paired t tests over seeds of the difference of ranges, Holm-corrected, 5 %",
+        second_way=f"standard deviation over the window instead of the range: {verdicts.judge_helps(second).word}",
     )
 
 
-def _smaller(found: dict[str, NDArray[np.float64]], *, bootstrap: bool = False) -> dict[str, bool]:
-    others = [method for method in found if method != "bSAM"]
-    return {o: paired(found["bSAM"], found[o]).sign(bootstrap=bootstrap) < 0 for o in others}
+def _places(by_metric: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> list[verdicts.Place]:
+    # A smaller range is better in every metric, so ranges are compared as something of which less is more.
+    differences: verdicts.Differences = {
+        (f"against {other}", f"range of {metric}"): (metric, paired(_signed(found["bSAM"], metric), _signed(v, metric)))
+        for metric, found in by_metric.items()
+        for other, v in found.items()
+        if other != "bSAM"
+    }
+    return verdicts.places(differences)
 
 
-def _means(found: dict[str, dict[str, NDArray[np.float64]]]) -> dict[str, Any]:
-    return {f"{metric}, {method}": float(v.mean()) for metric, by in found.items() for method, v in by.items()}
-
-
-def _best(groups: Groups, methods: Iterable[str], metrics: Sequence[str]) -> dict[str, Any]:
-    found = {}
-    for method in methods:
-        for metric in metrics:
-            means = {rho: float(groups[method, repr(rho)][metric].mean()) for rho in _rhos(groups, method)}
-            rho = max(means, key=lambda r, m=means, up=LARGER_IS_BETTER[metric]: m[r] if up else -m[r])  # type: ignore[misc]
-            found[f"{metric}, {method}"] = {"rho": rho, "value": means[rho]}
-    return found
-
-
-def _rhos(groups: Groups, method: str) -> list[float]:
-    return sorted(float(label[1]) for label in groups if label[0] == method)
+def _signed(ranges: NDArray[np.float64], metric: str) -> NDArray[np.float64]:
+    return -ranges if LARGER_IS_BETTER[metric] else ranges

@@ -1,79 +1,104 @@
-"""The search spaces of the hyperparameters: equally many random draws for every method, all on a log scale."""
+"""What is searched for each method, all on a log scale and equally wide where methods share a setting's meaning."""
 
 from __future__ import annotations
 
-import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from experiments.deep.config import Config
 
-__all__ = ["SEARCHED", "SPACES", "TASKS", "base", "draws", "ranked"]
+__all__ = ["EDGE", "SEARCHED", "SMALL", "SPACES", "TASKS", "Space", "at_edges", "base", "middle", "ranked", "widened"]
 
-TASKS = {"mlp": "mnist", "lenet5": "fashion-mnist"}
+Space = Mapping[str, tuple[float, float]]
 
-_DECAY = (1e-5, 2e-3)
-SPACES: dict[str, dict[str, tuple[float, float]]] = {
-    "sgd": {"lr": (3e-3, 0.3), "weight_decay": _DECAY},
-    "sam-sgd": {"lr": (3e-3, 0.3), "weight_decay": _DECAY, "rho": (0.01, 0.3)},
-    "swag": {"lr": (3e-3, 0.3), "weight_decay": _DECAY, "swag_lr": (0.05, 0.7)},
-    "vogn": {"lr": (3e-3, 0.1), "weight_decay": _DECAY, "damping": (0.03, 0.3)},
-    "adam": {"lr": (1e-4, 1e-2), "weight_decay": _DECAY},
-    "sam-adam": {"lr": (1e-4, 1e-2), "weight_decay": _DECAY, "rho": (0.01, 0.3)},
-    "bsam": {"lr": (0.02, 1.0), "weight_decay": _DECAY, "rho": (1e-4, 0.1)},
-    "bsam-sqrt-n": {"lr": (0.02, 1.0), "weight_decay": _DECAY, "rho": (1e-4, 0.1)},
-    "ivon": {"lr": (3e-3, 0.2), "weight_decay": _DECAY, "s_init": (0.03, 1.0)},
+TASKS = {"lenet5": "fashion-mnist", "mlp": "mnist", "resnet20-frn": "cifar10-jpeg"}
+SMALL = ("lenet5", "mlp")
+"""Trained in float32; larger networks in bfloat16."""
+EDGE = 0.05
+"""A value in this outer share of its range counts as being at the edge."""
+
+_DECAY = (1e-5, 3e-3)
+_SGD: Space = {"lr": (5e-3, 0.5), "weight_decay": _DECAY}
+_ADAM: Space = {"lr": (1e-4, 1e-2), "weight_decay": _DECAY}
+# Two decades of rho for everybody; SAM's is a radius, bSAM's a step in units of g/s, so their middles differ.
+_SAM_RHO, _BSAM_RHO = (5e-3, 0.5), (1e-3, 0.1)
+_BSAM: Space = {
+    "lr": (0.03, 3.0),
+    "weight_decay": _DECAY,
+    "rho": _BSAM_RHO,
+    "damping": (0.02, 0.5),
+    "s_init": (0.1, 3.0),
+}
+SPACES: dict[str, Space] = {
+    "sgd": _SGD,
+    "sam-sgd": {**_SGD, "rho": _SAM_RHO},
+    "swag": {**_SGD, "swag_lr": (0.05, 0.9)},
+    "vogn": {"lr": (5e-3, 0.5), "weight_decay": _DECAY, "damping": (0.02, 0.5), "s_init": (0.01, 1.0)},
+    "adam": _ADAM,
+    "sam-adam": {**_ADAM, "rho": _SAM_RHO},
+    "bsam": _BSAM,
+    "bsam-sqrt-n": _BSAM,
+    "ivon": {"lr": (5e-3, 0.5), "weight_decay": _DECAY, "s_init": (0.01, 1.0)},
 }
 SEARCHED = tuple(SPACES)
 
-# What a method is given besides its searched settings; m = 8 wherever a step has perturbations or weight samples.
-FIXED: dict[str, dict[str, object]] = {
+# What a method is given besides its searched settings; m = 8 wherever a step has sub-batches.
+_FIXED: dict[str, dict[str, object]] = {
     "sgd": {},
     "sam-sgd": {"parts": 8},
     "swag": {},
-    "vogn": {"parts": 8, "s_init": 0.1},
+    "vogn": {"parts": 8},
     "adam": {},
     "sam-adam": {"parts": 8},
     "bsam": {"parts": 8},
     "bsam-sqrt-n": {"parts": 8, "sqrt_n": True},
-    "ivon": {"parts": 8, "beta2": 0.9999},
+    "ivon": {"beta2": 0.9999},
 }
 
 
 def base(model: str, entry: str, dataset: str | None = None) -> Config:
     """The unsearched settings of ``entry`` (a method, or bsam-sqrt-n) on the task of ``model``."""
     method = entry.removesuffix("-sqrt-n")
-    return Config(dataset or TASKS[model], model, method, **FIXED[entry])  # type: ignore[arg-type]
+    config = Config(dataset or TASKS[model], model, method, **_FIXED[entry])  # type: ignore[arg-type]
+    # Gradients of single examples are taken by torch.func, outside of autocast.
+    return config if model in SMALL else replace(config, precision="tf32" if method == "vogn" else "bf16")
 
 
-def draws(model: str, entry: str, budget: int, epochs: int, seed: int = 0) -> list[Config]:
-    """``budget`` configurations of ``entry``, each setting log-uniform in its range, the same on every machine."""
-    rng = np.random.default_rng([seed, zlib.crc32(f"{model}/{entry}".encode())])
-    found = []
-    for _ in range(budget):
-        values = {
-            name: float(f"{np.exp(rng.uniform(np.log(low), np.log(high))):.3g}")
-            for name, (low, high) in SPACES[entry].items()
-        }
-        start = replace(base(model, entry), epochs=epochs, select=True, seed=seed)
-        found.append(replace(start, **values))  # type: ignore[arg-type]
+def middle(space: Space) -> dict[str, float]:
+    """The middle of every range, which a quick run takes where nothing was searched."""
+    return {name: float(f"{np.sqrt(low * high):.3g}") for name, (low, high) in space.items()}
+
+
+def at_edges(config: Config, space: Space) -> dict[str, int]:
+    """The settings of ``config`` at an edge of ``space``: -1 at the lower, 1 at the upper one."""
+    found = {}
+    for name, (low, high) in space.items():
+        place = np.log(getattr(config, name) / low) / np.log(high / low)
+        if place < EDGE or place > 1 - EDGE:
+            found[name] = -1 if place < EDGE else 1
     return found
 
 
-def ranked(candidates: list[tuple[Config, dict[str, float]]], held_out: int) -> list[Config]:
+def widened(space: Space, edges: Mapping[str, int], factor: float = 4.0) -> dict[str, tuple[float, float]]:
+    """``space`` with the given edges moved outwards; a share stays below one."""
+    wider = dict(space)
+    for name, side in edges.items():
+        low, high = space[name]
+        high = min(high * factor, 0.999) if name == "swag_lr" else high * factor
+        wider[name] = (low / factor, space[name][1]) if side < 0 else (low, high)
+    return wider
+
+
+def ranked(candidates: Sequence[tuple[Config, dict[str, float]]], held_out: int) -> list[Config]:
     """(configuration, validation metrics) in the order of preference.
 
     As in the paper validation accuracy decides; accuracies within one binomial standard error of the best are a tie,
     which the lower validation NLL breaks. The same rule then picks the next among the rest. Runs that diverged are
     left out.
-
-    Raises:
-        ValueError: there are no candidates with finite metrics.
     """
     rest = [(c, m) for c, m in candidates if np.isfinite(m["nll"]) and np.isfinite(m["accuracy"])]
-    if not rest:
-        raise ValueError("no candidate has finite validation metrics")
     order = []
     while rest:
         best = max(m["accuracy"] for _, m in rest)
@@ -83,3 +108,8 @@ def ranked(candidates: list[tuple[Config, dict[str, float]]], held_out: int) -> 
         order.append(pick[0])
         rest.remove(pick)
     return order
+
+
+def with_values(config: Config, values: Mapping[str, float]) -> Config:
+    """``config`` with searched settings."""
+    return replace(config, **values)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from experiments.deep.evaluate import METRICS
 from experiments.deep.rows import Row
 from experiments.deep.statistics import paired, spread
 
-__all__ = ["NAMES", "TASKS", "Groups", "best_or_tied", "gather", "provenance", "table", "task"]
+__all__ = ["NAMES", "TASKS", "Groups", "best_or_tied", "gather", "provenance", "table", "task", "task_name"]
 
 NAMES = {
     "sgd": "SGD",
@@ -30,6 +30,9 @@ TASKS = {
     ("lenet5", "fashion-mnist"): "LeNet-5 / FashionMNIST",
     ("mlp", "digits"): "MLP / digits",
     ("lenet5", "digits"): "LeNet-5 / digits",
+    ("resnet20-frn", "cifar10-jpeg"): "ResNet-20-FRN / CIFAR-10 (JPEG)",
+    ("resnet18", "cifar10-jpeg"): "ResNet-18 / CIFAR-10 (JPEG)",
+    ("resnet20-frn", "tiny-imagenet-32"): "ResNet-20-FRN / Tiny ImageNet-32",
 }
 
 Label = tuple[str, ...]
@@ -38,8 +41,12 @@ Groups = dict[Label, dict[str, NDArray[np.float64]]]
 
 def task(row: Row) -> str:
     """Network and data of a row, as the tables print them."""
-    settings = row["settings"]
-    return TASKS.get((settings["model"], settings["dataset"]), f"{settings['model']} / {settings['dataset']}")
+    return task_name(row["settings"]["model"], row["settings"]["dataset"])
+
+
+def task_name(model: str, dataset: str) -> str:
+    """Network and data, as the tables print them."""
+    return TASKS.get((model, dataset), f"{model} / {dataset}")
 
 
 def gather(
@@ -97,7 +104,10 @@ def provenance(rows: Sequence[Row]) -> dict[str, Any]:
 
     return {
         "device": ", ".join(seen("device")),
-        "precision": seen("precision"),
+        "precision": sorted({row["settings"]["precision"] for row in rows}),
+        "ran": seen("ran"),
+        "revisions": seen("revision"),
+        "diverged": sorted(row["key"] for row in rows if row["diverged"]),
         "torch": seen("torch"),
         "dates": seen("date"),
         "runs": len({row["key"] for row in rows}),

@@ -1,8 +1,8 @@
 """A sweep: a list of configurations, run wherever there is a machine, each exactly once.
 
-On a GPU small networks are trained in stacks; otherwise every run is its own process (joblib), or a task of a Dask
-cluster. A finished run is a row on disk: killing the sweep loses only the runs under way, which resume from their
-last checkpoint.
+On a GPU many runs share the device; on a CPU every run is one thread of a process (joblib), or a task of a Dask
+cluster, so that its numbers do not depend on how many run at once. A finished run is a row on disk, a run under way a
+checkpoint beside it: what is stopped, or killed, goes on from there, in another folder or on another machine too.
 """
 
 from __future__ import annotations
@@ -10,21 +10,23 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from experiments.deep import data as data_sets
-from experiments.deep import distributed, stacked_rows
+from experiments.deep import distributed
 from experiments.deep.config import Config
 from experiments.deep.progress import Progress
+from experiments.deep.queue import Splits, device_name, row_of, train_all
 from experiments.deep.rows import Row, RowStore
-from experiments.deep.runner import train_one
-from experiments.registry import InputError
+from experiments.deep.training import Training, allow_precision
+from experiments.registry import InputError, Stopped
 from fenchel.errors import MissingDependencyError
 
-__all__ = ["run"]
+__all__ = ["estimate", "run"]
 
 
 def run(
@@ -36,127 +38,182 @@ def run(
     scheduler: str | None = None,
     progress: bool = False,
     device: str | None = None,
-    stack: bool | None = None,
+    deadline: float | None = None,
 ) -> list[Row]:
     """Run what has no row yet and return the rows of ``configs`` in their order.
 
-    ``stack`` forces or forbids stacked training; by default it is used on a GPU.
+    Args:
+        jobs: processes, on a CPU. scheduler: the address of a Dask cluster. deadline: the `time.monotonic` at which to
+            stop; runs under way are kept.
 
     Raises:
         InputError: the data cannot be read. MissingDependencyError: joblib or Dask is needed and not installed.
+        Stopped: the deadline came first. RuntimeError: runs failed; the others have their rows.
     """
     distributed.start()
     pending = rows.missing(configs)
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    stack = chosen.startswith("cuda") if stack is None else stack
-    if distributed.size() > 1:
-        _run_together(pending, rows, data, progress)
-        pending = []
-    if stack and scheduler is None and pending:
-        stackable = [config for config in pending if stacked_rows.can_stack(config)]
-        _run_stacks(stackable, rows, data, chosen, progress)
-        pending = rows.missing(pending)
+    place = _device(device)
+    for config in pending:
+        if scheduler is None:
+            allow_precision(config.precision, place)
+    bar = Progress(sum(config.epochs for config in pending), "epochs of runs", progress and distributed.rank() == 0)
+    failed: list[str] = []
     if pending and scheduler is not None:
-        _run_dask(pending, rows, data, scheduler, progress)
+        _run_dask(pending, rows, data, scheduler, bar)
+    elif pending and jobs > 1 and place.type == "cpu" and distributed.size() == 1:
+        failed = _run_joblib(pending, rows, data, jobs, deadline, bar)
     elif pending:
-        _run_joblib(pending, rows, data, chosen, jobs, progress)
+        failed = _run_here(pending, rows, data, place, deadline, bar)
+    bar.close()
     found = [rows.get(config) for config in configs]
-    lost = [config.key() for config, row in zip(configs, found, strict=True) if row is None]
-    if lost:
-        raise RuntimeError(f"{len(lost)} runs ended without a row, the first is {lost[0]}")
+    if failed:
+        raise RuntimeError(f"{len(failed)} of {len(pending)} runs failed, the first: {failed[0]}")
+    if distributed.rank() == 0 and None in found:
+        raise Stopped(
+            f"stopped with {len(rows.missing(configs))} of {len(configs)} runs to go; the same command goes on"
+        )
     return [row for row in found if row is not None]
 
 
-def _run_together(configs: Sequence[Config], rows: RowStore, data: Path | None, progress: bool) -> None:
-    """Under torchrun every process takes its share of each batch; the first one writes the rows."""
+def _device(name: str | None) -> torch.device:
+    return distributed.device() or torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _run_here(
+    configs: Sequence[Config],
+    rows: RowStore,
+    data: Path | None,
+    device: torch.device,
+    deadline: float | None,
+    bar: Progress,
+) -> list[str]:
     alone = sorted({c.method for c in configs} & {"vogn", "ivon"})
-    if alone:
+    if alone and distributed.size() > 1:
         raise InputError(f"torchrun cannot share the batches of {', '.join(alone)}; run them in one process")
-    leader = distributed.rank() == 0
-    for config in configs:
-        row = train_one(config, data, checkpoints=rows.directory, progress=progress and leader)
-        if leader:
+
+    def finish(row: Row) -> None:
+        if distributed.rank() == 0:
             rows.put(row)
+            _journal(rows.directory, row["key"])
         distributed.barrier()
 
+    with _one_thread(device):
+        splits = Splits(data, device)
+        return train_all(
+            configs, splits, device, finish, checkpoints=rows.directory, deadline=deadline, tick=bar.advance
+        )
 
-def _run_stacks(configs: Sequence[Config], rows: RowStore, data: Path | None, device: str, progress: bool) -> None:
-    # Tensor cores for the products (10 bits of mantissa, sums in float32): as PyTorch's convolutions do by default.
-    torch.set_float32_matmul_precision("high" if device.startswith("cuda") else "highest")
-    plan = stacked_rows.plan_stacks(configs)
-    bar = Progress(sum(group[0].epochs for group, _ in plan), "epochs of stacks", progress)
-    loaded: dict[tuple[str, bool, int], data_sets.Split] = {}
-    for group, seeds in plan:
-        first = group[0]
-        place = (first.dataset, first.select, first.limit)
-        if place not in loaded:
-            loaded.clear()
-            source = data_sets.load(first.dataset, data)
-            loaded[place] = data_sets.split(source, select=first.select, limit=first.limit).to(device)
-        for row in stacked_rows.train_rows(group, seeds, loaded[place], on_epoch=lambda _: bar.advance()):
-            rows.put(row)
-    bar.close()
+
+@contextmanager
+def _one_thread(device: torch.device) -> Iterator[None]:
+    """On a CPU a run has one thread, always: sums depend on how many share them."""
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _run_joblib(
-    configs: Sequence[Config], rows: RowStore, data: Path | None, device: str, jobs: int, progress: bool
-) -> None:
+    configs: Sequence[Config], rows: RowStore, data: Path | None, jobs: int, deadline: float | None, bar: Progress
+) -> list[str]:
     # Reading the data once here turns a missing or corrupted file into one sentence, not one a worker.
     for name in {config.dataset for config in configs}:
         data_sets.load(name, data)
-    if jobs == 1:
-        for position, config in enumerate(configs, start=1):
-            _work(config, rows.directory, data, device, 0, progress, f"run {position}/{len(configs)}")
-        return
     try:
         import joblib
     except ImportError as error:
         raise MissingDependencyError("a sweep with several jobs needs joblib; install fenchel[deep]") from error
-    bar = Progress(len(configs), "runs", progress)
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    tasks = (joblib.delayed(_work)(c, rows.directory, data, device, threads, False, "") for c in configs)
-    for _ in joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(tasks):
-        bar.advance()
-    bar.close()
+    tasks = (joblib.delayed(_work)(config, rows.directory, data, deadline) for config in configs)
+    failed: list[str] = []
+    for epochs, sentences in joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(tasks):
+        failed += sentences
+        for _ in range(epochs):
+            bar.advance()
+    return failed
 
 
-def _run_dask(configs: Sequence[Config], rows: RowStore, data: Path | None, scheduler: str, progress: bool) -> None:
+def _work(config: Config, directory: Path, data: Path | None, deadline: float | None) -> tuple[int, list[str]]:
+    store = RowStore(directory)
+    if store.get(config) is not None or (deadline is not None and time.monotonic() > deadline):
+        return 0, []
+    cpu = torch.device("cpu")
+    return config.epochs, _run_here([config], store, data, cpu, deadline, Progress(0, "", False))
+
+
+def _run_dask(configs: Sequence[Config], rows: RowStore, data: Path | None, scheduler: str, bar: Progress) -> None:
     try:
         from distributed import Client, as_completed
     except ImportError as error:
         raise MissingDependencyError("--scheduler needs Dask; install fenchel[cluster]") from error
-    bar = Progress(len(configs), "runs", progress)
     with Client(scheduler) as client:
         futures = client.map(_remote, list(configs), data=data, pure=False, key=[c.key() for c in configs])
         # A worker may have no disk in common with us: rows travel back and are written here, as they come.
         for future in as_completed(futures):
             row = future.result()
             rows.put(row)
-            _journal(rows.directory, row["key"], "finished")
-            bar.advance()
-    bar.close()
+            _journal(rows.directory, row["key"])
+            for _ in range(row["settings"]["epochs"]):
+                bar.advance()
 
 
 def _remote(config: Config, data: Path | None) -> Row:
-    return train_one(config, data)
+    device = _device(None)
+    with _one_thread(device):
+        training = Training(config, Splits(data, device).of(config))
+        while not training.finished:
+            training.advance()
+        return row_of(training)
 
 
-def _work(
-    config: Config, directory: Path, data: Path | None, device: str, threads: int, progress: bool, label: str
-) -> None:
-    if threads:
-        torch.set_num_threads(threads)
-    store = RowStore(directory)
-    if store.get(config) is not None:
-        return
-    _journal(directory, config.key(), "started")
-    row = train_one(config, data, device=device, checkpoints=directory, progress=progress, label=label)
-    store.put(row)
-    _journal(directory, config.key(), "finished")
-
-
-def _journal(directory: Path, key: str, event: str) -> None:
+def _journal(directory: Path, key: str) -> None:
     directory.mkdir(parents=True, exist_ok=True)
-    line = json.dumps({"time": round(time.time(), 3), "key": key, "event": event, "process": os.getpid()}) + "\n"
+    line = json.dumps({"time": round(time.time(), 3), "key": key, "event": "finished", "process": os.getpid()}) + "\n"
     with (directory / "journal.log").open("a") as file:
         file.write(line)
+
+
+def estimate(configs: Sequence[Config], rows: RowStore, data: Path | None, *, device: str | None = None) -> list[str]:
+    """A line for each kind of run (data, network, method, batch), with the seconds that it would take on this device.
+
+    From finished runs of the kind on this device where there are any; else from a few steps of one of them alone,
+    which on a GPU, where many share the device, is an upper bound.
+    """
+    place = _device(device)
+    kinds: dict[tuple[str, ...], list[Config]] = {}
+    for config in rows.missing(configs):
+        kinds.setdefault(_kind(config), []).append(config)
+    finished: dict[tuple[str, ...], list[float]] = {}
+    for row in rows.every():
+        if row["device"] == device_name(place):
+            config = Config.from_settings(row["settings"])
+            finished.setdefault(_kind(config), []).append(row["seconds"] / config.epochs)
+    lines, total, splits = [], 0.0, Splits(data, place)
+    for kind, members in kinds.items():
+        if kind in finished:
+            epoch, source = sum(finished[kind]) / len(finished[kind]), f"{len(finished[kind])} finished runs"
+        else:
+            epoch, source = _seconds_of_an_epoch(members[0], splits), "three steps"
+        seconds = epoch * sum(config.epochs for config in members)
+        total += seconds
+        lines.append(f"{len(members):4d} runs, {seconds:8.0f} s (from {source}): {' '.join(kind)}")
+    return [*lines, f"{sum(map(len, kinds.values())):4d} runs, {total:8.0f} s of {device_name(place)} in all"]
+
+
+def _kind(config: Config) -> tuple[str, ...]:
+    plain = f"m={config.parts} batch={config.batch_size} {config.precision}{' augmented' if config.augment else ''}"
+    return config.dataset, config.model, config.method, plain
+
+
+def _seconds_of_an_epoch(config: Config, splits: Splits) -> float:
+    with _one_thread(splits.device):
+        training = Training(config, splits.of(config))
+        training.advance()
+        begin = time.perf_counter()
+        for _ in range(3):
+            training.advance()
+        if splits.device.type == "cuda":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - begin) / 3 * training.steps

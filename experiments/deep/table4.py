@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
-from experiments.deep import deviations, plans, summary
+import numpy as np
+
+from experiments.deep import deviations, plans, summary, verdicts
 from experiments.deep.evaluate import METRICS
 from experiments.deep.rows import Row
-from experiments.deep.statistics import paired
+from experiments.deep.statistics import LARGER_IS_BETTER, mean_interval, paired
 from experiments.deep.summary import Groups
 from experiments.registry import Claim, Context, Outcome, register
 
@@ -18,9 +19,10 @@ __all__ = ["judge", "run"]
 @register("table4", "Table 4: Monte Carlo samples in model averaging", claims=("D5",), extras=("deep",))
 def run(context: Context) -> Outcome:
     """Evaluate bSAM at the mean and averaged over 1 to 128 samples."""
-    configs = plans.table4(context)
-    rows = plans.execute(context, configs)
-    counts = [str(k) for k in configs[0].samples]
+    model = plans.tasks(context)[0]
+    config = plans.tuned(model, "bsam", context)
+    rows = plans.execute(context, plans.seeded([config], context, plans.SEEDS))
+    counts = [str(k) for k in config.samples]
     groups: Groups = {}
     for label in ["mean", *counts]:
         groups.update(_at(rows, label))
@@ -28,11 +30,7 @@ def run(context: Context) -> Outcome:
         settings={
             **summary.provenance(rows),
             "counts": counts,
-            "deviations": (
-                [*deviations.COMMON, "LeNet-5/FashionMNIST instead of ResNet-20-FRN/CIFAR-10"]
-                if context.scale == "full"
-                else deviations.QUICK
-            ),
+            "deviations": deviations.small(context, f"{summary.task(rows[0])} instead of ResNet-20-FRN/CIFAR-10"),
         },
         numbers={"table": summary.table(groups, ["Task", "Samples"])},
         claims=(judge(groups, counts),),
@@ -43,40 +41,33 @@ def _at(rows: Sequence[Row], label: str) -> Groups:
     return summary.gather(rows, lambda row: (summary.task(row), label), lambda row: row["metrics"][label])
 
 
-def judge(groups: Groups, counts: list[str]) -> Claim:
-    """D5: the most samples beat one sample, no doubling hurts, and averaging beats the mean."""
+def judge(groups: Groups, counts: Sequence[str]) -> Claim:
+    """D5: more samples help: the most against one, and each metric's slope over the logarithm of their number."""
     name = next(iter(groups))[0]
-    against_one, against_mean, hurts = {}, {}, []
-    boot = {}
-    for metric in METRICS:
-        most = groups[name, counts[-1]][metric]
-        one = paired(most, groups[name, counts[0]][metric])
-        mean = paired(most, groups[name, "mean"][metric])
-        against_one[metric], against_mean[metric] = one, mean
-        boot[metric] = (one.favours(metric, bootstrap=True), mean.favours(metric, bootstrap=True))
-        for fewer, more in pairwise(counts):
-            if paired(groups[name, more][metric], groups[name, fewer][metric]).favours(metric) < 0:
-                hurts.append(f"{metric} from {fewer} to {more}")
-    helped = [m for m, d in against_one.items() if d.favours(m) > 0]
-    over_mean = [m for m, d in against_mean.items() if d.favours(m) > 0]
-    under_mean = [m for m, d in against_mean.items() if d.favours(m) < 0]
-    if len(helped) == len(METRICS) and not hurts and len(over_mean) == len(METRICS):
-        verdict = "held"
-    else:
-        verdict = "held only if" if helped or over_mean else "refuted"
+    most = groups[name, counts[-1]]
+    differences: verdicts.Differences = {
+        ("against one sample", m): (m, paired(most[m], groups[name, counts[0]][m])) for m in METRICS
+    }
+    slopes = {}
+    x = np.log2([float(k) for k in counts])
+    for m in METRICS:
+        values = np.stack([groups[name, k][m] for k in counts])
+        centered = x - x.mean()
+        slopes[m] = mean_interval(centered @ values / (centered @ centered))
+    found = verdicts.places(differences)
+    over_mean = verdicts.places(
+        {("against the mean", m): (m, paired(most[m], groups[name, "mean"][m])) for m in METRICS}
+    )
+    verdict = verdicts.judge_helps(found)
+    rising = [m for m, d in slopes.items() if (d.mean > 0) == LARGER_IS_BETTER[m] and d.p < verdicts.LEVEL]
+    shown = [f"{place.metric}: {place.status}" for place in over_mean]
     return Claim(
         id="D5",
-        verdict=verdict,
-        statement=(
-            f"On {name}, {counts[-1]} samples are better than one in {', '.join(helped) or 'no metric'} and better "
-            f"than the mean in {', '.join(over_mean) or 'no metric'} (worse in {', '.join(under_mean) or 'none'}); "
-            f"doubling hurts beyond the interval in: {', '.join(hurts) or 'none'}."
-        ),
-        numbers={
-            f"{counts[-1]} samples - 1": {m: d.numbers() for m, d in against_one.items()},
-            f"{counts[-1]} samples - mean": {m: d.numbers() for m, d in against_mean.items()},
-        },
-        tolerance="paired 95 % t interval over seeds",
-        second_way="bootstrap over seeds, sign against one sample and against the mean: "
-        + ", ".join(f"{m} {a:+d}/{b:+d}" for m, (a, b) in boot.items()),
+        verdict=verdict.word,
+        condition=verdict.condition,
+        would_change=verdict.would_change,
+        statement=f"On {name}, averaging over {counts[-1]} samples against one; against the mean: {', '.join(shown)}.",
+        numbers={"most - one": verdicts.numbers(found), "most - mean": verdicts.numbers(over_mean)},
+        tolerance="paired t tests over seeds, Holm-corrected, 5 %",
+        second_way=f"slope over log2 of the number of samples favours more in {', '.join(rising) or 'no metric'}",
     )

@@ -124,8 +124,8 @@ class VOGN(DiagonalVariational):
         rounds = [split_batch(batch, self._samples)] if self._split else [split_batch(batch, 1)] * self._samples
         first, second, loss = self._passes(loss_fn, rounds[0])
         for parts in rounds[1:]:
-            g, square, value = self._passes(loss_fn, parts)
-            torch._foreach_add_([*first, *second, loss], [*g, *square, value])
+            more = self._passes(loss_fn, parts)
+            torch._foreach_add_([*first, *second, loss], [*more[0], *more[1], more[2]])
         torch._foreach_div_([*first, *second, loss], len(rounds))
         for (p, group), g, square in zip(pairs, first, second, strict=True):
             (beta1, beta2), delta = group["betas"], group["weight_decay"]
@@ -143,11 +143,11 @@ class VOGN(DiagonalVariational):
     def _passes(self, loss_fn: Any, parts: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """The means of g, of g^2 and of the loss over the examples; each of the ``parts`` at a sample of its own."""
         marginals = self._trained()
-        draws = [
-            [q.mean + self.standard_normal_like(q.param).to(q.mean) * q.variance.sqrt() for q in marginals]
-            for _ in range(parts[0].shape[0])
+        draws = [[self.standard_normal_like(q.param).to(q.mean) for q in marginals] for _ in range(len(parts[0]))]
+        values = [
+            (q.mean + torch.stack(z) * q.variance.sqrt()).to(q.param.dtype)
+            for q, z in zip(marginals, zip(*draws, strict=True), strict=True)
         ]
-        values = [torch.stack(v).to(q.param.dtype) for q, v in zip(marginals, zip(*draws, strict=True), strict=True)]
         of_examples = vmap(
             grad_and_value(loss_fn), in_dims=(None, 0), randomness="different", chunk_size=self._chunk_size
         )

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import gzip
+import io
 import struct
+import tarfile
+import zipfile
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from experiments.cli import main
-from experiments.deep import data, large, models, runner
-from experiments.registry import InputError
+from experiments.deep import data, feed, image_folders, large, models, plans, queue, training
+from experiments.deep.config import Config
+from experiments.registry import Context, InputError
 
 
 def test_the_validation_split_is_fixed_and_leaves_the_test_set_alone() -> None:
@@ -76,26 +83,106 @@ def test_parameter_counts_and_minimal_logits(name: str, shape: tuple[int, int, i
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), same.parameters(), strict=True))
 
 
+CONTEXT = Context("full", 0, None, 1, Path("."), False)
+
+
 @pytest.mark.parametrize("method", ["sgd", "swag", "vogn", "sam-adam", "bsam", "ivon"])
 def test_table1_configurations_run_end_to_end(method: str) -> None:
-    torch.set_num_threads(1)
-    config = large.smoke(next(c for c in large.table1() if c.method == method))
-    row = runner.train_one(config, device="cpu")
-    assert 0 <= row["metrics"]["mean"]["accuracy"] <= 1
+    config = plans.quick(next(c for c in large.table1(CONTEXT) if c.method == method))
+    rows: list[dict[str, Any]] = []
+    cpu = torch.device("cpu")
+    assert queue.train_all([config], queue.Splits(None, cpu), cpu, rows.append) == []
+    assert 0 <= rows[0]["metrics"]["mean"]["accuracy"] <= 1
 
 
 @pytest.mark.parametrize("method", ["sgd", "bsam"])
 def test_table2_configurations_run_end_to_end(method: str) -> None:
-    torch.set_num_threads(1)
-    config = next(c for c in large.table2() if c.method == method and c.model == "resnet18")
+    config = next(c for c in large.table2(CONTEXT) if c.method == method and c.model == "resnet18")
     split = data.split(data.load("digits-rgb"), select=False, limit=8)
-    trained = runner.train(large.smoke(config), split, max_steps=2)
-    assert all(bool(torch.isfinite(p).all()) for p in trained.model.parameters())
+    run = training.train(plans.quick(config), split, max_steps=2)
+    assert all(bool(torch.isfinite(p).all()) for p in run.model.parameters())
 
 
-def test_augmentation_keeps_shape_and_moves_pixels() -> None:
+def test_augmentation_flips_and_crops_as_it_is_told() -> None:
     torch.manual_seed(0)
-    images = torch.randn(6, 3, 8, 8)
-    moved = runner.augmented(images)
-    assert moved.shape == images.shape
-    assert not torch.equal(moved, images)
+    images = torch.randn(3, 2, 8, 8)
+    moves = torch.tensor([[4, 4, 0], [4, 4, 1], [5, 2, 0]])
+    moved = feed.augmented(images, moves)
+    assert torch.equal(moved[0], images[0])
+    assert torch.equal(moved[1], images[1].flip(2))
+    expected = torch.zeros(2, 8, 8)
+    expected[:, :7, 2:] = images[2][:, 1:, :6]
+    assert torch.equal(moved[2], expected)
+
+
+def test_a_feed_continues_anywhere() -> None:
+    split = data.split(data.load("digits"), select=False, limit=60)
+    config = Config("digits", "lenet5", "sgd", batch_size=20, augment=True, seed=3)
+    whole = feed.Feed(config, split)
+    whole.begin(5)
+    batches = [whole.batch() for _ in range(whole.steps)]
+    other = feed.Feed(config, split)
+    other.begin(5, 2)
+    images, labels = other.batch()
+    assert torch.equal(images, batches[2][0])
+    assert torch.equal(labels, batches[2][1])
+    assert sorted(torch.cat([y for _, y in batches]).tolist()) == sorted(split.labels.tolist())
+
+
+def _png(value: int) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.full((4, 4, 3), value, dtype=np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+FILES = {
+    "top/train/cat/a.png": 10,
+    "top/train/cat/b.png": 20,
+    "top/train/dog/images/c.png": 30,
+    "top/test/cat/d.png": 40,
+    "top/test/dog/e.png": 50,
+}
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar.xz", "zip"])
+def test_folders_and_archives_of_images(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FENCHEL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("FENCHEL_DATASETS", raising=False)
+    source = tmp_path / f"pets.{kind}"
+    if kind == "folder":
+        for name, value in FILES.items():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes(_png(value))
+    elif kind == "zip":
+        with zipfile.ZipFile(source, "w") as archive:
+            for name, value in FILES.items():
+                archive.writestr(name, _png(value))
+    else:
+        with tarfile.open(source, "w:xz") as tar:
+            for name, value in FILES.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(_png(value))
+                tar.addfile(info, io.BytesIO(_png(value)))
+    assert data.own_set(f"pets={source}") == "pets"
+    for _ in range(2):  # decoded, then from the cache
+        pets = data.load("pets")
+        assert pets.train_images[:, 0, 0, 0].tolist() == [10, 20, 30]
+        assert pets.train_labels.tolist() == [0, 0, 1]
+        assert pets.test_images[:, 0, 0, 0].tolist() == [40, 50]
+        assert pets.classes == 2
+    assert len(list((tmp_path / "cache").glob("*.npz"))) == 1
+    with pytest.raises(InputError, match="does not exist"):
+        data.own_set("pets=nowhere")
+    with pytest.raises(InputError, match="is taken"):
+        data.own_set(f"mnist={source}")
+
+
+def test_validation_images_by_annotations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FENCHEL_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "set"
+    files = {"train/n1/images/a.JPEG": 1, "train/n2/images/b.JPEG": 2, "val/images/v0.JPEG": 3, "val/images/v1.JPEG": 4}
+    for name, value in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(_png(value))
+    (root / "val" / "val_annotations.txt").write_text("v0.JPEG\tn2\t0\t0\nv1.JPEG\tn1\t0\t0\n")
+    assert image_folders.read(root)[3].tolist() == [1, 0]

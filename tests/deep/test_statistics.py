@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import store
-from experiments.deep import plans, spaces, table3, table4, table6
+from experiments.deep import best, sensitivity, spaces, sqrtn, table3, table4, table5, verdicts
 from experiments.deep.config import Config
 from experiments.deep.statistics import paired
 from experiments.deep.summary import Groups
@@ -30,21 +29,133 @@ def test_paired_agrees_with_scipy() -> None:
         paired(a, b[:3])
 
 
-def shifted(shift: float, seed: int) -> dict[str, np.ndarray]:
+GOOD = {"accuracy": 1, "nll": -1, "ece": -1, "auroc": 1}
+
+
+def shifted(shift: float, seed: int, noise: float = 0.001) -> dict[str, np.ndarray]:
+    """Metrics of five seeds, better than another's by ``shift``."""
     rng = np.random.default_rng(seed)
-    good = {"accuracy": 1, "nll": -1, "ece": -1, "auroc": 1}
-    return {m: 0.5 + good[m] * shift + 0.001 * rng.normal(size=5) for m in METRICS}
+    return {m: 0.5 + GOOD[m] * shift + noise * rng.normal(size=5) for m in METRICS}
 
 
-@pytest.mark.parametrize(("shift", "verdict"), [(0.1, "held"), (-0.1, "refuted")])
-def test_verdicts_follow_the_numbers(shift: float, verdict: str) -> None:
-    groups: Groups = {("T", name): shifted(0, i) for i, name in enumerate(("SGD", "Adam", "SAM-Adam", "IVON"))}
-    groups["T", "bSAM"] = shifted(shift, 9)
-    assert table6.judge(groups, groups).verdict == verdict
-    pair: Groups = {("T", table3.WITHOUT): shifted(0, 0), ("T", table3.WITH): shifted(shift, 1)}
-    assert table3.judge(pair, pair).verdict == verdict
-    counts: Groups = {("T", "mean"): shifted(0, 0), ("T", "1"): shifted(0, 1), ("T", "8"): shifted(shift, 2)}
-    assert table4.judge(counts, ["1", "8"]).verdict == verdict
+OUTCOMES = [(0.1, 0.001, "held"), (-0.1, 0.001, "refuted"), (0.0, 1e-5, "refuted"), (0.0, 0.05, "undecided")]
+
+
+@pytest.mark.parametrize(("shift", "noise", "word"), OUTCOMES)
+def test_verdicts_follow_the_numbers(shift: float, noise: float, word: str) -> None:
+    """Better, worse, shown to be no different, and not shown."""
+    pair: Groups = {("T", table3.WITHOUT): shifted(0, 0, noise), ("T", table3.WITH): shifted(shift, 1, noise)}
+    assert table3.judge(pair, pair).verdict == word
+    factor: Groups = {("T", sqrtn.WITH): shifted(0, 0, noise), ("T", sqrtn.WITHOUT): shifted(shift, 1, noise)}
+    assert sqrtn.judge(factor, factor).verdict == word
+    counts: Groups = {("T", k): shifted(s, i, noise) for i, (k, s) in enumerate([("mean", 0), ("1", 0), ("8", shift)])}
+    assert table4.judge(counts, ["1", "8"]).verdict == word
+    parts: Groups = {
+        (name, m): shifted(s, 10 * i + j, noise)
+        for i, name in enumerate(("bSAM", "SAM-SGD"))
+        for j, (m, s) in enumerate([("1", 0), ("2", shift / 2), ("4", shift)])
+    }
+    assert table5.judge(parts).verdict == word
+
+
+def test_a_condition_names_the_task() -> None:
+    """Better in one task and not shown in another: held only if, with the task; one place of eight is not enough."""
+    pair: Groups = {
+        ("A", table3.WITHOUT): shifted(0, 0),
+        ("A", table3.WITH): shifted(0.1, 1),
+        ("B", table3.WITHOUT): shifted(0, 2, 0.05),
+        ("B", table3.WITH): shifted(0, 3, 0.05),
+    }
+    claim = table3.judge(pair, pair)
+    assert (claim.verdict, claim.condition) == ("held", "") or claim.condition == "on A"
+    pair["B", table3.WITH] = {m: v - GOOD[m] * 0.5 for m, v in pair["B", table3.WITH].items()}
+    claim = table3.judge(pair, pair)
+    assert (claim.verdict, claim.condition) == ("held only if", "on A")
+    one = {("A", table3.WITHOUT): shifted(0, 0, 0.05), ("A", table3.WITH): shifted(0, 1, 0.05)}
+    one["A", table3.WITH] = {**one["A", table3.WITH], "nll": one["A", table3.WITHOUT]["nll"] - 0.1}
+    assert table3.judge(one, one).verdict == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("shifts", "word", "condition"),
+    [
+        ({"A": 0.1, "B": 0.1}, "held", ""),
+        ({"A": 0.0, "B": 0.0}, "held", ""),
+        ({"A": -0.1, "B": -0.1}, "refuted", ""),
+        ({"A": -0.1, "B": 0.1}, "refuted", ""),
+    ],
+)
+def test_best_or_tied(shifts: dict[str, float], word: str, condition: str) -> None:
+    groups: Groups = {(t, n): shifted(0, i, 1e-4) for t in shifts for i, n in enumerate(("SGD", "Adam", "IVON"))}
+    groups |= {(task, "bSAM"): shifted(shift, 9, 1e-4) for task, shift in shifts.items()}
+    claim = best.judge(groups, groups)
+    assert claim.verdict == word
+    groups["A", "IVON"] = shifted(0.5, 3)  # ours, and not among those that the claim is about
+    assert best.judge(groups, groups).verdict == word
+
+
+def test_best_on_one_task_only_and_open() -> None:
+    groups: Groups = {(t, n): shifted(0, i, 1e-4) for t in "AB" for i, n in enumerate(("SGD", "Adam"))}
+    groups["A", "bSAM"] = shifted(0.1, 9)
+    groups["B", "bSAM"] = {m: (v - GOOD[m] * 0.1 * (m == "ece")) for m, v in shifted(0.1, 9).items()}
+    groups["B", "bSAM"]["ece"] = groups["B", "SGD"]["ece"] + 0.1
+    claim = best.judge(groups, groups)
+    assert (claim.verdict, claim.condition) == ("held only if", "on A")
+    wide: Groups = {("A", "SGD"): shifted(0, 0, 0.05), ("A", "bSAM"): shifted(-0.03, 1, 0.05)}
+    assert best.judge(wide, wide).verdict == "undecided"
+
+
+def curves(flat: float, steep: float, noise: float = 1e-4) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Parabolas in log rho; bSAM's with the curvature ``flat``."""
+    rng = np.random.default_rng(0)
+    x = np.arange(-3, 4) / 3
+    found = {}
+    for method, curvature in (("SAM-SGD", steep), ("SAM-Adam", steep), ("bSAM", flat)):
+        found[method] = {
+            m: (0.5 - GOOD[m] * curvature * x**2)[:, None] + noise * rng.normal(size=(7, 3)) for m in METRICS
+        }
+    return found, dict.fromkeys(found, 10.0**x)
+
+
+@pytest.mark.parametrize(
+    ("flat", "steep", "noise", "word"),
+    [(0.01, 0.2, 1e-4, "held"), (0.2, 0.01, 1e-4, "refuted"), (0.1, 0.1, 0.03, "undecided")],
+)
+def test_sensitivity(flat: float, steep: float, noise: float, word: str) -> None:
+    assert sensitivity.judge(*curves(flat, steep, noise), METRICS, 10).verdict == word
+
+
+def test_a_grid_that_ends_too_early_decides_nothing() -> None:
+    found, rhos = curves(0.01, 0.2)
+    found["bSAM"] = {m: v[:4] for m, v in found["bSAM"].items()}
+    rhos["bSAM"] = rhos["bSAM"][:4]
+    claim = sensitivity.judge(found, rhos, METRICS, 10)
+    assert claim.verdict == "undecided"
+    assert "the grid ends within the window of bSAM" in claim.condition
+
+
+def test_a_collapsed_network_is_no_ones_best() -> None:
+    found, rhos = curves(0.01, 0.2)
+    found["SAM-SGD"]["accuracy"][-1] = 0.1
+    found["SAM-SGD"]["ece"][-1] = 0.0
+    claim = sensitivity.judge(found, rhos, METRICS, 10)
+    assert claim.numbers["best rho"]["SAM-SGD, ece"] == 1.0
+    assert verdicts.collapsed(0.1, 10)
+    assert verdicts.collapsed(float("nan"), 10)
+    assert not verdicts.collapsed(0.3, 10)
+
+
+def test_holm_agrees_with_the_definition() -> None:
+    assert verdicts.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert verdicts.holm([float("nan"), 0.01]) == pytest.approx([1.0, 0.02])
+
+
+def test_the_detectable_difference_is_found_with_that_power() -> None:
+    rng = np.random.default_rng(1)
+    d = paired(rng.normal(size=40), np.zeros(40))
+    spread = (d.high - d.low) / 2 / stats.t.ppf(0.975, 39) * np.sqrt(40)
+    trials = rng.normal(d.detectable, spread, size=(4000, 40))
+    assert float(np.mean(stats.ttest_1samp(trials, 0, axis=1).pvalue < 0.05)) == pytest.approx(0.8, abs=0.03)
 
 
 def test_schedules() -> None:
@@ -76,6 +187,10 @@ def test_selection_prefers_accuracy_then_nll() -> None:
     assert spaces.ranked(measured, 10_000) == [a, b, c]
 
 
-def test_the_tables_use_what_the_search_chose() -> None:
-    path = store.result_path("search", "full")
-    assert json.loads(plans.HYPERPARAMETERS.read_text()) == json.loads(path.read_text())["numbers"]["chosen"]
+def test_edges_and_widening() -> None:
+    space = {"lr": (0.01, 1.0), "rho": (0.01, 1.0)}
+    config = Config("digits", "mlp", "bsam", lr=0.95, rho=0.1)
+    edges = spaces.at_edges(config, space)
+    assert edges == {"lr": 1}
+    assert spaces.widened(space, edges) == {"lr": (0.01, 4.0), "rho": (0.01, 1.0)}
+    assert spaces.at_edges(config, spaces.widened(space, edges)) == {}

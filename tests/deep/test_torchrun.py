@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from experiments.deep import data, runner
+from experiments.deep import data, evaluate, training
 from experiments.deep.config import Config
 
 ROOT = Path(__file__).parents[2]
@@ -41,8 +41,8 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     for config in (BASE, replace(BASE, method="sgd", lr=0.01)):
         row = json.loads((tmp_path / "rows" / f"{config.key()}.json").read_text())
-        alone = runner.train(replace(config, parts=2 if config.method == "bsam" else 1), split)
+        alone = training.train(replace(config, parts=2 if config.method == "bsam" else 1), split)
         there = row["metrics"]["mean"]["nll"]
-        here = runner.evaluate(alone, config, split)["mean"]["nll"]
+        here = evaluate.evaluate(alone)["mean"]["nll"]
         assert abs(there - here) < 1e-5
-        assert "torchrun, 2 processes" in row["backend"]
+        assert "torchrun, 2 processes" in row["ran"]
