@@ -29,7 +29,7 @@ __all__ = [
 
 SAMPLES = 32
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128)
-EPOCHS = {"lenet5": 60, "mlp": 40, "resnet20-frn": 60}
+EPOCHS = {"lenet5": 40, "mlp": 40, "resnet20-frn": 60}
 SMALL = spaces.SMALL
 SEEDS, ABLATION_SEEDS = 5, 3
 

@@ -9,6 +9,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,6 @@ class Splits:
 
     def __init__(self, directory: Path | None, device: torch.device) -> None:
         self._directory, self.device = directory, device
-        self._found: dict[tuple[str, bool, int], Split] = {}
 
     def of(self, config: Config) -> Split:
         """The split that ``config`` trains on.
@@ -42,18 +42,19 @@ class Splits:
         Raises:
             InputError: the data are missing or corrupted.
         """
-        key = (config.dataset, config.select, config.limit)
-        if key not in self._found:
-            whole = data_sets.load(config.dataset, self._directory)
-            self._found[key] = data_sets.split(whole, select=config.select, limit=config.limit).to(self.device)
-        return self._found[key]
+        return _split(config.dataset, self._directory, config.select, config.limit, self.device)
+
+
+@lru_cache(maxsize=4)
+def _split(name: str, directory: Path | None, select: bool, limit: int, device: torch.device) -> Split:
+    return data_sets.split(data_sets.load(name, directory), select=select, limit=limit).to(device)
 
 
 def at_once(config: Config, device: torch.device) -> int:
-    """How many runs like ``config`` share a device: a GPU's streams, limited by its memory."""
+    """How many runs like ``config`` share a device: enough to fill a GPU, as its memory allows."""
     if device.type != "cuda" or distributed.size() > 1:
         return 1
-    return 8 if config.model == "resnet18" else 16 if config.model.startswith("resnet") else 32
+    return 8 if config.model == "resnet18" else 16 if config.model.startswith("resnet") else 64
 
 
 def train_all(
@@ -64,12 +65,14 @@ def train_all(
     *,
     checkpoints: Path | None = None,
     deadline: float | None = None,
+    processes: int = 1,
     tick: Callable[[str], None] = lambda note: None,
 ) -> list[str]:
     """Train the runs in their order, as many at a time as the device takes; each ends in ``finish(row)``.
 
     Args:
         checkpoints: where runs under way are kept. deadline: the `time.monotonic` at which they are left there.
+        processes: that share the device with this one.
         tick: called after every epoch of every run.
 
     Returns:
@@ -79,9 +82,10 @@ def train_all(
     for _, group in groupby(configs, key=lambda config: (config.precision, at_once(config, device))):
         waiting = deque(group)
         active: list[Training] = []
+        room = max(1, at_once(waiting[0], device) // processes)
         begin = last = saved = time.monotonic()
         while waiting or active:
-            while waiting and len(active) < at_once(waiting[0], device) and not _over(deadline):
+            while waiting and len(active) < room and not _over(deadline):
                 config = waiting.popleft()
                 path = None if checkpoints is None else checkpoints / f"{config.key()}.pt"
                 try:
@@ -96,12 +100,12 @@ def train_all(
                     tick(f"loss {training.train_loss:.4f}")
             now = time.monotonic()
             for training in active:
-                training.seconds += (now - last) / len(active)
+                training.seconds += (now - last) / (len(active) * processes)
             last = now
             done = [training for training in active if training.finished]
             active = [training for training in active if not training.finished]
             for training in done:
-                finish(row_of(training, together=len(active) + len(done)))
+                finish(row_of(training, together=(len(active) + len(done)) * processes))
                 if training.checkpoint is not None and distributed.rank() == 0:
                     training.checkpoint.unlink(missing_ok=True)
             if _over(deadline) or (now - saved > SAVE_SECONDS and now - begin > SAVE_SECONDS):

@@ -30,7 +30,7 @@ class Plan:
     """
 
     draws: int = 16
-    first: int = 10
+    first: int = 12
     kept: int = 4
     longer: int = 30
     finalists: int = 2

@@ -43,7 +43,7 @@ def run(
     """Run what has no row yet and return the rows of ``configs`` in their order.
 
     Args:
-        jobs: processes, on a CPU. scheduler: the address of a Dask cluster. deadline: the `time.monotonic` at which to
+        jobs: processes; on a GPU they share it, so that one captures while others compute. scheduler: the address of a Dask cluster. deadline: the `time.monotonic` at which to
             stop; runs under way are kept.
 
     Raises:
@@ -60,8 +60,8 @@ def run(
     failed: list[str] = []
     if pending and scheduler is not None:
         _run_dask(pending, rows, data, scheduler, bar)
-    elif pending and jobs > 1 and place.type == "cpu" and distributed.size() == 1:
-        failed = _run_joblib(pending, rows, data, jobs, deadline, bar)
+    elif pending and jobs > 1 and distributed.size() == 1:
+        failed = _run_joblib(pending, rows, data, place, jobs, deadline, bar)
     elif pending:
         failed = _run_here(pending, rows, data, place, deadline, bar)
     bar.close()
@@ -86,6 +86,7 @@ def _run_here(
     device: torch.device,
     deadline: float | None,
     bar: Progress,
+    processes: int = 1,
 ) -> list[str]:
     alone = sorted({c.method for c in configs} & {"vogn", "ivon"})
     if alone and distributed.size() > 1:
@@ -100,7 +101,14 @@ def _run_here(
     with _one_thread(device):
         splits = Splits(data, device)
         return train_all(
-            configs, splits, device, finish, checkpoints=rows.directory, deadline=deadline, tick=bar.advance
+            configs,
+            splits,
+            device,
+            finish,
+            checkpoints=rows.directory,
+            deadline=deadline,
+            processes=processes,
+            tick=bar.advance,
         )
 
 
@@ -117,7 +125,13 @@ def _one_thread(device: torch.device) -> Iterator[None]:
 
 
 def _run_joblib(
-    configs: Sequence[Config], rows: RowStore, data: Path | None, jobs: int, deadline: float | None, bar: Progress
+    configs: Sequence[Config],
+    rows: RowStore,
+    data: Path | None,
+    device: torch.device,
+    jobs: int,
+    deadline: float | None,
+    bar: Progress,
 ) -> list[str]:
     # Reading the data once here turns a missing or corrupted file into one sentence, not one a worker.
     for name in {config.dataset for config in configs}:
@@ -126,7 +140,8 @@ def _run_joblib(
         import joblib
     except ImportError as error:
         raise MissingDependencyError("a sweep with several jobs needs joblib; install fenchel[deep]") from error
-    tasks = (joblib.delayed(_work)(config, rows.directory, data, deadline) for config in configs)
+    shares = [[config] for config in configs] if device.type == "cpu" else [list(configs[i::jobs]) for i in range(jobs)]
+    tasks = (joblib.delayed(_work)(share, rows.directory, data, device, jobs, deadline) for share in shares if share)
     failed: list[str] = []
     for epochs, sentences in joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(tasks):
         failed += sentences
@@ -135,12 +150,18 @@ def _run_joblib(
     return failed
 
 
-def _work(config: Config, directory: Path, data: Path | None, deadline: float | None) -> tuple[int, list[str]]:
-    store = RowStore(directory)
-    if store.get(config) is not None or (deadline is not None and time.monotonic() > deadline):
-        return 0, []
-    cpu = torch.device("cpu")
-    return config.epochs, _run_here([config], store, data, cpu, deadline, Progress(0, "", False))
+def _work(
+    configs: Sequence[Config],
+    directory: Path,
+    data: Path | None,
+    device: torch.device,
+    jobs: int,
+    deadline: float | None,
+) -> tuple[int, list[str]]:
+    pending = RowStore(directory).missing(configs)
+    silent = Progress(0, "", False)
+    failed = _run_here(pending, RowStore(directory), data, device, deadline, silent, processes=jobs)
+    return sum(config.epochs for config in pending), failed
 
 
 def _run_dask(configs: Sequence[Config], rows: RowStore, data: Path | None, scheduler: str, bar: Progress) -> None:
