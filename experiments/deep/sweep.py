@@ -43,7 +43,8 @@ def run(
     """Run what has no row yet and return the rows of ``configs`` in their order.
 
     Args:
-        jobs: processes; on a GPU they share it, so that one captures while others compute. scheduler: the address of a Dask cluster. deadline: the `time.monotonic` at which to
+        jobs: processes; on a GPU they share it, so that one captures while others compute.
+        scheduler: the address of a Dask cluster. deadline: the `time.monotonic` at which to
             stop; runs under way are kept.
 
     Raises:
