@@ -201,6 +201,7 @@ def _bsam(config: Config, model: nn.Module, num_data: int) -> Method:
         s_init=config.s_init,
         noise=config.noise,
         sqrt_num_data=config.sqrt_n,
+        capturable=next(model.parameters()).is_cuda,
         **_variational(config, model, num_data),
         **_group(model),
     )

@@ -24,6 +24,7 @@ from experiments.deep.data import Split
 from experiments.deep.evaluate import evaluate
 from experiments.deep.rows import Row
 from experiments.deep.training import Training
+from experiments.registry import InputError
 
 __all__ = ["Splits", "at_once", "device_name", "row_of", "train_all"]
 
@@ -90,7 +91,9 @@ def train_all(
                 path = None if checkpoints is None else checkpoints / f"{config.key()}.pt"
                 try:
                     active.append(Training(config, splits.of(config), checkpoint=path))
-                except RuntimeError as error:
+                except InputError:
+                    raise
+                except Exception as error:
                     traceback.print_exc(file=sys.stderr)
                     failed.append(f"{config.key()}: {error}")
                 last = time.monotonic()
