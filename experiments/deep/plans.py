@@ -29,7 +29,7 @@ __all__ = [
 
 SAMPLES = 32
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128)
-EPOCHS = {"lenet5": 40, "mlp": 40, "resnet20-frn": 60}
+EPOCHS = {"lenet5": 30, "mlp": 30, "resnet20-frn": 60}
 SMALL = spaces.SMALL
 SEEDS, ABLATION_SEEDS = 5, 3
 
@@ -45,10 +45,14 @@ def held_out(context: Context) -> int:
 
 
 def found(model: str) -> dict[str, dict[str, float]]:
-    """What the stored full search chose for each entry; empty if there was none."""
-    path = store.result_path(f"search_{model.replace('-', '_')}", "full")
-    record = store.read_json(path) if path.exists() else {}
-    return record["numbers"]["chosen"] if record.get("scale") == "full" else {}
+    """What the stored full searches chose for each entry; empty if there was none."""
+    chosen: dict[str, dict[str, float]] = {}
+    for name in (f"search_{model.replace('-', '_')}", f"search_{model.replace('-', '_')}_extra"):
+        path = store.result_path(name, "full")
+        record = store.read_json(path) if path.exists() else {}
+        if record.get("scale") == "full":
+            chosen |= record["numbers"]["chosen"]
+    return chosen
 
 
 def tasks(context: Context) -> list[str]:
@@ -59,7 +63,7 @@ def tasks(context: Context) -> list[str]:
     """
     if context.scale == "quick":
         return list(SMALL)
-    known = [model for model in SMALL if found(model)]
+    known = [model for model in SMALL if found(model).get("bsam")]
     if not known:
         raise InputError("full runs need the settings of a search: run search_lenet5 or search_mlp first")
     return known
@@ -67,7 +71,10 @@ def tasks(context: Context) -> list[str]:
 
 def tuned(model: str, entry: str, context: Context) -> Config:
     """The configuration of ``entry`` with its chosen settings (quick: on the embedded digits)."""
-    values: dict[str, Any] = dict(found(model).get(entry) or spaces.middle(spaces.SPACES[entry]))
+    values: dict[str, Any] = dict(found(model).get(entry, {}))
+    if not values and context.scale == "full":
+        raise InputError(f"nothing was searched for {entry} on {model}: run search_{model}_extra first")
+    values = values or spaces.middle(spaces.SPACES[entry])
     samples = COUNTS if (model, entry) == ("lenet5", "bsam") else (SAMPLES,)
     start = replace(spaces.base(model, entry), samples=samples, seed=context.seed, epochs=epochs(model, context))
     return prepared(spaces.with_values(start, values), context)

@@ -29,13 +29,13 @@ class Plan:
     For methods of two passes; those of one pass get twice as many of each. ``widenings`` at most.
     """
 
-    draws: int = 16
-    first: int = 12
-    kept: int = 4
-    longer: int = 30
+    draws: int = 12
+    first: int = 8
+    kept: int = 3
+    longer: int = 20
     finalists: int = 2
     seeds: int = 2
-    widenings: int = 2
+    widenings: int = 1
 
     def of(self, config: Config) -> Plan:
         """The plan for a method, equal in passes."""
@@ -134,10 +134,10 @@ class _Entry:
         ]
 
 
-def outcome(context: Context, model: str) -> Outcome:
-    """Search for every method on the task of ``model`` and keep the whole log."""
+def outcome(context: Context, model: str, names: Sequence[str]) -> Outcome:
+    """Search for the methods called ``names`` on the task of ``model`` and keep the whole log."""
     plan = PLANS[context.scale]
-    entries = [_Entry(context, model, name, plan) for name in spaces.SEARCHED]
+    entries = [_Entry(context, model, name, plan) for name in names]
     active = list(entries)
     for widening in range(plan.widenings + 1):
         # Two thirds at random, the rest by what these have shown; after a widening half as many.

@@ -17,7 +17,9 @@ __all__ = ["run"]
 def run(context: Context) -> Outcome:
     """Train what is missing, compare every method with bSAM over the seeds."""
     tasks = plans.tasks(context)
-    configs = [plans.tuned(model, method, context) for model in tasks for method in METHODS]
+    quick = context.scale == "quick"
+    known = {model: METHODS if quick else [m for m in METHODS if m in plans.found(model)] for model in tasks}
+    configs = [plans.tuned(model, method, context) for model in tasks for method in known[model]]
     rows = plans.execute(context, plans.seeded(configs, context, plans.SEEDS))
 
     def label(row: Row) -> Label:
