@@ -212,7 +212,10 @@ def is_dirty() -> bool:
 
 @cache
 def revision() -> str:
-    """The commit of the code, and whether it was changed since; of a copy without git, what FENCHEL_REVISION says."""
+    """The commit of the code, and whether it was changed since; FENCHEL_REVISION says it of a copy without git."""
+    given = os.environ.get("FENCHEL_REVISION")
+    if given:
+        return given
     root = Path(__file__).parents[1]
     try:
         head = subprocess.run(
@@ -226,5 +229,5 @@ def revision() -> str:
             check=True,
         )
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("FENCHEL_REVISION", "unknown")
+        return "unknown"
     return head.stdout.strip() + (" with local changes" if dirty.stdout.strip() else "")

@@ -25,6 +25,7 @@ __all__ = [
     "seeded",
     "tasks",
     "tuned",
+    "weakness",
 ]
 
 SAMPLES = 32
@@ -32,6 +33,8 @@ COUNTS = (1, 2, 4, 8, 16, 32, 64, 128)
 EPOCHS = {"lenet5": 30, "mlp": 30, "resnet20-frn": 60}
 SMALL = spaces.SMALL
 SEEDS, ABLATION_SEEDS = 5, 3
+DRAWS_A_SETTING = 8
+"""Set after the first search, whose 12 draws over 4 settings chose for bSAM what overfits in long runs."""
 
 
 def epochs(model: str, context: Context) -> int:
@@ -48,11 +51,30 @@ def found(model: str) -> dict[str, dict[str, float]]:
     """What the stored full searches chose for each entry; empty if there was none."""
     chosen: dict[str, dict[str, float]] = {}
     for name in (f"search_{model.replace('-', '_')}", f"search_{model.replace('-', '_')}_extra"):
-        path = store.result_path(name, "full")
-        record = store.read_json(path) if path.exists() else {}
-        if record.get("scale") == "full":
-            chosen |= record["numbers"]["chosen"]
+        record = _search(name)
+        chosen |= record["numbers"]["chosen"] if record else {}
     return chosen
+
+
+def _search(name: str) -> dict[str, Any]:
+    path = store.result_path(name, "full")
+    record = store.read_json(path) if path.exists() else {}
+    return record if record.get("scale") == "full" else {}
+
+
+def weakness(model: str) -> str:
+    """Why the stored search may have missed bSAM's best settings; empty if it may not.
+
+    A search of fewer than `DRAWS_A_SETTING` draws for each setting, or whose best lies at an edge, refutes nothing.
+    """
+    record = _search(f"search_{model.replace('-', '_')}")
+    if not record:
+        return ""
+    draws = sum(line["entry"] == "bsam" and line["rung"] == 1 for line in record["numbers"]["log"])
+    settings, edges = len(record["numbers"]["chosen"]["bsam"]), record["numbers"]["at the edge in the end"]["bsam"]
+    if draws < DRAWS_A_SETTING * settings:
+        return f"{model}: a search of {draws} draws over {settings} settings may have missed bSAM's best"
+    return f"{model}: bSAM's best {', '.join(edges)} is at the edge of what was searched" if edges else ""
 
 
 def tasks(context: Context) -> list[str]:

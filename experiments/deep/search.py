@@ -29,10 +29,10 @@ class Plan:
     For methods of two passes; those of one pass get twice as many of each. ``widenings`` at most.
     """
 
-    draws: int = 12
-    first: int = 8
-    kept: int = 3
-    longer: int = 20
+    draws: int = 32
+    first: int = 10
+    kept: int = 8
+    longer: int = 30
     finalists: int = 2
     seeds: int = 2
     widenings: int = 1

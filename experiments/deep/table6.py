@@ -44,5 +44,5 @@ def run(context: Context) -> Outcome:
             "table": summary.table(groups, ["Task", "Method"]),
             "table_mean": summary.table(at_mean, ["Task", "Method"], mark=False),
         },
-        claims=(best.judge(groups, at_mean),),
+        claims=(best.judge(groups, at_mean, doubt="; ".join(filter(None, map(plans.weakness, tasks)))),),
     )

@@ -11,7 +11,9 @@ The generators of the noise are registered with the graph, so every replay draws
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import gc
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -71,7 +73,7 @@ class GraphedStep:
         for group in optimizer.param_groups:  # gradients of the warm-up would otherwise be read by the capture
             for p in group["params"]:
                 p.grad = None
-        with torch.cuda.graph(self.graph, stream=stream):
+        with _no_collection(), torch.cuda.graph(self.graph, stream=stream):
             self.loss = step(*self._inputs)
         before.put_back()
         for generator, state in zip(
@@ -96,6 +98,18 @@ class GraphedStep:
             self._generator(self._device)  # seeds the stream of this step
         self.graph.replay()
         return self.loss
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Another graph that the garbage collector destroys during a capture would break it."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class _Snapshot:

@@ -34,7 +34,7 @@ def trained(config: Config, device: str) -> torch.Tensor:
 
 def weights(run: training.Training) -> torch.Tensor:
     torch.cuda.synchronize()
-    return torch.nn.utils.parameters_to_vector(run.model.parameters()).detach().double().cpu()
+    return torch.cat([p.detach().flatten() for p in run.model.parameters()]).double().cpu()
 
 
 def difference(a: torch.Tensor, b: torch.Tensor) -> float:
