@@ -32,6 +32,7 @@ __all__ = [
     "results_directory",
     "revision",
     "save",
+    "shown_path",
 ]
 
 _PACKAGES = (
@@ -71,11 +72,14 @@ def results_directory() -> Path:
 
 
 def result_path(name: str, scale: str) -> Path:
-    """Where a run of ``name`` at ``scale`` is stored: NAME.json, but a quick run never replaces a full result."""
-    main = results_directory() / f"{name}.json"
-    if scale == "quick" and main.exists() and read_json(main).get("scale") == "full":
-        return results_directory() / f"{name}.quick.json"
-    return main
+    """Where a run of ``name`` at ``scale`` is stored: full ones as NAME.json, quick ones beside as NAME.quick.json."""
+    return results_directory() / (f"{name}.json" if scale == "full" else f"{name}.quick.json")
+
+
+def shown_path(name: str) -> Path:
+    """The full result of ``name``; where there is none, the quick one."""
+    full = result_path(name, "full")
+    return full if full.exists() else result_path(name, "quick")
 
 
 def save(experiment: Experiment, outcome: Outcome, stamp: Mapping[str, Any], scale: str) -> Path:
@@ -150,20 +154,18 @@ def _stored(record: dict[str, Any], path: Path) -> Stored:
     )
 
 
-def load_all(*, quick: bool = False) -> dict[str, Stored]:
-    """Every stored run by name; with ``quick``, only the quick runs that stand beside a full one.
+def load_all() -> dict[str, Stored]:
+    """Every stored run by name: the full one, or the quick one where there is none.
 
     Files that cannot be read are named on the standard error stream, and left out.
     """
     found = {}
-    for path in sorted(results_directory().glob("*.json")):
-        if path.name.endswith(".quick.json") == quick:
-            try:
-                stored = load(path)
-            except InputError as error:
-                print(f"warning: {error}", file=sys.stderr)
-                continue
-            found[stored.name] = stored
+    names = {path.name.removesuffix(".json").removesuffix(".quick") for path in results_directory().glob("*.json")}
+    for name in sorted(names):
+        try:
+            found[name] = load(shown_path(name))
+        except InputError as error:
+            print(f"warning: {error}", file=sys.stderr)
     return found
 
 

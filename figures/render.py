@@ -39,7 +39,7 @@ def make(name: str) -> list[Path]:
     """
     if name in _HOUSE or not (Path(__file__).parent / f"{name}.py").exists():
         raise FigureInputError(f"unknown figure {name!r}; there are {', '.join(drawable()) or 'none'}")
-    path = store.results_directory() / f"{name}.json"
+    path = store.shown_path(name)
     if not path.exists():
         raise FigureInputError(f"figure {name!r} has no stored result; run `python -m experiments run {name}` first")
     mpl.use("Agg")

@@ -1,10 +1,12 @@
-"""The report: every claim with its verdict, numbers, second way, figure and command; Markdown and one HTML page."""
+"""The report: conclusions first, then a section a claim with its figure; Markdown and one HTML page."""
 
 from __future__ import annotations
 
 import base64
 import html
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +14,36 @@ from markdown_it import MarkdownIt
 
 from experiments import store
 from experiments.registry import Claim
-from figures.claims import CLAIMS
+from figures.claims import CLAIMS, WITHDRAWN
 from figures.render import RENDERED
 
 __all__ = ["render_markdown", "write_report"]
 
 _HERE = Path(__file__).parent
+_DECIDING = 3
+"""Numbers shown with a claim; the others are folded."""
 _CSS = """
-body{font:16px/1.5 Georgia,serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
-h1,h2,h3{font-family:Helvetica,Arial,sans-serif;line-height:1.2}h2{border-bottom:1px solid #ccc;margin-top:2.5rem}
-table{border-collapse:collapse;font-size:.85rem;display:block;overflow-x:auto}
+body{font:16px/1.5 Georgia,serif;max-width:60rem;margin:1.5rem auto;padding:0 1rem;color:#222;background:#fff}
+h1,h2,h3,summary{font-family:Helvetica,Arial,sans-serif;line-height:1.2}h2{border-bottom:1px solid #ccc;margin-top:2rem}
+table{border-collapse:collapse;font-size:.85rem;display:block;overflow-x:auto;max-width:100%}
 td,th{border:1px solid #ccc;padding:.25rem .5rem;vertical-align:top;text-align:left}
-code{background:#f3f3f3;padding:.1rem .3rem;font-size:.85em}img{max-width:100%}
+code{background:#f3f3f3;padding:.1rem .3rem;font-size:.85em;overflow-wrap:anywhere}img{max-width:100%;height:auto}
+summary{cursor:pointer;color:#0b4f8a}details{margin:.5rem 0}
+b.v{border-radius:.25rem;padding:.05rem .4rem;color:#fff;background:#666;white-space:nowrap;font-weight:600}
+b.held{background:#176d38}b.only{background:#8a6100}b.refuted{background:#a32020}
+@media print{details>*{display:block}body{max-width:none}h2{break-after:avoid}img{break-inside:avoid}}
 """
+_CLASSES = {"held": "held", "held only if": "only", "refuted": "refuted"}
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A claim in a stored run, with the verdict that stands."""
+
+    run: store.Stored
+    claim: Claim
+    verdict: str
+    reason: str
 
 
 def write_report() -> list[Path]:
@@ -46,38 +65,111 @@ def write_report() -> list[Path]:
 def render_markdown() -> str:
     """The report as Markdown."""
     stored = store.load_all()
-    again = store.load_all(quick=True)
-    found: dict[str, list[tuple[store.Stored, Claim]]] = {claim: [] for claim in CLAIMS}
+    found: dict[str, list[_Judged]] = {identity: [] for identity in CLAIMS}
     for run in stored.values():
         for claim in run.claims:
-            found.setdefault(claim.id, []).append((run, claim))
+            found.setdefault(claim.id, []).append(_judged(run, claim))
     lines = [
         "# SAM as an Optimal Relaxation of Bayes: the claims, tested",
         "",
-        "Every number comes from a stored run (`experiments/results`); every verdict is computed from the numbers.",
+        "Every number comes from a stored run (`experiments/results`); every verdict is computed from the numbers. "
+        "*Undecided* is not refuted: nothing was shown either way.",
         "",
-        "| claim | where | says | verdict |",
-        "|---|---|---|---|",
+        "| claim | says | verdict |",
+        "|---|---|---|",
     ]
     for identity, (where, says) in CLAIMS.items():
-        lines.append(f"| [{identity}](#{identity.lower()}) | {where} | {_cell(says)} | {_headline(found[identity])} |")
+        verdict = _headline(found[identity]).replace("|", "\\|")
+        lines.append(f"| [{identity}](#{identity.lower()}), {where} | {_cell(says)} | {verdict} |")
+    drawn: set[str] = set()
     for identity, (where, says) in CLAIMS.items():
-        lines += [
-            "",
-            f"## {identity}",
-            "",
-            f"**{where}.** {_text(says)}.",
-            "",
-            f"**Verdict: {_headline(found[identity])}.**",
-            "",
-        ]
-        for run, claim in found[identity]:
-            lines += _claim_lines(run, claim, again.get(run.name))
+        lines += ["", f'<h2 id="{identity.lower()}">{identity}. {html.escape(says)}</h2>', "", f"{where}.", ""]
+        for judged in found[identity]:
+            lines += _claim_lines(judged, first=judged.run.name not in drawn)
+            drawn.add(judged.run.name)
         if not found[identity]:
             lines.append("No stored result tests this claim yet; `python -m experiments list` names the experiment.")
-    lines += ["", "## Runs", "", "| run | scale | command | seed | revision | seconds | device | date |"]
-    lines.append("|---|---|---|---|---|---|---|---|")
-    for run in [*stored.values(), *again.values()]:
+    lines += ["", "## Further figures and tables", ""]
+    for run in stored.values():
+        if run.name not in drawn:
+            lines += [f'<h3 id="figure-{run.name}">{html.escape(run.title)}</h3>', "", *_figure_lines(run.name), ""]
+    lines += ["", "## Runs", "", "<details><summary>Commands, revisions, times, devices</summary>", "", *_runs(stored)]
+    return "\n".join([*lines, "", "</details>"]).rstrip() + "\n"
+
+
+def _judged(run: store.Stored, claim: Claim) -> _Judged:
+    """Quick runs give no verdict; a withdrawn one is undecided until a newer test replaces it."""
+    if run.scale != "full":
+        return _Judged(run, claim, "not judged", "a quick run, which only shows that the code runs")
+    if claim.id in WITHDRAWN and not claim.would_change:
+        return _Judged(run, claim, "undecided", f"an earlier verdict is withdrawn: {WITHDRAWN[claim.id]}")
+    return _Judged(run, claim, claim.verdict, claim.condition)
+
+
+def _badge(verdict: str, reason: str) -> str:
+    mark = f'<b class="v {_CLASSES.get(verdict, "")}">{verdict}</b>'
+    return f"{mark} {_text(reason)}" if reason else mark
+
+
+def _headline(found: list[_Judged]) -> str:
+    """The verdicts of all runs that judge; what was not run counts only where nothing else is there."""
+    ran = [j for j in found if j.verdict not in ("not run", "not judged")] or found
+    marks = dict.fromkeys(_badge(j.verdict, j.reason) for j in ran)
+    return "; ".join(marks) if marks else _badge("not run", "")
+
+
+def _claim_lines(judged: _Judged, *, first: bool) -> list[str]:
+    run, claim = judged.run, judged.claim
+    lines = [f"{_badge(judged.verdict, judged.reason)} ({run.name})", ""]
+    # The sentence of a withdrawn verdict would say again what was withdrawn.
+    lines += [_text(claim.statement), ""] if "withdrawn" not in judged.reason else []
+    if first:
+        lines += [f'<a id="figure-{run.name}"></a>', "", *_figure_lines(run.name, tables=False)]
+    else:
+        lines += [f"Figure: [{_text(run.title)}](#figure-{run.name})", ""]
+    rows = [(name, _number(value)) for name, value in _flatten(claim.numbers)]
+    deciding = [row for row in rows if len(row[1]) < 60][:_DECIDING]
+    lines += _number_table(deciding)
+    lines += ["<details><summary>All numbers, tolerance, second way, command</summary>", "", *_number_table(rows)]
+    lines += [f"- Tolerance: {_text(claim.tolerance)}", f"- Second way: {_text(claim.second_way)}"]
+    if claim.would_change:
+        lines.append(f"- What would change it: {_text(claim.would_change)}")
+    lines += [f"- Command: `{run.provenance['command']}`", ""]
+    table = RENDERED / f"{run.name}.md"
+    if table.exists() and first:
+        lines += [_lower_headings(table.read_text()), ""]
+    return [*lines, "</details>", ""]
+
+
+def _number_table(rows: list[tuple[str, str]]) -> list[str]:
+    if not rows:
+        return []
+    return ["| number | value |", "|---|---|", *(f"| {_cell(name)} | {_cell(value)} |" for name, value in rows), ""]
+
+
+def _figure_lines(name: str, *, tables: bool = True) -> list[str]:
+    own = re.compile(rf"{re.escape(name)}(_.*)?$")
+    lines = []
+    for path in sorted(RENDERED.glob(f"{name}*.png")) + sorted(RENDERED.glob(f"{name}*.gif")):
+        if own.match(path.stem):
+            lines += [f"![{path.stem}](rendered/{path.name})", ""]
+    table = RENDERED / f"{name}.md"
+    if table.exists() and tables:
+        lines.append(_lower_headings(table.read_text()))
+    return lines
+
+
+def _lower_headings(text: str) -> str:
+    """A table's own title becomes a heading of the third level: a page has one of the first."""
+    return re.sub(r"^# ", "### ", text, flags=re.M)
+
+
+def _runs(stored: dict[str, store.Stored]) -> list[str]:
+    lines = [
+        "| run | scale | command | seed | revision | seconds | device | date |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for run in stored.values():
         p = run.provenance
         seconds = f"{p['wall_seconds']}{' after a resumption' if p.get('resumed') else ''}"
         row = [
@@ -91,59 +183,19 @@ def render_markdown() -> str:
             p["date"],
         ]
         lines.append(f"| {' | '.join(map(str, row))} |")
-    lines += ["", "## Figures and tables", ""]
-    for run in stored.values():
-        lines += [f"### {run.title}", "", *_figure_lines(run.name), ""]
-    return "\n".join(lines).rstrip() + "\n"
+    return lines
 
 
-def _claim_lines(run: store.Stored, claim: Claim, again: store.Stored | None) -> list[str]:
-    lines = [f"### {claim.id} in {run.name} ({run.scale}): {claim.verdict}", "", _text(claim.statement), ""]
-    rows = list(_flatten(claim.numbers))
-    if rows:
-        lines += ["| number | value |", "|---|---|"]
-        lines += [f"| {_cell(name)} | {_cell(_number(value))} |" for name, value in rows]
-        lines.append("")
-    lines += [f"- Tolerance: {_text(claim.tolerance)}", f"- Second way: {_text(claim.second_way)}"]
-    lines.append(f"- Command: `{run.provenance['command']}`")
-    if again is not None:
-        verdicts = [c.verdict for c in again.claims if c.id == claim.id]
-        lines.append(f"- Quick run on this machine ({again.provenance['date']}): {', '.join(verdicts) or 'not tested'}")
-    images = sorted(RENDERED.glob(f"{run.name}*.png"))
-    if images:
-        lines.append("- Figure: " + ", ".join(f"[{p.stem}](#figures-and-tables)" for p in images))
-    return [*lines, ""]
-
-
-def _figure_lines(name: str) -> list[str]:
-    own = re.compile(rf"{re.escape(name)}(_.*)?$")
-    lines = []
-    for path in sorted(RENDERED.glob(f"{name}*.png")) + sorted(RENDERED.glob(f"{name}*.gif")):
-        if own.match(path.stem):
-            lines += [f"![{path.stem}](rendered/{path.name})", ""]
-    table = RENDERED / f"{name}.md"
-    if table.exists():
-        lines.append(table.read_text())
-    return lines or ["(not drawn)"]
-
-
-def _headline(found: list[tuple[store.Stored, Claim]]) -> str:
-    verdicts = list(dict.fromkeys(claim.verdict for _, claim in found))
-    return " / ".join(verdicts) if verdicts else "not run"
-
-
-def _flatten(numbers: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
+def _flatten(numbers: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in numbers.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict):
-            rows += _flatten(value, f"{name}: ")
+            yield from _flatten(value, f"{name}: ")
         elif isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
             columns = dict.fromkeys(key for row in value for key in row)
-            rows += [(f"{name} ({len(value)}): {c}", [row[c] for row in value if c in row]) for c in columns]
+            yield from ((f"{name} ({len(value)}): {c}", [row[c] for row in value if c in row]) for c in columns)
         else:
-            rows.append((name, value))
-    return rows
+            yield name, value
 
 
 def _number(value: Any) -> str:
@@ -179,5 +231,4 @@ def _embed_images(body: str) -> str:
         kind = path.suffix.lstrip(".")
         return f'src="data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"'
 
-    body = re.sub(r'src="(rendered/[^"]+)"', embed, body)
-    return re.sub(r"<h2>([A-D]\d)</h2>", lambda m: f'<h2 id="{m[1].lower()}">{m[1]}</h2>', body)
+    return re.sub(r'src="(rendered/[^"]+)"', embed, body)

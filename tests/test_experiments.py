@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def test_a_run_is_stored_with_provenance_and_not_repeated(results: Path, capsys:
     assert cli.main(["run", "toy", "--seed", "4"]) == 0
     assert calls == [4]
     assert "not repeated" in capsys.readouterr().out
-    stored = store.load(results / "toy.json")
+    stored = store.load(results / "toy.quick.json")
     assert stored.numbers == {"x": "inf"}
     assert stored.claims == (claim(),)
     assert np.array_equal(stored.arrays["grid"], np.arange(3.0))
@@ -60,7 +61,9 @@ def test_a_quick_run_never_replaces_a_full_result(results: Path) -> None:
         assert cli.main(["run", "toy", "--scale", scale]) == 0
     assert store.load(results / "toy.json").numbers == {"scale": "full"}
     assert store.load(results / "toy.quick.json").numbers == {"scale": "quick"}
-    assert set(store.load_all()) == set(store.load_all(quick=True)) == {"toy"}
+    assert store.load_all()["toy"].scale == "full"
+    (results / "toy.json").unlink()
+    assert store.load_all()["toy"].scale == "quick"
 
 
 def test_an_interrupted_run_resumes(results: Path) -> None:
@@ -79,7 +82,7 @@ def test_an_interrupted_run_resumes(results: Path) -> None:
         return Outcome({}, {"value": float(value)})
 
     assert cli.main(["run", "toy"]) == 1
-    assert not (results / "toy.json").exists()
+    assert not (results / "toy.quick.json").exists()
     assert cli.main(["run", "toy"]) == 0
     assert computed == ["first"]
 
@@ -126,20 +129,39 @@ def test_results_hold_plain_numbers_only() -> None:
     json.dumps(store.plain({"a": -np.inf}), allow_nan=False)
 
 
-def test_the_report_states_every_claim(results: Path) -> None:
+def _report_of(verdict: str, identity: str = "A1", scale: str = "full", **more: str) -> str:
     pytest.importorskip("matplotlib")
-    from figures.claims import CLAIMS
     from figures.report import render_markdown
 
     @register("toy", "A toy")
     def run(context: Context) -> Outcome:
-        return Outcome({}, {}, (claim("refuted"),))
+        return Outcome({}, {}, (replace(claim(verdict), id=identity, **more),))
 
-    assert cli.main(["run", "toy"]) == 0
-    text = render_markdown()
-    assert all(f"## {identity}" in text for identity in CLAIMS)
-    assert "### A1 in toy (quick): refuted" in text
+    assert cli.main(["run", "toy", "--scale", scale, "--force"]) == 0
+    return render_markdown()
+
+
+def test_the_report_states_every_claim_once_with_its_verdict(results: Path) -> None:
+    from figures.claims import CLAIMS
+
+    text = _report_of("held only if", condition="on small networks")
+    assert all(text.count(f'<h2 id="{identity.lower()}">') == 1 for identity in CLAIMS)
+    assert text.count('<b class="v only">held only if</b> on small networks') == 2  # in the summary and the section
+    assert text.count("\n# ") + text.startswith("# ") == 1
     assert "1e-09" in text
+
+
+def test_quick_runs_give_no_verdict_in_the_report(results: Path) -> None:
+    text = _report_of("refuted", scale="quick")
+    assert "refuted</b>" not in text
+    assert "not judged</b> a quick run" in text
+
+
+def test_a_withdrawn_verdict_is_undecided_with_the_reason_until_a_newer_test(results: Path) -> None:
+    text = _report_of("refuted", "D6")
+    assert "refuted</b>" not in text
+    assert "undecided</b> an earlier verdict is withdrawn" in text
+    assert "refuted</b>" in _report_of("refuted", "D6", would_change="one more seed")
 
 
 def _register_toy() -> None:
@@ -154,23 +176,23 @@ def test_damaged_files_are_named_and_the_rest_goes_on(
     monkeypatch.setenv("FENCHEL_RESULTS", str(tmp_path))
     _register_toy()
     assert cli.main(["run", "toy", "--quiet"]) == 0
-    whole = (tmp_path / "toy.json").read_text()
+    whole = (tmp_path / "toy.quick.json").read_text()
     for damaged in (whole[: len(whole) // 2], "[]", '{"name": "toy"}', ""):
-        (tmp_path / "toy.json").write_text(damaged)
+        (tmp_path / "toy.quick.json").write_text(damaged)
         capsys.readouterr()
         assert cli.main(["list"]) == 0
-        assert "toy.json" in capsys.readouterr().err
+        assert "toy.quick.json" in capsys.readouterr().err
         assert cli.main(["run", "toy", "--quiet"]) == 2
-        assert "toy.json" in capsys.readouterr().err
-    (tmp_path / "toy.json").write_text(whole)
-    (tmp_path / "toy.npz").write_bytes((tmp_path / "toy.npz").read_bytes()[:100])
+        assert "toy.quick.json" in capsys.readouterr().err
+    (tmp_path / "toy.quick.json").write_text(whole)
+    (tmp_path / "toy.quick.npz").write_bytes((tmp_path / "toy.quick.npz").read_bytes()[:100])
     assert cli.main(["list"]) == 0
-    assert "toy.json" in capsys.readouterr().err
+    assert "toy.quick.json" in capsys.readouterr().err
 
 
 def test_full_results_come_from_committed_code(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.delenv("FENCHEL_RESULTS", raising=False)
-    monkeypatch.setattr(store, "_revision", lambda: "abc with local changes")
+    monkeypatch.setattr(store, "revision", lambda: "abc with local changes")
     assert cli.main(["run", "fig1", "--scale", "full"]) == 2
     assert "--allow-dirty" in capsys.readouterr().err
 

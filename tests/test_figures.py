@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("matplotlib")
+
+from markdown_it import MarkdownIt
 
 from figures import __main__ as command
 from figures import render, report
@@ -42,3 +45,44 @@ def test_long_lists_are_reported_by_their_ranges() -> None:
         ("rows (9): gap", "1e-08 to 1 (9 values)"),
         ("few", "[1, 2.5]"),
     ]
+
+
+class _Page(HTMLParser):
+    """Anchors, links, headings and the order of what a reader meets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.order: list[str] = []
+        self.unclosed: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if values.get("id"):
+            self.ids.append(str(values["id"]))
+        if tag == "a" and str(values.get("href", "")).startswith("#"):
+            self.links.append(str(values["href"])[1:])
+        self.order.append(tag)
+        if tag == "details":
+            self.unclosed.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "details":
+            self.unclosed.pop()
+
+
+def test_the_report_leads_to_its_figures() -> None:
+    """One heading of the first level, no link without a target, the first figure after the first claim's heading."""
+    page = _Page()
+    page.feed(MarkdownIt("commonmark").enable("table").render(report.render_markdown()))
+    assert page.order.count("h1") == 1
+    assert len(set(page.ids)) == len(page.ids)
+    assert set(page.links) <= set(page.ids)
+    assert page.unclosed == []
+    first = page.order.index("img")
+    assert page.order[:first].count("h2") == 1
+
+
+def test_the_committed_report_is_that_of_the_committed_results() -> None:
+    assert Path(report.__file__).with_name("report.md").read_text() == report.render_markdown()
