@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import linprog
 
 from fenchel.errors import MissingDependencyError
 from fenchel.losses import LogisticRegression
@@ -19,7 +20,9 @@ __all__ = [
     "breast_cancer",
     "iris",
     "murphy",
+    "murphy_draw",
     "murphy_logistic_regression",
+    "separation_margin",
     "two_moons",
     "two_moons_points",
 ]
@@ -78,6 +81,36 @@ def murphy(num_test: int = 2000) -> ClassificationProblem:
     return ClassificationProblem(
         "murphy", inputs, labels, test_inputs, test_labels, "two Gaussian classes in the plane, no bias"
     )
+
+
+def murphy_draw(seed: int, *, num_test: int = 2000) -> ClassificationProblem:
+    """The recipe of `murphy` drawn from `numpy.random.RandomState(seed)`; ``seed`` 0 gives its training data.
+
+    Whether a draw is separable through the origin, as the paper says of its data, is decided by `separation_margin`.
+
+    Raises:
+        ValueError: ``num_test`` is odd or negative.
+    """
+    if num_test < 0 or num_test % 2:
+        raise ValueError(f"num_test must be even and not negative, got {num_test}.")
+    inputs, labels = _murphy_points(np.random.RandomState(seed), 30)
+    test_inputs, test_labels = _murphy_points(np.random.RandomState(1_000_000 + seed), num_test // 2)
+    text = f"two Gaussian classes in the plane, no bias, draw {seed}"
+    return ClassificationProblem(f"murphy-{seed}", inputs, labels, test_inputs, test_labels, text)
+
+
+def separation_margin(inputs: Array, labels: Array) -> float:
+    """The largest t with y_i w.x_i >= t for all i and some |w_j| <= 1: positive iff separable through the origin.
+
+    Args:
+        inputs: (n, P). labels: (n,) in {-1, +1}.
+    """
+    rows = np.asarray(inputs) * np.asarray(labels)[:, None]
+    count, dim = rows.shape
+    constraints = np.column_stack([-rows, np.ones(count)])
+    bounds = [(-1.0, 1.0)] * dim + [(None, None)]
+    found = linprog(np.r_[np.zeros(dim), -1.0], A_ub=constraints, b_ub=np.zeros(count), bounds=bounds, method="highs")
+    return float(-found.fun)
 
 
 def _murphy_points(generator: np.random.RandomState, per_class: int) -> tuple[Array, Array]:

@@ -1,58 +1,48 @@
-"""Fig. 5: the posteriors behind Fig. 3: density, decision boundaries of samples, and how wide each posterior is."""
+"""Fig. 5: the posteriors behind Fig. 3 on one separable draw: densities, decision boundaries of samples, widths."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from experiments.registry import Context, Outcome, register
-from experiments.toy.logistic import data_set, exact
-from experiments.toy.logistic_runs import DEFAULT_PRIOR, comparison, extent, plan
-from fenchel import Gaussian
-from fenchel.bayes.laplace import laplace, map_estimate
+from experiments.toy.logistic import draws, prior_of
+from experiments.toy.logistic_study import METHODS, PRIORS, cells, chosen, measured, plan
+from fenchel import exact_posterior
 
 
 @register("fig5", "Posteriors of the logistic regression: exact, SAM + Laplace, bSAM", extras=("deep",))
 def run(context: Context) -> Outcome:
-    """Densities on a grid and samples at every prior, with log ratios of widths to the exact posterior's."""
-    chosen = plan(context.scale)
-    numbers: dict[str, dict[str, Any]] = {}
-    arrays: dict[str, np.ndarray] = {}
-    data = data_set(0)
-    for prior, _ in chosen.priors:
-        found = comparison(context, chosen, prior, 0)
-        prior_law = Gaussian(np.zeros(2), np.full(2, 1.0 / prior))
-        best = map_estimate(data.loss, prior_law)
-        width = np.sqrt(np.diag(found["cov"]))
-        independent = laplace(data.loss, prior_law, at=found["sam"], structure="diagonal")
-        numbers[f"{prior:g}"] = {
-            "map": best,
-            "mean": found["mean"],
-            "cov": found["cov"],
-            "sam": found["sam"],
-            "laplace_variance": found["laplace_variance"],
-            "laplace_second_way": float(np.abs(np.diag(independent.cov) / found["laplace_variance"] - 1.0).max()),
-            "bsam_mean": found["bsam_mean"].mean(axis=0),
-            "bsam_variance": found["bsam_variance"].mean(axis=0),
-            "bsam_mean_std_over_seeds": found["bsam_mean"].std(axis=0, ddof=1),
-            "laplace": extent(found["laplace_variance"], found["cov"]),
-            "bsam": extent(found["bsam_variance"].mean(axis=0), found["cov"]),
-        }
-        posterior = exact(data, prior)
-        first = np.linspace(found["mean"][0] - 3.5 * width[0], found["mean"][0] + 4 * width[0], 121)
-        second = np.linspace(found["mean"][1] - 3.5 * width[1], found["mean"][1] + 4 * width[1], 121)
-        grid = np.stack(np.meshgrid(first, second), axis=-1)
-        key = f"{prior:g}"
+    """Densities on a grid and samples at every prior, at the settings that Fig. 3 chose."""
+    chosen_plan = plan(context.scale)
+    found_draws = draws(chosen_plan.separable, separable=True)
+    index = len(found_draws) // 2
+    seed, problem = found_draws[index]
+    numbers: dict[str, Any] = {}
+    arrays: dict[str, Any] = {"inputs": problem.inputs, "labels": problem.labels}
+    for prior in PRIORS:
+        key, found = f"{prior:g}", cells(context, chosen_plan, prior, separable=True)
+        settings = chosen(found, chosen_plan)
+        measures = measured(found, chosen_plan, prior, settings, [index], [p for _, p in found_draws])
+        numbers[key] = {name: {k: float(v[0]) for k, v in values.items()} for name, values in measures.items()}
+        posterior = exact_posterior(problem.loss, prior_of(prior))
+        width = np.sqrt(np.diag(posterior.cov))
+        axes = [np.linspace(m - 3.5 * s, m + 4 * s, 121) for m, s in zip(posterior.mean, width, strict=True)]
+        grid = np.stack(np.meshgrid(*axes), axis=-1)
         arrays |= {
-            f"first_{key}": first,
-            f"second_{key}": second,
-            f"density_{key}": posterior.density(grid).astype(np.float32),
-            f"samples_{key}": posterior.sample(12, np.random.default_rng(context.seed)),
+            f"{key}/first": axes[0],
+            f"{key}/second": axes[1],
+            f"{key}/density": posterior.density(grid).astype(np.float32),
+            f"{key}/samples": posterior.sample(12, np.random.default_rng(context.seed)),
         }
+        for name in METHODS:
+            mean, variance = (found[f"{name}/{what}"][settings[name], index] for what in ("mean", "variance"))
+            if mean.ndim == 2:  # one run of bSAM: an average over seeds would be no posterior of any
+                mean, variance = mean[0], variance[0]
+            arrays |= {f"{key}/{name}/mean": mean, f"{key}/{name}/variance": variance}
     return Outcome(
-        settings={**asdict(chosen), "default_prior_precision": DEFAULT_PRIOR},
+        settings={"draw": seed, "priors": list(PRIORS), "seeds": chosen_plan.seeds},
         numbers={"by_prior": numbers},
-        arrays={**arrays, "inputs": data.inputs, "labels": data.labels},
+        arrays={name: np.asarray(value) for name, value in arrays.items()},
     )

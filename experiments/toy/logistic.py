@@ -14,53 +14,36 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import root
 from scipy.special import expit
 from torch import Tensor, nn
 from torch.nn.functional import softplus
-from torch.utils.data import DataLoader, TensorDataset
 
 from fenchel import Gaussian
-from fenchel.bayes.exact import ExactPosterior, exact_posterior
+from fenchel.bayes.exact import ExactPosterior
+from fenchel.bayes.laplace import map_estimate
 from fenchel.losses import LogisticRegression
 from fenchel.optim import BSAM, SAM
-from fenchel.predict import fit_laplace
-from fenchel.problems import murphy
+from fenchel.problems import ClassificationProblem, murphy_draw, separation_margin
 
 __all__ = [
     "Bsam",
-    "Data",
     "box",
-    "data_set",
-    "exact",
+    "draws",
     "exact_predictive",
     "gaussian_predictive",
-    "linear_model",
+    "prior_of",
     "run_bsam",
-    "sam_laplace",
+    "run_sam",
+    "sam_points",
     "sam_residual",
-    "train_sam",
 ]
 
 Array = NDArray[np.float64]
 
 NUM_DATA = 60
-_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(100)
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(60)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
-
-
-@dataclass(frozen=True)
-class Data:
-    """``inputs`` (60, 2) and ``labels`` (60,) in {-1, +1}; fresh points of the same law to test on."""
-
-    inputs: Array
-    labels: Array
-    test_inputs: Array
-    test_labels: Array
-
-    @property
-    def loss(self) -> LogisticRegression:
-        """The total loss."""
-        return LogisticRegression(self.inputs, self.labels)
 
 
 @dataclass(frozen=True)
@@ -69,19 +52,24 @@ class Bsam:
 
     rho: float = 0.05
     damping: float = 0.1
-    data_factor: float = 1.0
     sqrt_num_data: bool = False
 
 
-def data_set(index: int, num_test: int = 1000) -> Data:
-    """Data set 0 is the paper's; the others are drawn anew from the same two Gaussian classes."""
-    problem = murphy(num_test)
-    if index == 0:
-        return Data(problem.inputs, problem.labels, problem.test_inputs, problem.test_labels)
-    rng = np.random.default_rng(index)
-    ones, others = rng.standard_normal((30, 2)), rng.standard_normal((30, 2))
-    inputs = np.vstack([ones + np.array([1.0, 5.0]), 2.2 * others + np.array([-5.0, 1.0])])
-    return Data(inputs, np.r_[np.ones(30), -np.ones(30)], problem.test_inputs, problem.test_labels)
+def draws(count: int, *, separable: bool) -> list[tuple[int, ClassificationProblem]]:
+    """The first ``count`` draws of the paper's recipe that are (or are not) separable through the origin, by seed."""
+    found: list[tuple[int, ClassificationProblem]] = []
+    seed = 0
+    while len(found) < count:
+        problem = murphy_draw(seed)
+        if (separation_margin(problem.inputs, problem.labels) > 0) == separable:
+            found.append((seed, problem))
+        seed += 1
+    return found
+
+
+def prior_of(precision: float) -> Gaussian:
+    """N(0, I / precision) in the plane."""
+    return Gaussian(np.zeros(2), np.full(2, 1.0 / precision))
 
 
 def box(columns: int, rows: int) -> tuple[Array, Array, Array]:
@@ -89,11 +77,6 @@ def box(columns: int, rows: int) -> tuple[Array, Array, Array]:
     first, second = np.linspace(-13.0, 9.0, columns), np.linspace(-7.0, 11.0, rows)
     grid = np.meshgrid(first, second)
     return first, second, np.column_stack([g.ravel() for g in grid])
-
-
-def exact(data: Data, prior_precision: float) -> ExactPosterior:
-    """The exact posterior by adaptive quadrature."""
-    return exact_posterior(data.loss, Gaussian(np.zeros(2), np.full(2, 1.0 / prior_precision)))
 
 
 def exact_predictive(posterior: ExactPosterior, inputs: Array) -> Array:
@@ -110,72 +93,76 @@ def exact_predictive(posterior: ExactPosterior, inputs: Array) -> Array:
 
 
 def gaussian_predictive(mean: Array, variance: Array, inputs: Array) -> Array:
-    """P(class 1) at ``inputs`` (n, 2) under N(mean, diag(variance))."""
-    spread = np.sqrt(inputs**2 @ variance)
-    return np.asarray(expit((inputs @ mean)[:, None] + spread[:, None] * _NODES) @ _WEIGHTS)
+    """P(class 1) at ``inputs`` (n, 2) under N(mean, diag(variance)); (..., n) for means and variances (..., 2)."""
+    spread = np.sqrt(np.asarray(variance) @ (inputs**2).T)
+    return np.asarray(expit((np.asarray(mean) @ inputs.T)[..., None] + spread[..., None] * _NODES) @ _WEIGHTS)
 
 
-def linear_model(weights: Array | None = None) -> nn.Linear:
-    """x -> theta.x in float64, without bias."""
-    model = nn.Linear(2, 1, bias=False, dtype=torch.float64)
-    with torch.no_grad():
-        model.weight.copy_(torch.zeros(1, 2) if weights is None else torch.from_numpy(weights)[None])
-    return model
+def sam_residual(loss: LogisticRegression, prior_precision: float, rho: float, point: Array) -> Array:
+    """(grad l(theta + rho g/|g|) + delta0 theta) / N, zero at a stationary point of SAM; |g| = 0 perturbs nothing."""
+    gradient = np.asarray(loss.gradient(point))
+    size = float(np.linalg.norm(gradient))
+    worst = np.asarray(loss.gradient(point + (rho / size if size > 0 else 0.0) * gradient))
+    return np.asarray((worst + prior_precision * point) / NUM_DATA)
 
 
-def train_sam(data: Data, prior_precision: float, rho: float, steps: int) -> Array:
-    """SAM over SGD with momentum 0.9 on the mean loss, full batch, cosine learning rate from 0.2: the point (2,)."""
-    model = linear_model()
-    rows = torch.from_numpy(data.inputs * data.labels[:, None])
+def sam_points(loss: LogisticRegression, prior_precision: float, rhos: Sequence[float]) -> Array:
+    """SAM's stationary points (rhos, 2), followed from the maximum a posteriori in steps of rho; NaN where lost.
+
+    SAM's own iteration has these as its fixed points; `run_sam` finds them by the shipped optimizer.
+    """
+    point, before = map_estimate(loss, prior_of(prior_precision)), 0.0
+    found = np.full((len(rhos), 2), np.nan)
+    for i, rho in enumerate(rhos):
+        for step in np.linspace(before, rho, 5)[1:]:
+            solved = root(lambda theta, r=step: sam_residual(loss, prior_precision, r, theta), point, tol=1e-12)
+            point = np.asarray(solved.x)
+        before = rho
+        if float(np.linalg.norm(sam_residual(loss, prior_precision, rho, point))) < 1e-8:
+            found[i] = point
+    return found
+
+
+def run_sam(problem: ClassificationProblem, prior_precision: float, rho: float, steps: int, start: Array) -> Array:
+    """The shipped SAM over SGD with momentum 0.9 on the mean loss, full batch, cosine learning rate from 0.2."""
+    weight = nn.Parameter(torch.from_numpy(np.array(start)))
+    rows = torch.from_numpy(problem.inputs * problem.labels[:, None])
     decay = prior_precision / NUM_DATA
-    optimizer = SAM(model.parameters(), torch.optim.SGD, rho, lr=0.2, momentum=0.9, weight_decay=decay)
+    optimizer = SAM([weight], torch.optim.SGD, rho, lr=0.2, momentum=0.9, weight_decay=decay)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = softplus(-model(rows)).mean()
+        loss = softplus(-rows @ weight).mean()
         loss.backward()
         return loss
 
     for rate in _cosine(0.2, steps):
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step(closure)
-    return model.weight.detach()[0].numpy().copy()
-
-
-def sam_residual(data: Data, prior_precision: float, rho: float, point: Array) -> float:
-    """|grad l(theta + rho g/|g|) + delta0 theta| / N, zero at a stationary point of SAM: the mean loss's gradient."""
-    gradient = np.asarray(data.loss.gradient(point))
-    worst = np.asarray(data.loss.gradient(point + rho * gradient / np.linalg.norm(gradient)))
-    return float(np.linalg.norm(worst + prior_precision * point) / NUM_DATA)
-
-
-def sam_laplace(data: Data, prior_precision: float, point: Array) -> Array:
-    """Variances (2,) of the diagonal GGN Laplace approximation at ``point``, by laplace-torch."""
-    labels = torch.from_numpy((data.labels > 0).astype(np.int64))
-    loader = DataLoader(TensorDataset(torch.from_numpy(data.inputs), labels), batch_size=NUM_DATA)
-    posterior = fit_laplace(linear_model(point), loader, prior_precision=prior_precision)
-    return np.asarray(1.0 / posterior.laplace.posterior_precision.detach().numpy(), dtype=float)
+    return weight.detach().numpy().copy()
 
 
 def run_bsam(
-    data: Sequence[Data], prior_precision: float, settings: Sequence[Bsam], seeds: int, steps: int, seed: int
-) -> tuple[Array, Array]:
-    """Means and variances, each (settings, data sets, seeds, 2), of bSAM runs made side by side.
+    data: Sequence[ClassificationProblem],
+    prior_precision: float,
+    settings: Sequence[Bsam],
+    seeds: int,
+    steps: int,
+    seed: int,
+) -> tuple[Array, Array, Array]:
+    """Means, variances (settings, data sets, seeds, 2) of bSAM runs made side by side, and how far s still moved.
 
     Algorithm 1 acts on every parameter alone, so that independent runs can be rows of one parameter: full batches, one
-    noise a row, beta = (0.9, 0.99), learning rate 0.1 with a cosine. The last tenth of the variances is averaged.
+    noise a row, beta = (0.9, 0.99), learning rate 0.1 with a cosine, from the maximum a posteriori. The last tenth of
+    the variances is averaged; ``moved`` (settings, data sets) is the largest |log ratio| of the geometric mean over
+    seeds of s between that tenth and the one before.
     """
     rows = torch.stack([torch.from_numpy(d.inputs * d.labels[:, None]) for d in data])  # (sets, 60, 2)
-    shape = (len(data), seeds, 2)
-    params = [nn.Parameter(torch.zeros(shape, dtype=torch.float64)) for _ in settings]
+    prior = prior_of(prior_precision)
+    start = torch.from_numpy(np.stack([map_estimate(d.loss, prior) for d in data]))[:, None].expand(-1, seeds, -1)
+    params = [nn.Parameter(start.clone()) for _ in settings]
     groups = [
-        {
-            "params": [p],
-            "rho": s.rho,
-            "damping": s.damping,
-            "data_factor": s.data_factor,
-            "sqrt_num_data": s.sqrt_num_data,
-        }
+        {"params": [p], "rho": s.rho, "damping": s.damping, "sqrt_num_data": s.sqrt_num_data}
         for p, s in zip(params, settings, strict=True)
     ]
     optimizer = BSAM(
@@ -195,16 +182,16 @@ def run_bsam(
         loss.backward()
         return loss
 
-    kept = [torch.zeros(shape, dtype=torch.float64) for _ in settings]
     tail = max(1, steps // 10)
+    kept = torch.zeros((2, len(settings), *start.shape), dtype=torch.float64)
     for step, rate in enumerate(_cosine(0.1, steps)):
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step(closure)
-        if step >= steps - tail:
-            for total, variance in zip(kept, optimizer.posterior_variance(), strict=True):
-                total += variance / tail
-    return torch.stack([p.detach() for p in params]).numpy(), torch.stack(kept).numpy()
+        if step >= steps - 2 * tail:
+            kept[int(step >= steps - tail)] += torch.stack(optimizer.posterior_variance()) / tail
+    moved = (kept[1].log().mean(2) - kept[0].log().mean(2)).abs().amax(-1)
+    return torch.stack([p.detach() for p in params]).numpy(), kept[1].numpy(), moved.numpy()
 
 
 def _cosine(rate: float, steps: int) -> Iterator[float]:
