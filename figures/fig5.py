@@ -1,4 +1,4 @@
-"""Fig. 5: decision boundaries of posterior samples, and the posteriors at every prior precision."""
+"""Fig. 5: decision boundaries of posterior samples, and the posteriors at every prior precision, of one draw."""
 
 from __future__ import annotations
 
@@ -13,64 +13,63 @@ from matplotlib.patches import Ellipse
 from numpy.typing import NDArray
 
 from experiments.store import Stored
-from figures.style import METHODS, TEXT_WIDTH, TRUTH
+from figures.fig3 import COLORS, TITLES
+from figures.style import TEXT_WIDTH, TRUTH
 from figures.toy_panels import scatter_classes
 
 __all__ = ["draw"]
 
 Array = NDArray[Any]
 SAMPLE = "#E69F00"
+LINES = {"SAM + Laplace": "--", "bSAM": "-", "bSAM, sqrt(N)": "-.", "ceiling": ":", "relaxed": (0, (1, 1))}
+SHARES = (0.95, 0.865, 0.6, 0.3)
 
 
 def draw(stored: Stored) -> Figure:
     """Left, the data with boundaries of exact samples; then one panel of posteriors for each delta0."""
-    priors = list(stored.numbers["by_prior"])
-    figure, grid = plt.subplots(1, 1 + len(priors), figsize=(TEXT_WIDTH, 2.3), squeeze=False)
-    default = f"{stored.settings['default_prior_precision']:g}"
-    _boundaries(grid[0, 0], stored, default)
+    priors = [f"{prior:g}" for prior in stored.settings["priors"]]
+    figure, grid = plt.subplots(1, 1 + len(priors), figsize=(TEXT_WIDTH, 2.4), squeeze=False)
+    _boundaries(grid[0, 0], stored, priors[-1])
     for axes, prior in zip(grid[0, 1:], priors, strict=True):
         _posterior(axes, stored, prior)
     handles = [
-        Line2D([], [], color=TRUTH, marker="+", lw=0, label="MAP"),
+        Line2D([], [], color="#999999", lw=4, label="exact (95, 86.5, 60, 30 % of its mass)"),
         Line2D([], [], color=SAMPLE, marker="^", ms=4, lw=0, label="exact samples"),
-        Line2D([], [], color=METHODS["SAM-SGD"], marker="x", ms=4, lw=0, label="SAM"),
-        Line2D([], [], color=METHODS["SAM-Adam"], ls="--", label="SAM + Laplace"),
-        Line2D([], [], color=METHODS["bSAM"], label="bSAM"),
-        Line2D([], [], color="#999999", lw=4, label="exact posterior"),
+        Line2D([], [], color=COLORS["SAM"], marker="x", ms=4, lw=0, label="SAM"),
+        *(Line2D([], [], color=COLORS[n], ls=line, label=TITLES.get(n, n)) for n, line in LINES.items()),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=6, handlelength=1.4, columnspacing=1.2)
+    title = "ellipses: two standard deviations, 86.5 % of the mass"
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, handlelength=1.6, title=title, title_fontsize=7)
     return figure
 
 
 def _boundaries(axes: Axes, stored: Stored, prior: str) -> None:
     inputs = stored.arrays["inputs"]
-    numbers = stored.numbers["by_prior"][prior]
     first = np.array([inputs[:, 0].min() - 1.5, inputs[:, 0].max() + 1.5])
-    for theta in stored.arrays[f"samples_{prior}"]:
+    for theta in stored.arrays[f"{prior}/samples"]:
         axes.plot(first, -theta[0] / theta[1] * first, color=SAMPLE, lw=0.7)
-    best = numbers["map"]
+    best = stored.arrays[f"{prior}/SAM/mean"]
     axes.plot(first, -best[0] / best[1] * first, color=TRUTH, lw=1.4)
     scatter_classes(axes, inputs, stored.arrays["labels"], 7)
     axes.set_xlim(*first)
     axes.set_ylim(inputs[:, 1].min() - 1.5, inputs[:, 1].max() + 1.5)
-    axes.set_title(rf"boundaries, $\delta_0 = {prior}$")
-    axes.set_xlabel("$x_1$")
+    axes.set_title(rf"boundaries, $\delta_0 = {prior}$ (black: SAM)", fontsize=7)
+    axes.set_xlabel(f"$x_1$ (draw {stored.settings['draw']})")
     axes.set_ylabel("$x_2$", labelpad=1)
 
 
 def _posterior(axes: Axes, stored: Stored, prior: str) -> None:
-    first, second = stored.arrays[f"first_{prior}"], stored.arrays[f"second_{prior}"]
-    density = stored.arrays[f"density_{prior}"].astype(float)
+    first, second = stored.arrays[f"{prior}/first"], stored.arrays[f"{prior}/second"]
+    density = stored.arrays[f"{prior}/density"].astype(float)
     ordered = np.sort(density.ravel())[::-1]
     mass = np.cumsum(ordered) / ordered.sum()
-    levels = [float(ordered[np.searchsorted(mass, share)]) for share in (0.95, 0.865, 0.6, 0.3)]
+    levels = [float(ordered[np.searchsorted(mass, share)]) for share in SHARES]
     axes.contourf(first, second, density, [*levels, float(density.max())], cmap="Greys", alpha=0.6)
-    numbers = stored.numbers["by_prior"][prior]
-    axes.plot(*stored.arrays[f"samples_{prior}"].T, "^", ms=2.8, color=SAMPLE, mec="white", mew=0.2)
-    axes.plot(*numbers["map"], "+", color=TRUTH, ms=6, zorder=5)
-    axes.plot(*numbers["sam"], "x", color=METHODS["SAM-SGD"], ms=4, zorder=5)
-    _ellipse(axes, numbers["sam"], numbers["laplace_variance"], METHODS["SAM-Adam"], "--")
-    _ellipse(axes, numbers["bsam_mean"], numbers["bsam_variance"], METHODS["bSAM"], "-")
+    axes.plot(*stored.arrays[f"{prior}/samples"].T, "^", ms=2.8, color=SAMPLE, mec="white", mew=0.2)
+    axes.plot(*stored.arrays[f"{prior}/SAM/mean"], "x", color=COLORS["SAM"], ms=4, zorder=5)
+    for name, line in LINES.items():
+        mean, variance = stored.arrays[f"{prior}/{name}/mean"], stored.arrays[f"{prior}/{name}/variance"]
+        _ellipse(axes, mean, variance, COLORS[name], line)
     axes.set_xlim(first[0], first[-1])
     axes.set_ylim(second[0], second[-1])
     axes.set_title(rf"posteriors, $\delta_0 = {prior}$")
@@ -78,7 +77,6 @@ def _posterior(axes: Axes, stored: Stored, prior: str) -> None:
     axes.set_ylabel(r"$\theta_2$", labelpad=1)
 
 
-def _ellipse(axes: Axes, mean: Array, variance: Array, color: str, line: str) -> None:
-    """Two standard deviations (86.5 % of the mass)."""
+def _ellipse(axes: Axes, mean: Array, variance: Array, color: str, line: Any) -> None:
     width, height = 4.0 * np.sqrt(np.asarray(variance, dtype=float))
     axes.add_patch(Ellipse(tuple(mean), width, height, fill=False, color=color, ls=line, lw=1.2))
