@@ -242,14 +242,6 @@ def test_c3_can_come_out_every_way(
     assert both.verdict == {"held": "held only if"}.get(verdict, verdict)
 
 
-def row(method: str, ratio: float, error: float, rho: float = 0.05) -> dict[str, Any]:
-    extra = {"damping": 0.1, "sqrt_num_data": False, "data_factor": 1.0} if method == "bsam" else {}
-    measures = {f"{w}_log_doubt_ratio": ratio for w in ("test", "box")} | {
-        f"{w}_mean_error": error for w in ("test", "box")
-    }
-    return {"method": method, "rho": rho, **measures, **extra}
-
-
 def study(
     good: int, total: int = 20, *, sqrt_good: int | None = None, sam: float = -0.5, wide: float = 0.5
 ) -> dict[str, dict[str, np.ndarray]]:
