@@ -22,6 +22,7 @@ __all__ = ["render_markdown", "write_report"]
 _HERE = Path(__file__).parent
 _DECIDING = 3
 """Numbers shown with a claim; the others are folded."""
+_SHORT = 250
 _CSS = """
 body{font:16px/1.5 Georgia,serif;max-width:60rem;margin:1.5rem auto;padding:0 1rem;color:#222;background:#fff}
 h1,h2,h3,summary{font-family:Helvetica,Arial,sans-serif;line-height:1.2}h2{border-bottom:1px solid #ccc;margin-top:2rem}
@@ -103,7 +104,9 @@ def _judged(run: store.Stored, claim: Claim) -> _Judged:
         return _Judged(run, claim, "not judged", "a quick run, which only shows that the code runs")
     if claim.id in WITHDRAWN and not claim.would_change:
         return _Judged(run, claim, "undecided", f"an earlier verdict is withdrawn: {WITHDRAWN[claim.id]}")
-    return _Judged(run, claim, claim.verdict, claim.condition)
+    # Claims stored before conditions had a place of their own say theirs in the statement.
+    told = claim.statement if claim.verdict == "held only if" and len(claim.statement) < _SHORT else ""
+    return _Judged(run, claim, claim.verdict, claim.condition or told)
 
 
 def _badge(verdict: str, reason: str) -> str:

@@ -266,7 +266,7 @@ def study(
         ({"1": study(2), "0.01": study(1)}, "refuted", ""),
         ({"1": study(19), "0.01": study(2)}, "held only if", "Algorithm 1 as printed: delta0 = 1"),
         ({"1": study(10), "0.01": study(9)}, "undecided", "bSAM, delta0 = 1"),
-        ({"1": study(2, sqrt_good=19)}, "held", "as derived"),
+        ({"1": study(2, sqrt_good=19)}, "held", "by its predictions"),
         ({"1": study(19, sam=0.0)}, "refuted", ""),
         ({"1": study(19, wide=0.0)}, "refuted", ""),
     ],

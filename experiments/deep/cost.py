@@ -90,6 +90,7 @@ def run(context: Context) -> Outcome:
         numbers={"bSAM over SAM with Adam": cost, "bSAM over bSAM without noise": noise},
         tolerance=f"median of interleaved ratios at most {LIMIT}, batch 200, processor time of one thread",
         second_way=f"wall time on two threads: {other} ({other_condition})",
+        condition=condition if word == "held only if" else "",
     )
     load = [round(v, 2) for v in os.getloadavg()]
     settings = {"rounds": rounds, "batch": 200, "limit": LIMIT, "processors": os.cpu_count(), "load average": load}

@@ -25,7 +25,7 @@ CHANCE = 2.0
 
 @dataclass(frozen=True)
 class Place:
-    """One comparison: where (task, then what), in which metric, and what it shows of "a is better than b"."""
+    """One comparison: where (task, ..., metric), in which metric, and what it shows of "a is better than b"."""
 
     where: tuple[str, ...]
     metric: str
@@ -35,7 +35,7 @@ class Place:
     @property
     def name(self) -> str:
         """As in the report."""
-        return ", ".join((*self.where, self.metric))
+        return ", ".join(self.where)
 
 
 @dataclass(frozen=True)

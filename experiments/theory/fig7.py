@@ -345,4 +345,5 @@ def claim_approximation(numbers: Mapping[str, Any], pieces: tuple[int, ...]) -> 
         f"KL(q||p) from the evidence and by a grid within {two_ways:.1e}; the relaxed posterior by two routes within "
         f"{max(n['routes']['posterior_difference'] for n in numbers.values()):.1e} sd; the paper's own program with "
         f"tangents at the worst-case atoms within {mended:.1e} of the certified value",
+        condition=f"f** is {', '.join(passed)}, not the certified one" if passed and "relaxed" not in passed else "",
     )

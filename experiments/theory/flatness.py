@@ -291,4 +291,6 @@ def _claim(numbers: dict[str, Any], count: int) -> Claim:
         f"Eq. 3 against quadrature to {c['bayes_value']:.1e}"
     )
     picked = {k: numbers[k] for k in ("three wells", "dimple", *families)}
-    return Claim("B5", verdict, statement, picked, "grid step .005 in theta; thresholds bisected to 5e-5", second)
+    condition = "read as a tendency, not as a rule" if verdict == "held only if" else ""
+    tolerance = "grid step .005 in theta; thresholds bisected to 5e-5"
+    return Claim("B5", verdict, statement, picked, tolerance, second, condition)

@@ -217,7 +217,8 @@ def _claim_pairs(c: dict[str, Array]) -> Claim:
         "distance": distance,
         "proved complete": proved,
     }
-    return Claim("B3", verdict, statement, numbers, "1e-9 in the conditions, 1e-7 in (theta, eps)", second)
+    condition = "|theta| > rho: otherwise no prior stands behind the pair" if verdict == "held only if" else ""
+    return Claim("B3", verdict, statement, numbers, "1e-9 in the conditions, 1e-7 in (theta, eps)", second, condition)
 
 
 def _claim_minimizers(c: dict[str, Array], numbers: dict[str, Any]) -> Claim:
@@ -253,4 +254,7 @@ def _claim_minimizers(c: dict[str, Array], numbers: dict[str, Any]) -> Claim:
         f"zooming grids find no SAM value lower by more than {numbers['zoom_deviation']:.1e} ({numbers['zoom_cells']} "
         "cells)"
     )
-    return Claim("B4", verdict, statement, dict(p), "1e-8 (1 + |l|) in values, certified for P = 1", second)
+    condition = ""
+    if verdict == "held only if":
+        condition = "the SAM minimizer is no kink, |theta| > rho, and eps is the global proximal maximizer"
+    return Claim("B4", verdict, statement, dict(p), "1e-8 (1 + |l|) in values, certified for P = 1", second, condition)

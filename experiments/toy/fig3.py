@@ -108,6 +108,11 @@ def parts(
     }
 
 
+def _widths(measures: Mapping[str, Mapping[str, Array]]) -> str:
+    names = [name for name in METHODS if "width" in measures.get(name, {})]
+    return ", ".join(f"{name} {float(np.median(measures[name]['width'])):+.2f}" for name in names)
+
+
 def _interval(count: int, total: int) -> tuple[float, float]:
     """Clopper and Pearson's 95 % interval of a share."""
     low = float(beta.ppf(0.025, count, total - count + 1)) if count else 0.0
@@ -147,12 +152,18 @@ def judge(by_prior: Mapping[str, Mapping[str, Mapping[str, Array]]]) -> Claim:
     else:
         word = "undecided"
     open_ = [f"{v}, delta0 = {p}" for v, by in signs.items() for p, s in by.items() if s == 0]
-    condition = "; ".join(good) if word in ("held", "held only if") else "; ".join(open_) if word == "undecided" else ""
+    condition = {"held": "by its predictions", "held only if": "; ".join(good), "undecided": "; ".join(open_)}.get(
+        word, ""
+    )
     return Claim(
         "C2",
         word,
         "Share of draws, separable through the origin, in which SAM is overconfident, SAM + Laplace underconfident and "
-        "bSAM close: " + "; ".join(f"{key}: {value['all three']}" for key, value in shares.items()) + ".",
+        "bSAM close: "
+        + "; ".join(f"{key}: {value['all three']}" for key, value in shares.items())
+        + ". This is about predictions. The posteriors' widths, as median log ratios to the exact one: "
+        + "; ".join(f"delta0 = {prior}: {_widths(measures)}" for prior, measures in by_prior.items())
+        + ".",
         {
             "shares": shares,
             "share needed": {
