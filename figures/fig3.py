@@ -57,8 +57,8 @@ def _draws(stored: Stored) -> Figure:
         grid[0, column].set_title(rf"$\delta_0 = {prior}$")
         grid[1, column].set_yscale("log")
         grid[0, column].set_xticks([])
-    grid[0, 0].set_ylabel("log ratio of the mean doubt\nto exact Bayes ($< 0$: overconfident)")
-    grid[1, 0].set_ylabel("mean predictive KL\nfrom exact Bayes (nats)")
+    grid[0, 0].set_ylabel("log doubt / exact doubt\n($< 0$: overconfident)", fontsize=7)
+    grid[1, 0].set_ylabel("predictive KL from\nexact Bayes (nats)", fontsize=7)
     return figure
 
 
