@@ -82,7 +82,7 @@ def biconjugate(
         return hull_biconjugate(loss, q, tol=tol, structure=family)
     frame = MomentFrame.of(q.mean, q.cov, family)
     if method == "closed-form":
-        return _closed_form(loss, q, frame)
+        return _closed_form(loss, q, frame, tol)
     options = solver if isinstance(solver, SolverOptions) else SolverOptions(solver or "CLARABEL")
     if method == "sampled":
         generator = rng if isinstance(rng, np.random.Generator) else np.random.default_rng(0 if rng is None else rng)
@@ -286,20 +286,21 @@ def _in_order(low: float, high: float, scale: float) -> tuple[float, float, str]
     return low, high, clash
 
 
-def _closed_form(loss: Loss, q: Gaussian, frame: MomentFrame) -> BiconjugateResult:
+def _closed_form(loss: Loss, q: Gaussian, frame: MomentFrame, tol: float) -> BiconjugateResult:
     """The closed form, with a bracket that allows for the rounding of its evaluation."""
     begin = time.perf_counter()
     found = closed_form_biconjugate(loss, q, frame.structure)
     if found is None:
         raise ValueError(f"{loss!r} has no closed form of f** in the {frame.structure} family; use another method.")
-    value, natural, atoms, weights = found
-    slack = 1e-13 * max(1.0, abs(value))
+    value, natural, atoms, weights, error = found
+    slack = error + 1e-13 * max(1.0, abs(value))
+    certified = 2.0 * slack <= tol * max(1.0, abs(value))
     blocks = natural if natural is None or isinstance(natural, Natural) else Natural(*natural)
     return BiconjugateResult(
         value=float(value),
         lower=float(value) - slack,
         upper=float(value) + slack,
-        certified=True,
+        certified=certified,
         natural=blocks,
         atoms=np.zeros((0, frame.mean.size)) if atoms is None else atoms,
         weights=np.zeros(0) if weights is None else weights,
@@ -307,5 +308,12 @@ def _closed_form(loss: Loss, q: Gaussian, frame: MomentFrame) -> BiconjugateResu
         seconds=time.perf_counter() - begin,
         method="closed-form",
         structure=frame.structure,
-        message="" if atoms is not None else "the worst case is not attained",
+        message="; ".join(
+            text
+            for text in (
+                "" if certified else f"rounding may have moved the value by {slack:.2g}",
+                "" if atoms is not None else "the worst case is not attained",
+            )
+            if text
+        ),
     )

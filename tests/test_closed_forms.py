@@ -79,7 +79,7 @@ def check_duality(loss: L.LinearPredictorLoss, q: Gaussian, structure: str) -> N
     """The atoms bound f** from above, the certified conjugate at the natural parameter from below: both are tight."""
     form = closed_form_biconjugate(loss, q, structure)
     assert form is not None
-    value, natural, atoms, weights = form
+    value, natural, atoms, weights, _ = form
     scale = max(1.0, abs(value))
     dual = pairing(natural, q, structure) - conjugate(loss, *natural, tol=1e-10).upper
     assert dual == pytest.approx(value, abs=2e-9 * scale)
@@ -141,7 +141,7 @@ def test_the_squared_relu_is_attained_only_above_its_threshold() -> None:
         q = Gaussian(np.array([m]), np.array([[0.6]]))
         form = closed_form_biconjugate(L.SquaredReLU(0.2), q, "full")
         assert form is not None
-        value, natural, atoms, weights = form
+        value, natural, atoms, weights, _ = form
         assert -value == pytest.approx(0.6 + max(m - 0.2, 0.0) ** 2, rel=1e-14)
         short, wide = (
             worst_case_program(L.SquaredReLU(0.2), q, "full", np.linspace(-reach, reach, 4001)[:, None])

@@ -7,20 +7,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fenchel.closed.projections import check_structure, majorant_natural, projected_variance, worst_direction
+from fenchel.closed.projections import (
+    check_structure,
+    majorant_natural,
+    projected_variance,
+    uncertainty,
+    worst_direction,
+)
 from fenchel.closed.quadratic_forms import quadratic_biconjugate
 from fenchel.closed.scalar_forms import scalar_form
 from fenchel.losses import LinearPredictorLoss, Loss, Terms
+from fenchel.losses.accurate import accurate_predictors
 from fenchel.results import Natural
 
 __all__ = ["ClosedForm", "closed_form_biconjugate", "covariance_atoms", "merged", "onto_jump"]
 
 Array = NDArray[np.float64]
-ClosedForm = tuple[float, Natural, Array | None, Array | None]
+ClosedForm = tuple[float, Natural, Array | None, Array | None, float]
 
 
 def closed_form_biconjugate(loss: Loss, q: Any, structure: str | None = None) -> ClosedForm | None:
-    """(f**, grad f** in the structure's blocks, atoms (K, P), weights (K,)), or None where no closed form is known.
+    """(f**, its gradient in the structure's blocks, atoms (K, P), weights (K,), rounding error), or None if unknown.
 
     q is a `Gaussian`; ``structure`` (default: q's own) names the family whose moments are held. The atoms are None
     where the supremum over distributions is not attained. Covers quadratics in every family, and
@@ -37,7 +44,7 @@ def closed_form_biconjugate(loss: Loss, q: Any, structure: str | None = None) ->
         if error > 1e-10 * max(1.0, abs(value)):
             return None
         atoms, weights = covariance_atoms(mean, worst)
-        return value, natural, atoms, weights
+        return value, natural, atoms, weights, error
     if len(terms) > 1 or terms[0].rows.shape[0] > 1 or not _is_statistic(loss.H, structure):
         return None
     return _single(terms[0], loss, constant, mean, cov, structure)
@@ -48,27 +55,29 @@ def _single(
 ) -> ClosedForm | None:
     row, weight = term.rows[0], term.weights[0]
     variance = projected_variance(term.rows, cov, structure)
-    center = term.rows @ mean + term.offsets
-    form = scalar_form(term.link, center, variance)
+    center = accurate_predictors(term.rows, mean, term.offsets)
+    form = scalar_form(term.link, center, variance, uncertainty(term.rows, term.offsets, mean, cov, structure))
     if form is None:
         return None
-    rest, rest_natural, _, _ = quadratic_biconjugate(loss.H, loss.b, loss.c + constant, mean, cov, structure)
+    rest, rest_natural, _, rest_error = quadratic_biconjugate(loss.H, loss.b, loss.c + constant, mean, cov, structure)
     own = majorant_natural(term.rows, weight * form.slope, weight * form.curvature, mean, cov, structure)
     natural = Natural(own.lam1 + rest_natural.lam1, own.lam2 + rest_natural.lam2)
     value = rest - weight * float(form.value[0])
+    error = rest_error + weight * float(form.error[0]) + 1e-15 * (abs(rest) + abs(weight * float(form.value[0])))
     if not form.attained:
-        return value, natural, None, None
+        return value, natural, None, None, error
     direction = worst_direction(row, cov, structure)
     ends = np.array([form.atom[0], form.other[0]])
     shares = np.array([form.weight[0], 1.0 - form.weight[0]])
     centers = mean + (ends - center[0])[:, None] * direction
     jump = not term.link.continuous
     if structure != "full" or loss.dim == 1:
-        return value, natural, onto_jump(centers, term) if jump else centers, shares
+        return value, natural, onto_jump(centers, term) if jump else centers, shares, error
     # What z leaves free has the covariance S - S x x^T S / x^T S x, and does not enter the loss.
     spread, split = covariance_atoms(np.zeros(loss.dim), cov - np.outer(direction, direction) * variance[0])
     atoms = (centers[:, None, :] + spread[None, :, :]).reshape(-1, loss.dim)
-    return value, natural, onto_jump(atoms, term) if jump else atoms, (shares[:, None] * split[None, :]).ravel()
+    weights = (shares[:, None] * split[None, :]).ravel()
+    return value, natural, onto_jump(atoms, term) if jump else atoms, weights, error
 
 
 def onto_jump(theta: Array, term: Terms) -> Array:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fenchel.losses.accurate import accurate_predictors
 from fenchel.results import Natural
 
-__all__ = ["STRUCTURES", "check_structure", "majorant_natural", "projected_variance", "worst_direction"]
+__all__ = ["STRUCTURES", "check_structure", "majorant_natural", "projected_variance", "uncertainty", "worst_direction"]
 
 Array = NDArray[np.float64]
 STRUCTURES = ("full", "diagonal", "isotropic")
@@ -34,6 +35,21 @@ def projected_variance(rows: Array, cov: Array, structure: str) -> Array:
     if structure == "diagonal":
         return np.asarray(np.square(np.abs(rows) @ np.sqrt(np.diagonal(cov))))
     return np.asarray(np.square(rows).sum(axis=1) * np.trace(cov))
+
+
+def uncertainty(rows: Array, offsets: Array, mean: Array, cov: Array, structure: str) -> tuple[Array, Array]:
+    """How far rounding may move the `accurate_predictors` of rows (n, P), and `projected_variance`; each (n,)."""
+    eps, size = float(np.finfo(float).eps) * (2.0 + mean.size), np.abs(rows)
+    terms = size @ np.abs(mean) + np.abs(offsets)
+    of_mean = 2.0 * eps * (np.abs(accurate_predictors(rows, mean, offsets)) + eps * terms)
+    if structure == "full":
+        # Cancellation between correlated parameters shows in the sizes of what is added up.
+        largest = np.square(size @ np.abs(np.linalg.cholesky(cov))).sum(axis=1)
+    elif structure == "diagonal":
+        largest = np.square(size @ np.sqrt(np.diagonal(cov)))
+    else:
+        largest = np.square(rows).sum(axis=1) * np.trace(cov)
+    return of_mean, 4.0 * eps * largest
 
 
 def worst_direction(row: Array, cov: Array, structure: str) -> Array:

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from fenchel.losses.links import IndicatorLink, Link
 from fenchel.losses.more_links import SquaredReLULink
 
-__all__ = ["ScalarForm", "scalar_form"]
+__all__ = ["ScalarForm", "Uncertainty", "scalar_form"]
 
 Array = NDArray[np.float64]
+Uncertainty = tuple[Array, Array]
+_EPS = float(np.finfo(float).eps)
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class ScalarForm:
 
     ``value`` = -f** = sup E[g(z)]; the majorant ``value + slope (z - mean) + curvature/2 ((z - mean)^2 - variance)``
     lies above g everywhere. The worst case puts ``weight`` on ``atom`` and 1 - weight on ``other``; ``attained``
-    is False where the supremum is only a limit (then the atoms reach a smaller value).
+    is False where the supremum is only a limit (then the atoms reach a smaller value). ``error`` bounds what rounding
+    did to ``value``, that of the mean and variance given included.
     """
 
     value: Array
@@ -35,29 +38,50 @@ class ScalarForm:
     atom: Array
     other: Array
     weight: Array
+    error: Array
     attained: bool = True
 
 
-def scalar_form(link: Link, mean: Array, variance: Array) -> ScalarForm | None:
-    """The closed form of ``link`` at mean (n,) and variance (n,) > 0 of its argument; None where it has none."""
+def scalar_form(link: Link, mean: Array, variance: Array, uncertain: Uncertainty) -> ScalarForm | None:
+    """The closed form of ``link`` at mean (n,) and variance (n,) > 0 of its argument; None where it has none.
+
+    ``uncertain`` = (of the mean, of the variance), each (n,): how far rounding may have moved them.
+    """
     if isinstance(link, IndicatorLink):
-        return _cantelli(mean, variance)
+        return _cantelli(mean, variance, uncertain)
     if isinstance(link, SquaredReLULink):
-        return _squared_relu(mean, variance)
+        return _squared_relu(mean, variance, uncertain)
     if link.rule is None:
         return None
     a, center = link.rule
     offset = mean - center
     radius = np.hypot(np.sqrt(variance), offset)
-    at = center + radius
-    value = link.value(at) + a * (mean - at)
+    at, other = center + radius, center - radius
+    # (1 -+ |offset|/radius)/2 without the cancellation where the offset is far larger than the deviation.
+    small = 0.5 * (variance / radius) / (radius + np.abs(offset))
+    weight = np.where(offset < 0.0, small, 1.0 - small)
+    rest = np.where(offset < 0.0, 1.0 - small, small)
     # Twice the derivative of h at radius^2.
     curvature = (link.slope(at) - a) / radius
     slope = a + curvature * offset
-    return ScalarForm(value, slope, curvature, at, center - radius, 0.5 * (1.0 + offset / radius))
+    # E g over the two atoms, or g(at) + a (mean - at): what cancels in one does not in the other.
+    high, low = link.value(at), link.value(other)
+    steep = weight * np.abs(link.slope(at)) + rest * np.abs(link.slope(other))
+    mixed = _EPS * (6.0 * (weight * np.abs(high) + rest * np.abs(low)) + 2.0 * steep * (abs(center) + radius))
+    straight = _EPS * (3.0 * np.abs(high) + (3.0 * abs(a) + np.abs(link.slope(at))) * (np.abs(mean) + np.abs(at)))
+    value = np.where(mixed < straight, weight * high + rest * low, high + a * (mean - at))
+    error = np.minimum(mixed, straight) + _moved(slope, curvature, uncertain)
+    return ScalarForm(value, slope, curvature, at, other, weight, error)
 
 
-def _cantelli(mean: Array, variance: Array) -> ScalarForm:
+def _moved(slope: Array, curvature: Array, uncertain: Uncertainty) -> Array:
+    """How far the value moves with the mean and the variance: its derivatives are the majorant's coefficients."""
+    of_mean, of_variance = uncertain
+    steps = np.abs(slope) * of_mean + 0.5 * np.abs(curvature) * (of_variance + of_mean * of_mean)
+    return np.asarray(1.5 * steps)
+
+
+def _cantelli(mean: Array, variance: Array, uncertain: Uncertainty) -> ScalarForm:
     """sup P(z >= 0): Cantelli's bound below the threshold, 1 from there on, not attained at mean = 0.
 
     Means nearer to 0 than the square root of rounding count as 0: the atom that attains is then too far to represent.
@@ -74,10 +98,13 @@ def _cantelli(mean: Array, variance: Array) -> ScalarForm:
     # Above the threshold both atoms have z >= 0; below it one sits on the jump.
     weight = np.where(on_jump, 0.5, mean * mean / second)
     other = np.where(on_jump, -far, 0.0)
-    return ScalarForm(value, slope, curvature, far, other, weight, not bool(on_jump.any()))
+    # Where the mean may lie on either side of the jump, so may the value.
+    either = np.where(np.abs(mean) <= uncertain[0], 1.0 - value, 0.0)
+    error = 8.0 * _EPS * value + np.where(above, either, _moved(slope, curvature, uncertain))
+    return ScalarForm(value, slope, curvature, far, other, weight, error, not bool(on_jump.any()))
 
 
-def _squared_relu(mean: Array, variance: Array) -> ScalarForm:
+def _squared_relu(mean: Array, variance: Array, uncertain: Uncertainty) -> ScalarForm:
     """variance + (mean^+)^2: by two atoms z >= 0 where mean > 0, else by a vanishing mass that escapes to infinity."""
     spread = np.sqrt(variance)
     attained = mean > 1e-7 * spread
@@ -87,4 +114,5 @@ def _squared_relu(mean: Array, variance: Array) -> ScalarForm:
     other = np.where(attained, 0.0, mean - spread)
     curvature = np.full(mean.shape, 2.0)
     value = variance + positive * positive
-    return ScalarForm(value, 2.0 * positive, curvature, far, other, weight, bool(attained.all()))
+    error = 4.0 * _EPS * value + _moved(2.0 * positive, curvature, uncertain)
+    return ScalarForm(value, 2.0 * positive, curvature, far, other, weight, error, bool(attained.all()))

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fenchel.closed.projections import check_structure, majorant_natural, projected_variance
+from fenchel.closed.projections import check_structure, majorant_natural, projected_variance, uncertainty
 from fenchel.closed.quadratic_forms import quadratic_biconjugate
 from fenchel.closed.scalar_forms import scalar_form
 from fenchel.losses import LinearPredictorLoss, Loss
+from fenchel.losses.accurate import accurate_predictors
 from fenchel.results import BiconjugateResult, Natural
 
 __all__ = ["sum_of_biconjugates"]
@@ -47,19 +48,21 @@ def sum_of_biconjugates(loss: Loss, q: Any, structure: str | None = None) -> Bic
             offsets = group.offsets[first : first + step]
             # A term whose row is 0 is a constant; a tiny variance stands for none.
             variance = np.maximum(projected_variance(rows, cov, structure), 1e-300)
-            form = scalar_form(group.link, rows @ mean + offsets, variance)
+            uncertain = uncertainty(rows, offsets, mean, cov, structure)
+            form = scalar_form(group.link, accurate_predictors(rows, mean, offsets), variance, uncertain)
             if form is None:
                 raise TypeError(f"no closed form of the biconjugate of {type(group.link).__name__}")
             part = float(weights @ form.value)
             value -= part
             size += float(weights @ np.abs(form.value))
+            error += float(weights @ form.error)
             own = majorant_natural(rows, weights * form.slope, weights * form.curvature, mean, cov, structure)
             lam1, lam2 = lam1 + own.lam1, lam2 + own.lam2
             count += rows.shape[0]
     margin = np.finfo(float).eps * (8.0 + np.sqrt(count)) * size
     return BiconjugateResult(
         value=value,
-        lower=value - margin,
+        lower=value - error - margin,
         upper=value + error + margin,
         certified=True,
         natural=Natural(lam1, lam2),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fenchel.losses.accurate import accurate_predictors
 from fenchel.losses.base import Loss
 from fenchel.losses.inputs import finite_array, finite_number, symmetric_matrix
 from fenchel.losses.links import Link
@@ -114,7 +115,7 @@ class LinearPredictorLoss(Loss):
         o = np.zeros(self.dim) if offset is None else finite_array(np.atleast_1d(offset), "offset", 1)
         if o.shape != (self.dim,):
             raise ValueError(f"offset must have shape ({self.dim},), got {o.shape}")
-        groups = [Terms(g.link, g.rows @ A, g.predictors(o[None, :])[0], g.weights) for g in self.groups]
+        groups = [Terms(g.link, g.rows @ A, accurate_predictors(g.rows, o, g.offsets), g.weights) for g in self.groups]
         constant = self.c + float(self.b @ o + 0.5 * o @ self.H @ o)
         H = A.T @ self.H @ A
         return LinearPredictorLoss(groups, dim=A.shape[1], H=0.5 * (H + H.T), b=A.T @ (self.b + self.H @ o), c=constant)

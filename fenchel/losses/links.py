@@ -73,6 +73,10 @@ class Link(ABC):
         """(g(z), g'(z))."""
         return self.value(z), self.slope(z)
 
+    def tail(self, z: Array) -> Array:
+        """g(z) - slopes[1] z for z >= 0, without cancellation where it is small."""
+        return self.value(z) - self.slopes[1] * z
+
     def majorant(self, z0: Array, lo: Array, hi: Array) -> tuple[Array, Array, Array]:
         """(v, s, kappa) with v + s (z - z0) + kappa/2 (z - z0)^2 >= g(z) on [lo, hi]; tangent at z0 unless steep."""
         at = self.tangent(z0)
@@ -124,6 +128,9 @@ class SoftplusLink(_EvenLink):
 
     def value(self, z: Array) -> Array:
         return np.asarray(np.maximum(z, 0.0) + np.log1p(np.exp(-np.abs(z))))
+
+    def tail(self, z: Array) -> Array:
+        return np.asarray(np.log1p(np.exp(-z)))
 
     def slope(self, z: Array) -> Array:
         return np.asarray(expit(z))

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fenchel.moments.atoms import moment_error, repair_by_mixing, repair_by_moving
+from fenchel.losses.accurate import EPS
+from fenchel.moments.atoms import repair_by_mixing, repair_by_moving, sigma_points
 from fenchel.moments.moment_frame import MomentFrame
 from fenchel.moments.white_loss import WhiteLoss
 from fenchel.search.maximize import SearchResult
@@ -22,7 +23,6 @@ from fenchel.search.maximize import SearchResult
 __all__ = ["LowerBound", "UpperBound", "certify_lower", "make_upper"]
 
 Array = NDArray[np.float64]
-_EPS = float(np.finfo(float).eps)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,13 @@ def certify_lower(
     ``starts`` (S, P) are whitened points near its local maximizers; ``budget`` goes to `maximize`.
     """
     found, mean, size = white.supremum(coefficients, tol=tol, starts=starts, **budget)
-    slack = 8.0 * _EPS * (size + abs(found.upper)) if np.isfinite(found.upper) else 0.0
+    slack = 0.0
+    if np.isfinite(found.upper):
+        # Near the maximizers the terms of l and Q may be far larger than the values.
+        terms = 4.0 * EPS * np.abs(white.frame.features(found.maximizers)) @ np.abs(coefficients)
+        terms = np.concatenate([terms + 2.0 * white.rounding(found.maximizers, 1), [0.0]])
+        slack = 8.0 * EPS * (size + abs(found.upper)) + float(terms[np.isfinite(terms)].max())
+        slack += white.frame.drift * float(np.abs(coefficients[1 + white.frame.dim :]).sum())
     _, lam1, lam2 = white.frame.to_natural(coefficients)
     limited = "" if white.loss.bounds is None else "theta is confined to the bounds of the loss"
     return LowerBound(-mean - found.upper - slack, lam1, lam2, "search", limited), found
@@ -76,15 +82,30 @@ def make_upper(white: WhiteLoss, points: Array, weights: Array) -> UpperBound | 
         if repaired is None:
             continue
         x, w = repaired
-        # Far atoms carry weights as small as 1/|x|^2, so the residual is compared with the rounding of w |x|^2.
-        if np.min(w) < 0.0 or moment_error(frame, x, w) > 1e-12:
+        losses = white.value(x)
+        if np.min(w) < 0.0 or not np.all(np.isfinite(losses)):
             continue
-        theta, spread, losses = white.distribution(x, w)
-        if not np.all(np.isfinite(losses)):
-            continue
-        slack = 4.0 * _EPS * float(np.sum(spread * np.abs(losses)))
-        value = slack - float(spread @ losses)
+        value = float(w @ (white.rounding(x, -1) - losses)) + _residual_cost(white, x, w, losses)
         # Mixing adds atoms, so it has to be better by more than rounding: on a kink or a jump it is.
         if best is None or value < best.value - 1e-14 * max(1.0, abs(value)):
-            best = UpperBound(value, theta, spread)
+            best = UpperBound(value, *white.distribution(x, w))
     return best
+
+
+def _residual_cost(white: WhiteLoss, x: Array, weights: Array, losses: Array) -> float:
+    """What the upper bound loses when the moments left over by rounding are cancelled by mixing in other atoms.
+
+    With a share e of a distribution near N(0, I), e of the size of the residual, as in `repair_by_mixing`; inf where
+    the residual is too large for that.
+    """
+    frame = white.frame
+    x, moved = white.represented(x)
+    features = np.concatenate([frame.features(x), np.square(x).sum(axis=1, keepdims=True)], axis=1)
+    size = float((weights @ np.abs(features)).max())
+    residual = float(np.abs(weights @ features[:, :-1] - frame.target).max())
+    residual += 4.0 * EPS * size + frame.drift + float((weights @ (moved * (1.0 + 2.0 * np.abs(x)))).max())
+    share = 8.0 * frame.dim * residual
+    if share >= 0.5:
+        return np.inf
+    near = white.value(np.concatenate([np.zeros((1, frame.dim)), sigma_points(frame.dim)]))
+    return 2.0 * share * max(0.0, float(weights @ losses) - float(near.min()), float(np.abs(near - near[0]).max()))

@@ -62,7 +62,7 @@ class JumpPlanes:
             return points
         normal = (self.rows / norms[:, None])[nearest]
         best, height = points, value(points)
-        for side in (1e-15, -1e-15, 1e-14, -1e-14):
+        for side in (4e-15, -4e-15, 2e-14, -2e-14):  # beyond what rounding does to a predictor
             moved = points + np.where(close, side * reach - distance, 0.0)[:, None] * normal
             level = value(moved)
             higher = level > height + 1e-9 * (1.0 + np.abs(height))

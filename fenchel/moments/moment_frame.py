@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from fenchel.losses.accurate import EPS, accurate_predictors
 from fenchel.results import Natural
 
 __all__ = ["STRUCTURES", "MomentFrame"]
@@ -30,6 +31,7 @@ class MomentFrame:
 
     A reduced frame (see `reduced`) leaves out directions of x in which the loss is affine: ``rest`` (P, P - r) spans
     them (whitened, in the units of theta) and ``tilt`` (P,) is the slope of the loss in them.
+    ``drift`` bounds how far the rounding of L leaves the whitened covariance from the identity (largest entry).
     """
 
     mean: Array
@@ -38,6 +40,7 @@ class MomentFrame:
     structure: str
     rest: Array
     tilt: Array
+    drift: float = 0.0
 
     @classmethod
     def of(cls, mean: Array, cov: Array, structure: str) -> MomentFrame:
@@ -53,7 +56,11 @@ class MomentFrame:
             raise ValueError(f"structure must be one of {', '.join(STRUCTURES)}; got {structure!r}.")
         root: Array = np.array(factor, dtype=np.float64)
         inverse = np.asarray(np.linalg.inv(root), dtype=float)
-        return cls(np.array(mean, dtype=float), root, inverse, structure, np.zeros((dim, 0)), np.zeros(dim))
+        drift = 4.0 * EPS
+        if structure == "full":
+            left = np.stack([accurate_predictors(root, -root[j], cov[:, j]) for j in range(dim)])
+            drift += 2.0 * float(np.linalg.norm(inverse @ left @ inverse.T))
+        return cls(np.array(mean, dtype=float), root, inverse, structure, np.zeros((dim, 0)), np.zeros(dim), drift)
 
     def reduced(self, kept: Array, left: Array, slope: Array) -> MomentFrame:
         """The frame of the coordinates kept^T x, for a loss that along ``left`` only has the ``slope`` (P - r,).
@@ -64,7 +71,7 @@ class MomentFrame:
         """
         tilt = self.inverse.T @ (left @ slope)
         return MomentFrame(
-            self.mean, self.factor @ kept, kept.T @ self.inverse, self.structure, self.factor @ left, tilt
+            self.mean, self.factor @ kept, kept.T @ self.inverse, self.structure, self.factor @ left, tilt, self.drift
         )
 
     @property

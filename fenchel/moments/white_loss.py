@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fenchel.losses import Loss, UserLoss
+from fenchel.losses.accurate import EPS
 from fenchel.losses.linear_predictor import LinearPredictorLoss
 from fenchel.moments.jumps import JumpPlanes
 from fenchel.moments.moment_frame import MomentFrame
@@ -68,6 +69,31 @@ class WhiteLoss:
             values = np.where(np.all((theta >= lo - room) & (theta <= hi + room), axis=1), values, -np.inf)
         return values
 
+    def rounding(self, x: Array, side: int) -> Array:
+        """How much larger (``side`` 1) or smaller (-1) the loss may be than `value` at x: (K, P) -> (K,).
+
+        The predictors are off by roundings of the *terms* of x_i . L x, whose sum may be far smaller than they are, and
+        the sum over the data by roundings of its terms. Within the error of a jump the loss may be off by the jump.
+        """
+        white, loss = self._white, self.loss
+        if white is None or not isinstance(loss, LinearPredictorLoss):
+            return 4.0 * EPS * np.abs(self.value(x))
+        size, dim = np.abs(x), self.frame.mean.size + 2
+        bent = np.abs(self.frame.factor).T @ np.abs(loss.H)
+        second = np.einsum("ki,ij,kj->k", size, bent @ np.abs(self.frame.factor), size)
+        first = size @ (bent @ np.abs(self.frame.mean) + np.abs(self.frame.factor).T @ np.abs(loss.b))
+        mean = np.abs(self.frame.mean)
+        constant = abs(loss.c) + float(np.abs(loss.b) @ mean + mean @ np.abs(loss.H) @ mean)
+        total = 4.0 * EPS * dim * (second + first + constant)
+        for group, given in zip(white.groups, loss.groups, strict=True):
+            z = group.predictors(x)
+            off = EPS * (dim * size @ (np.abs(given.rows) @ np.abs(self.frame.factor)).T + 2.0 * np.abs(group.offsets))
+            value = group.link.value(z)
+            shifted = np.stack([group.link.value(z + off), value, group.link.value(z - off)])
+            moved = shifted.max(axis=0) - value if side > 0 else value - shifted.min(axis=0)
+            total = total + (moved + EPS * (8.0 + np.sqrt(group.weights.size)) * np.abs(value)) @ group.weights
+        return np.asarray(total)
+
     def gradient(self, x: Array) -> Array:
         """(K, P) -> (K, P)."""
         if self._white is not None:
@@ -107,19 +133,24 @@ class WhiteLoss:
         """Whitened points that lie on a jump of the loss up to rounding, on its upper side."""
         return self._white_jumps.snap(x, self.value)
 
-    def distribution(self, x: Array, weights: Array) -> tuple[Array, Array, Array]:
-        """Atoms theta (K', P) of whitened points, on the upper side of a jump, their weights, and the losses there.
-
-        Points outside the bounds of the loss have loss -inf.
-        """
+    def distribution(self, x: Array, weights: Array) -> tuple[Array, Array]:
+        """Atoms theta (K', P) of whitened points, on the upper side of a jump, and their weights."""
         theta, weights = self.frame.complete(x, weights)
         # No more than the rounding of the change of coordinates: a longer move would spoil the moments.
         theta = self._jumps.snap(theta, self.loss._value, 2e-14)
-        if self.loss.bounds is None:
-            return theta, weights, np.asarray(self.loss._value(theta))
-        inside = np.isfinite(self.value(x))
-        theta = np.where(inside[:, None], np.clip(theta, *self.loss.bounds), theta)
-        return theta, weights, np.where(inside, self.loss._value(theta), -np.inf)
+        return theta if self.loss.bounds is None else np.clip(theta, *self.loss.bounds), weights
+
+    def represented(self, x: Array) -> tuple[Array, Array]:
+        """The whitened points at which `value` is taken, and what rounding may have moved them by: both (K, P).
+
+        A user's loss is evaluated at the parameters nearest to m + L x that have a floating-point number; the loss of
+        linear predictors at x itself.
+        """
+        if self._white is not None:
+            return x, np.zeros(x.shape)
+        frame = self.frame
+        apart = frame.to_theta(x) - frame.mean
+        return apart @ frame.inverse.T, 2.0 * EPS * (1.0 + frame.dim) * np.abs(apart) @ np.abs(frame.inverse).T
 
     def _maximal(self, c: Array, points: Array, values: Array) -> NDArray[np.bool_]:
         """Which points are stationary, or sit on a kink or jump from where no small step along the slope climbs."""
