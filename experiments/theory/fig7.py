@@ -48,19 +48,25 @@ DETERMINISTIC = {"exact_f": "exact", "relaxed": "relaxed", "per_datum": "per-dat
 # C1, decided before the first full run: within a factor of two of the width of the exact posterior, and the mean
 # within one of its standard deviations.
 WIDTH_FACTOR, MEAN_SHIFT = 2.0, 1.0
+# The first draw of the paper's recipe that is separable through the origin, as the paper says of its data.
+DRAW = 1
+SEEDS = 5
+
+
+BY_SEED = ("width", "width_min", "width_max", "mean_shift")
 
 
 @register("fig7", "Posteriors and lower bounds with f, certified f** and sampled f**", claims=("B1", "B2", "B6", "C1"))
 def run(context: Context) -> Outcome:
     full = context.scale == "full"
     pieces = (20, 100, 400) if full else (20,)
-    iterations = 40 if full else 12
+    iterations, seeds = (40, SEEDS) if full else (12, 1)
     deltas = DELTAS if full else DELTAS[:1]
     numbers: dict[str, Any] = {}
     arrays: dict[str, Array] = {}
     for delta0 in deltas:
         key = f"{delta0:g}"
-        found = piece(context, f"delta-{key}", partial(_one_prior, delta0, pieces, iterations, context.seed))
+        found = piece(context, f"delta-{key}", partial(_one_prior, delta0, pieces, iterations, seeds, context.seed))
         numbers[key] = _summary(delta0, found, pieces)
         arrays.update({f"{key}/{name}": value for name, value in found.items()})
     count = 50 if full else 14
@@ -78,7 +84,8 @@ def run(context: Context) -> Outcome:
         claim_approximation(numbers, pieces),
     )
     settings = {
-        "data": "Murphy (2012, Ch. 8.4), 60 points, no bias, RandomState(0)",
+        "data": f"Murphy (2012, Ch. 8.4), 60 points, no bias, RandomState({DRAW}), separable through the origin",
+        "seeds of the sampled program": seeds,
         "delta0": list(deltas),
         "structure": "full",
         "learning_rate": 0.5,
@@ -91,8 +98,8 @@ def run(context: Context) -> Outcome:
     return Outcome(settings, numbers, claims, arrays)
 
 
-def _one_prior(delta0: float, pieces: tuple[int, ...], iterations: int, seed: int) -> dict[str, Any]:
-    loss = problems.murphy_logistic_regression()
+def _one_prior(delta0: float, pieces: tuple[int, ...], iterations: int, seeds: int, seed: int) -> dict[str, Any]:
+    loss = problems.murphy_draw(DRAW).loss
     prior = Gaussian(np.zeros(2), 1.0 / delta0)
     posterior = exact_posterior(loss, prior)
     out: dict[str, Any] = {
@@ -115,6 +122,10 @@ def _one_prior(delta0: float, pieces: tuple[int, ...], iterations: int, seed: in
         steps = iterations if count <= 100 else max(10, iterations // 2)
         runs[f"sampled_{count}"] = _sampled_run(loss, prior, count, steps, seed)
         final[f"sampled_{count}"] = _average(runs[f"sampled_{count}"])
+        again = [_average(_sampled_run(loss, prior, count, steps, seed + k)) for k in range(1, seeds)]
+        measured = [distances(loss, posterior, prior, q) for q in (final[f"sampled_{count}"], *again)]
+        for key in BY_SEED:
+            out[f"sampled_{count}/seeds_{key}"] = np.array([m[key] for m in measured])
     for name, result in runs.items():
         out.update(_curve(name, result, loss, prior))
     for name, q in final.items():
@@ -241,10 +252,15 @@ def _summary(delta0: float, found: Mapping[str, Array], pieces: tuple[int, ...])
         "mean_shift",
     )
     keys += ("elbo", "relaxed", "relaxed_width", "moments_kl_q_p", "moments_kl_p_q")
-    methods = {name: {key: float(found[f"{name}/final_{key}"]) for key in keys} for name in names}
+    methods: dict[str, dict[str, Any]] = {
+        name: {key: float(found[f"{name}/final_{key}"]) for key in keys} for name in names
+    }
     for name in names:
         methods[name]["mean"] = found[f"{name}/mean"].tolist()
         methods[name]["sd"] = np.sqrt(np.diag(found[f"{name}/cov"])).tolist()
+        for key in BY_SEED:
+            seeded = found.get(f"{name}/seeds_{key}")
+            methods[name][f"{key}_by_seed"] = [methods[name][key]] if seeded is None else seeded.tolist()
         methods[name]["kl_two_ways"] = abs(methods[name]["kl_q_p"] - methods[name]["kl_q_p_grid"])
     evidence = float(found["log_evidence"])
     chain = [evidence, methods["exact_f"]["elbo"], methods["relaxed"]["relaxed"], methods["per_datum"]["relaxed"]]
@@ -282,15 +298,26 @@ def _summary(delta0: float, found: Mapping[str, Array], pieces: tuple[int, ...])
 
 
 def claim_approximation(numbers: Mapping[str, Any], pieces: tuple[int, ...]) -> Claim:
-    """C1: which approximation of f** keeps the posterior's width and place, by the criterion set above."""
+    """C1: which approximation of f** keeps the posterior's width and place, by the criterion set above.
 
-    def keeps(name: str) -> bool:
-        found = [n["methods"][name] for n in numbers.values()]
-        width = [max(m["width"], 1.0 / m["width"]) for m in found]
-        return bool(max(width) <= WIDTH_FACTOR and max(m["mean_shift"] for m in found) <= MEAN_SHIFT)
+    In every seed and at every prior; by the geometric mean of the widths over directions, and by the worst direction.
+    """
+
+    def values(name: str, key: str) -> Array:
+        return np.concatenate([n["methods"][name][f"{key}_by_seed"] for n in numbers.values()])
+
+    def keeps(name: str, least: str = "width", most: str = "width") -> bool:
+        narrow, wide = values(name, least).min(), values(name, most).max()
+        near = values(name, "mean_shift").max() <= MEAN_SHIFT
+        return bool(narrow >= 1.0 / WIDTH_FACTOR and wide <= WIDTH_FACTOR and near)
 
     names = ["relaxed", *(f"sampled_{k}" for k in pieces)]
     passed = [name for name in names if keeps(name)]
+    by_axis = [name for name in names if keeps(name, "width_min", "width_max")]
+    extremes = {
+        name: [round(float(values(name, "width_min").min()), 3), round(float(values(name, "width_max").max()), 3)]
+        for name in (*names, "exact_f")
+    }
     widths = {name: [round(n["methods"][name]["width"], 3) for n in numbers.values()] for name in (*names, "exact_f")}
     worst = {
         name: [round(n["methods"][name]["relaxed"] - n["methods"]["relaxed"]["relaxed"], 3) for n in numbers.values()]
@@ -328,6 +355,9 @@ def claim_approximation(numbers: Mapping[str, Any], pieces: tuple[int, ...]) -> 
         statement,
         {
             "widths": widths,
+            "kept by the geometric mean": passed,
+            "kept by the worst direction": by_axis,
+            "narrowest and widest direction, over seeds and priors": extremes,
             "certified_bound_below_optimum": worst,
             "kl_q_p": {
                 name: [n["methods"][name]["kl_q_p"] for n in numbers.values()]
@@ -340,10 +370,11 @@ def claim_approximation(numbers: Mapping[str, Any], pieces: tuple[int, ...]) -> 
             "mean_shift": {name: [n["methods"][name]["mean_shift"] for n in numbers.values()] for name in names},
         },
         f"kept: width within a factor of {WIDTH_FACTOR:g} and mean within {MEAN_SHIFT:g} standard deviation of the "
-        "exact posterior's",
+        "exact posterior's, in every seed and at every prior",
         f"log evidence by two quadratures within {max(n['log_evidence_difference'] for n in numbers.values()):.1e}; "
         f"KL(q||p) from the evidence and by a grid within {two_ways:.1e}; the relaxed posterior by two routes within "
         f"{max(n['routes']['posterior_difference'] for n in numbers.values()):.1e} sd; the paper's own program with "
         f"tangents at the worst-case atoms within {mended:.1e} of the certified value",
+        would_change=f"judged by the worst direction the posterior is kept by {', '.join(by_axis) or 'none'}",
         condition=f"f** is {', '.join(passed)}, not the certified one" if passed and "relaxed" not in passed else "",
     )
