@@ -18,8 +18,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fenchel.optim.bucket import Scale
+from fenchel.optim.noise import work_dtype
+from fenchel.optim.shards import Shards
 
-__all__ = ["LossScale", "enabled"]
+__all__ = ["LossScale", "enabled", "true_gradient"]
 
 
 def enabled(scaler: Any) -> Any:
@@ -66,3 +68,21 @@ class LossScale:
     def found(self) -> bool:
         """Whether any gradient was not finite; waits for the device."""
         return any(bool(scale.found_inf) for scale in self._scales.values())
+
+
+def true_gradient(p: Tensor, shards: Shards, scale: LossScale | None) -> Tensor | None:
+    """The part of the gradient at hand, in float32 for 16-bit weights, without the loss scale; None if there is none.
+
+    Raises:
+        ValueError: it is sparse.
+    """
+    g = shards.gradient(p)
+    if g is None:
+        return None
+    if g.is_sparse:
+        raise ValueError("sparse gradients are not supported; use sparse=False in the embedding")
+    g = g.to(work_dtype(p))
+    if scale is not None:
+        g, on = g.clone(), scale.on(p.device)
+        torch._amp_foreach_non_finite_check_and_unscale_([g], on.found_inf, on.inverse)
+    return g

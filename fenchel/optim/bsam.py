@@ -12,7 +12,7 @@ from fenchel.optim.amp import LossScale
 from fenchel.optim.bucket import Bucket, Scale
 from fenchel.optim.distributed import process_group, rank_of, same_on_all, sum_across_ranks, sum_counts
 from fenchel.optim.functional import posterior_variance
-from fenchel.optim.hyperparameters import check_bsam_group
+from fenchel.optim.hyperparameters import check_bsam_group, leading_group
 from fenchel.optim.kernels import eager
 from fenchel.optim.kernels.choice import FusedKernels, fused_kernels
 from fenchel.optim.loading import load_state
@@ -59,8 +59,8 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
         module, batch_norm, distributed: see `TwoPassOptimizer`.
 
     State of a parameter: "s" and "momentum", and for bfloat16 or float16 weights "mean", all three in float32. The
-    first group also counts the steps ("step") and posterior samples ("draws"), which with "seed" determine the noise:
-    a `state_dict` continues it bit for bit.
+    first group with parameters also counts the steps ("step") and posterior samples ("draws"), which with "seed"
+    determine the noise: a `state_dict` continues it bit for bit.
 
     Raises:
         ValueError: a hyperparameter out of range, naming it.
@@ -118,7 +118,7 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
         self._kernels: list[FusedKernels] = []
         self._expected: int | None = None
         super().__init__(params, defaults, module=module, batch_norm=batch_norm, distributed=distributed)
-        self._noise.start(self.param_groups[0]["seed"], 0)
+        self._noise.start(leading_group(self.param_groups)["seed"], 0)
 
     # ---- what the group holds -------------------------------------------------------------------------------------
 
@@ -161,7 +161,7 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
 
     def check_settings(self, params: list[Tensor]) -> None:
         """Warn of a num_data that counts batches, and of a learning rate as for Adam."""
-        first = self.param_groups[0]
+        first = leading_group(self.param_groups)
         if first["num_data"] <= 1:
             self._watch.warn("data", f"num_data is {first['num_data']}: it is the size N of the training set")
         elif first["noise"] and not (params[0].device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
@@ -211,7 +211,7 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
 
     def next_noise(self) -> None:
         """Begin the noise of the next step; `GraphedStep` calls it before a replay."""
-        first = self.param_groups[0]
+        first = leading_group(self.param_groups)
         first["step"] += 1
         self._noise.start(first["seed"], first["step"])
 
@@ -292,7 +292,7 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
 
     def _lay_out(self) -> None:
         params = self.trainable()
-        first = self.param_groups[0]
+        first = leading_group(self.param_groups)
         if first["step"] == 0 and self._shards.sharded(params):
             first["seed"] = same_on_all(first["seed"], params[0].device)
         numbers = {p: i for i, p in enumerate(params)}
@@ -387,7 +387,7 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
                 scale.share(ranks)
             if ranks is not None:
                 parts = self._reduce(ranks)
-            limit = self.param_groups[0]["max_grad_norm"]
+            limit = leading_group(self.param_groups)["max_grad_norm"]
             if limit is not None:
                 self._clip(limit, parts)
             for kernels in self._kernels:
@@ -440,7 +440,7 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
             return super().sampling_noise(params, generator)
         if not self._own_noise():
             return self._draw(params)
-        first = self.param_groups[0]
+        first = leading_group(self.param_groups)
         first["draws"] += 1
         self._sampling.start(first["seed"], first["draws"])
         whole = [self._sampling.normal(self._shards.whole_shape(p), work_dtype(p), p.device) for p in params]
@@ -450,11 +450,11 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
         """Continue from a `state_dict`, bit for bit on the same machine; s, momentum and mean keep their precision.
 
         Raises:
-            ValueError: the state is another optimizer's.
+            ValueError: the state is another optimizer's, or of other parameters; nothing was loaded.
         """
-        self._layout = None
-        load_state(self, state_dict, super().load_state_dict, names=STATE)
-        self._noise.start(self.param_groups[0]["seed"], self.param_groups[0]["step"])
+        load_state(self, state_dict, super().load_state_dict, names=STATE, needed=self.defaults)
+        first = leading_group(self.param_groups)
+        self._noise.start(first["seed"], first["step"])
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -6,9 +6,13 @@ None of the checks waits for an accelerator, but for those that a step makes who
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -79,21 +83,27 @@ class Watch:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.steps = self._mark = 0
+        self.steps = 0
+        self._unused: list[Any] = []
         self._warned: set[str] = set()
 
     def begin(self, closures: Sequence[Closure], scaler: Any) -> None:
         """Before a step: what can be seen from the closures alone.
 
         Raises:
-            ClosureError: a loss scaler is used and was not handed over, or Accelerate accumulates gradients.
+            ClosureError: Accelerate accumulates gradients.
         """
         self.steps += 1
-        if self.steps == 1 and scaler is None and any(_uses_scaler(closure) for closure in closures):
-            raise ClosureError(
-                f"the closure scales its loss by a GradScaler that {self.name}.step does not know: call "
-                "step(closure, grad_scaler=scaler), then scaler.update()"
-            )
+        self._unused = []
+        if self.steps == 1 and scaler is None:
+            scalers = _scalers(closures)
+            self._unused = [s for s in scalers if s._scale is None]
+            if len(self._unused) < len(scalers):
+                self.warn(
+                    "scaler",
+                    "the closure sees a GradScaler that is in use: if the closure scales its loss by it, call "
+                    f"{self.name}.step(closure, grad_scaler=scaler), then scaler.update()",
+                )
         accelerate = sys.modules.get("accelerate.state")
         state = None if accelerate is None else accelerate.GradientState
         if state is not None and state._shared_state and state().num_steps > 1:
@@ -102,50 +112,60 @@ class Watch:
                 "gradient_accumulation_steps=1 and pass step one closure for each micro-batch"
             )
 
-    def before(self, params: Sequence[Tensor]) -> list[int | None]:
-        """Mark the gradients there are (by an attribute: identities may be used again), and note their versions.
+    @contextmanager
+    def looking(self, params: Sequence[Tensor]) -> Iterator[Callable[[Any], None]]:
+        """Around a closure: yields what is to be called with the loss that it returned.
 
-        What a closure does wrong it does from the beginning: later steps are looked at now and then.
+        A gradient that was there before is known by an attribute (identities may be used again). If the first
+        backward pass adds to it, as its version tells, nobody has zeroed it, whatever is done to it later. What a
+        closure does wrong it does from the beginning: later steps are looked at now and then.
+
+        Raises (when called):
+            ClosureError: the gradients did not change, or were added to earlier ones, or the loss was scaled by a
+                `GradScaler` that the step does not know. TypeError: not a loss.
         """
-        if self.steps > 8 and self.steps & (self.steps - 1):
-            return []
-        self._mark += 1
-        versions: list[int | None] = []
-        for p in params:
-            if p.grad is not None:
-                p.grad._watched = self._mark  # type: ignore[attr-defined]
-            versions.append(None if p.grad is None else p.grad._version)
-        return versions
+        look = self.steps <= 8 or self.steps & (self.steps - 1) == 0
+        old = {p: p.grad for p in params if p.grad is not None} if look else {}
+        versions = {p: g._version for p, g in old.items()}
+        for g in old.values():
+            g._watched = True  # type: ignore[attr-defined]
+        added: list[bool] = []
+        seen: set[Tensor] = set()
 
-    def after(self, params: Sequence[Tensor], before: Sequence[int | None], loss: Any) -> None:
-        """Compare with `before`.
+        def accumulated(p: Tensor) -> None:
+            if p not in seen:
+                seen.add(p)
+                added.append(getattr(p.grad, "_watched", False) and p.grad._version == versions[p] + 1)  # type: ignore[union-attr]
 
-        Raises:
-            ClosureError: the gradients did not change, or were added to earlier ones. TypeError: not a loss.
-        """
-        check_loss(loss, self.name)
-        if not before:
-            return
-        changed, added = 0, False
-        for p, version in zip(params, before, strict=True):
-            g = p.grad
-            if g is None:
-                changed += version is not None
-            elif getattr(g, "_watched", None) != self._mark:
-                changed += 1
-            else:
-                changed += g._version != version
-                added |= g._version == (version or 0) + 1
-        if not changed and loss is not None:
-            raise ClosureError(
-                f"the closure of {self.name}.step returned a loss but computed no gradient: call loss.backward()"
-            )
-        if added:
-            raise ClosureError(
-                f"the closure of {self.name}.step added its gradient to an earlier one: call zero_grad() in it. "
-                "To accumulate over micro-batches pass step one closure for each of them, or one closure that zeroes "
-                "once and evaluates them all (in Lightning: accumulate_grad_batches=1)"
-            )
+        def check(loss: Any) -> None:
+            check_loss(loss, self.name)
+            if not look:
+                return
+            if any(scaler._scale is not None for scaler in self._unused):
+                raise ClosureError(
+                    f"the closure scales its loss by a GradScaler that {self.name}.step does not know: call "
+                    "step(closure, grad_scaler=scaler), then scaler.update()"
+                )
+            if loss is not None and not any(
+                (p.grad is not None) if p not in old else p.grad is not old[p] or old[p]._version != versions[p]
+                for p in params
+            ):
+                raise ClosureError(
+                    f"the closure of {self.name}.step returned a loss but computed no gradient: call loss.backward()"
+                )
+            if any(added):
+                raise ClosureError(
+                    f"the closure of {self.name}.step added its gradient to an earlier one: call zero_grad() in it. "
+                    "To accumulate over micro-batches pass step one closure for each of them, or one closure that "
+                    "zeroes once and evaluates them all (in Lightning: accumulate_grad_batches=1)"
+                )
+
+        hooks = [p.register_post_accumulate_grad_hook(accumulated) for p in old]
+        try:
+            yield check
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def finish(self, loss: Any, scaler: Any) -> None:
         """After a step: warn, once, of losses that are not numbers, or look like sums."""
@@ -155,9 +175,11 @@ class Watch:
         if isinstance(loss, Tensor) and (loss.is_meta or torch.compiler.is_compiling() or _capturing(loss)):
             return
         value = float(loss) if not isinstance(loss, Tensor) or loss.numel() == 1 else float(loss.detach().mean())
-        if value != value and scaler is None:
-            self.warn("nan", f"the loss of {self.name}.step is NaN: lower lr or rho, or look for a bad example")
-        if self.steps == 1 and value > LARGE_LOSS:
+        if not math.isfinite(value):
+            if scaler is None:
+                what = "NaN" if math.isnan(value) else "infinite"
+                self.warn("nan", f"the loss of {self.name}.step is {what}: lower lr or rho, or look for a bad example")
+        elif self.steps == 1 and value > LARGE_LOSS:
             self.warn(
                 "large",
                 f"the first loss of {self.name}.step is {value:.3g}: it should be the mean over the minibatch, not a "
@@ -175,11 +197,31 @@ def _capturing(loss: Tensor) -> bool:
     return loss.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
-def _uses_scaler(closure: Closure) -> bool:
-    """Whether an enabled `GradScaler` is among the variables that a function sees."""
-    try:
-        seen = inspect.getclosurevars(closure)
-    except (TypeError, ValueError):
-        return False
-    values = [*seen.nonlocals.values(), *seen.globals.values()]
-    return any(isinstance(value, torch.amp.GradScaler) and value.is_enabled() for value in values)
+def _scalers(closures: Sequence[Closure]) -> list[Any]:
+    """The enabled `GradScaler`s that the closures can reach: as variables, attributes or arguments, or in helpers."""
+    found: dict[int, Any] = {}
+    seen: set[int] = set()
+    at_hand: list[Any] = list(closures)
+    for _ in range(4):
+        following: list[Any] = []
+        for value in at_hand:
+            if id(value) in seen or isinstance(value, Tensor | ModuleType | type):
+                continue
+            seen.add(id(value))
+            if isinstance(value, torch.amp.GradScaler):
+                if value.is_enabled():
+                    found[id(value)] = value
+            elif isinstance(value, FunctionType):
+                names = inspect.getclosurevars(value)
+                following += [*names.nonlocals.values(), *names.globals.values()]
+            elif isinstance(value, MethodType):
+                following += [value.__func__, value.__self__]
+            elif isinstance(value, partial):
+                following += [value.func, *value.args, *value.keywords.values()]
+            elif isinstance(value, dict | list | tuple):
+                following += list(value.values()) if isinstance(value, dict) else list(value)
+            else:
+                following += list(getattr(value, "__dict__", {}).values())
+                following.append(type(value).__dict__.get("__call__"))
+        at_hand = following
+    return list(found.values())

@@ -14,6 +14,7 @@ from fenchel.optim.hyperparameters import (
     check_non_negative,
     check_params,
     check_positive,
+    leading_group,
 )
 from fenchel.optim.loading import load_state
 from fenchel.optim.noise import NoiseSource, new_seed, work_dtype
@@ -67,7 +68,7 @@ class DiagonalVariational(DiagonalPosterior, torch.optim.Optimizer):
 
     def next_noise(self) -> None:
         """Begin the noise of the next step; `GraphedStep` calls it before a replay."""
-        first = self.param_groups[0]
+        first = leading_group(self.param_groups)
         together = self._distributed is None and processes() > 1
         if first["step"] == 0 and (together or self._shards.sharded(self.trainable())):
             first["seed"] = same_on_all(first["seed"], self.trainable()[0].device)
@@ -129,7 +130,7 @@ class DiagonalVariational(DiagonalPosterior, torch.optim.Optimizer):
         """Noise of `sampled_params`: from ``generator``, or a stream of its own."""
         if generator is not None:
             return super().sampling_noise(params, generator)
-        first = self.param_groups[0]
+        first = leading_group(self.param_groups)
         first["draws"] += 1
         self._sampling.start(first["seed"], first["draws"])
         whole = [self._sampling.normal(self._shards.whole_shape(p), work_dtype(p), p.device) for p in params]
@@ -139,9 +140,10 @@ class DiagonalVariational(DiagonalPosterior, torch.optim.Optimizer):
         """Continue from a `state_dict`, bit for bit on the same machine.
 
         Raises:
-            ValueError: the state is another optimizer's.
+            ValueError: the state is another optimizer's, or of other parameters; nothing was loaded.
         """
-        load_state(self, state_dict, super().load_state_dict, names=("h", "momentum", "step", "mean"))
+        names = ("h", "momentum", "step", "mean")
+        load_state(self, state_dict, super().load_state_dict, names=names, needed=self.defaults)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -17,7 +17,11 @@ __all__ = [
     "check_non_negative",
     "check_params",
     "check_positive",
+    "leading_group",
 ]
+
+SYNONYMS = {"learning_rate": "lr", "wd": "weight_decay", "dataset_size": "num_data", "ess": "num_data"}
+"""What other libraries call a hyperparameter."""
 
 
 def _number(name: str, value: Any) -> float:
@@ -76,11 +80,16 @@ def check_group_names(group: Mapping[str, Any], known: Mapping[str, Any]) -> Non
     """Raise ValueError for a key that is nearly the name of a hyperparameter (schedulers may add keys of their own)."""
     for key in group:
         if key not in known and key not in ("params", "param_names", "initial_lr"):
-            near = difflib.get_close_matches(str(key), list(known), 1, 0.85)
+            near = difflib.get_close_matches(SYNONYMS.get(str(key), str(key)), list(known), 1, 0.85)
             if near:
                 raise ValueError(
                     f"a parameter group has {key!r}, which is no hyperparameter; did you mean {near[0]!r}?"
                 )
+
+
+def leading_group(groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """The group that speaks for all: the first with parameters, since distributed checkpoints forget empty ones."""
+    return next((group for group in groups if group["params"]), groups[0])
 
 
 def check_params(params: Iterable[Tensor]) -> None:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
-from fenchel.optim.amp import LossScale, enabled
+from fenchel.optim.amp import LossScale, enabled, true_gradient
 from fenchel.optim.closures import Watch, as_closures, mean_loss
 from fenchel.optim.diagonal import DiagonalVariational
 from fenchel.optim.distributed import local_gradients, process_group, sum_across_ranks, sum_counts
 from fenchel.optim.functional import ivon_hessian
-from fenchel.optim.hyperparameters import check_positive
+from fenchel.optim.hyperparameters import check_positive, leading_group
 from fenchel.optim.noise import work_dtype
 from fenchel.optim.posterior import held
 from fenchel.optim.shards import local
@@ -116,13 +116,13 @@ class IVON(DiagonalVariational):
                 marginals, noise = self._trained(), self._draw(params)
                 deviations = [local(q.variance).sqrt() for q in marginals]
                 values = [local(q.mean) + z * d for q, z, d in zip(marginals, noise, deviations, strict=True)]
-                before = self._watch.before(params)
                 with held(params, values, self._shards):
-                    with torch.enable_grad(), local_gradients(None if ranks is None else self._module):
-                        losses.append(evaluate())
-                    self._watch.after(params, before, losses[-1])
+                    with self._watch.looking(params) as check:
+                        with torch.enable_grad(), local_gradients(None if ranks is None else self._module):
+                            losses.append(evaluate())
+                        check(losses[-1])
                     for i, (p, z, d) in enumerate(zip(params, noise, deviations, strict=True)):
-                        g = self._gradient(p, scale)
+                        g = true_gradient(p, self._shards, scale)
                         if g is not None:
                             old = sums[i]
                             new = (g.clone(), g * z / d)
@@ -131,18 +131,6 @@ class IVON(DiagonalVariational):
         loss = mean_loss(losses)
         self._watch.finish(loss, scaler)
         return loss
-
-    def _gradient(self, p: Tensor, scale: LossScale | None) -> Tensor | None:
-        g = self._shards.gradient(p)
-        if g is None:
-            return None
-        if g.is_sparse:
-            raise ValueError("sparse gradients are not supported; use sparse=False in the embedding")
-        g = g.to(work_dtype(p))
-        if scale is not None:
-            g, on = g.clone(), scale.on(p.device)
-            torch._amp_foreach_non_finite_check_and_unscale_([g], on.found_inf, on.inverse)
-        return g
 
     def _finish(
         self,
@@ -165,7 +153,7 @@ class IVON(DiagonalVariational):
                     sums[i] = (torch.zeros_like(p, dtype=work_dtype(p)), torch.zeros_like(p, dtype=work_dtype(p)))
             sum_across_ranks([t for both in sums if both is not None for t in both], ranks)
         used_pairs = [(p, both[0]) for (p, _), both in zip(pairs, sums, strict=True) if both is not None]
-        limit, factor = self.param_groups[0]["max_grad_norm"], None
+        limit, factor = leading_group(self.param_groups)["max_grad_norm"], None
         if limit is not None and used_pairs:
             norm = self._shards.norm([p for p, _ in used_pairs], [g for _, g in used_pairs]) / parts
             factor = (limit / (norm + 1e-6)).clamp(max=1.0)

@@ -1,9 +1,9 @@
-"""Loading a state dictionary as torch documents it, without rounding float32 state to 16 bits."""
+"""Loading a state dictionary as torch documents it, checked first, without rounding float32 state to 16 bits."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -20,29 +20,27 @@ def load_state(
     state_dict: dict[str, Any],
     load: Callable[[dict[str, Any]], None],
     *,
-    names: Collection[str],
+    names: Collection[str] | None = None,
+    needed: Mapping[str, Any],
+    elementwise: bool = True,
 ) -> None:
-    """Run the pre-hooks, ``load`` and the post-hooks; entries of the state that are ``names`` keep their precision.
+    """Run the pre-hooks, ``load`` and the post-hooks; what is in ``names`` keeps its precision.
+
+    Args:
+        optimizer: to load into. state_dict: what is to be loaded. load: torch's own `load_state_dict`.
+        names: of the entries of a parameter's state ("mean" for 16-bit weights alone); None if another library's.
+        needed: hyperparameters (with defaults) that a group must have; not flags, which later versions may add.
+        elementwise: whether the tensors of the state have the shapes of the parameters.
 
     Raises:
-        ValueError: the state is another optimizer's.
+        ValueError: the state is another optimizer's, or of other parameters; nothing was loaded.
     """
     before = optimizer._optimizer_load_state_dict_pre_hooks
     after = optimizer._optimizer_load_state_dict_post_hooks
     for hook in before.values():
         changed = hook(optimizer, state_dict)
         state_dict = state_dict if changed is None else changed
-    kind = type(optimizer).__name__
-    if not {"state", "param_groups"} <= set(state_dict):
-        raise ValueError(
-            f"{kind} cannot load a state without 'state' and 'param_groups'; use what state_dict() returned"
-        )
-    for entry in state_dict["state"].values():
-        foreign = sorted(set(entry) - set(names))
-        if foreign:
-            raise ValueError(
-                f"this state was not saved by {kind}, which has no {foreign[0]!r}: train on with the weights alone"
-            )
+    pairs = _checked(optimizer, state_dict, names, needed, elementwise)
     optimizer._optimizer_load_state_dict_pre_hooks = OrderedDict()
     optimizer._optimizer_load_state_dict_post_hooks = OrderedDict()
     try:
@@ -50,15 +48,42 @@ def load_state(
     finally:
         optimizer._optimizer_load_state_dict_pre_hooks = before
         optimizer._optimizer_load_state_dict_post_hooks = after
-    ids = [i for group in state_dict["param_groups"] for i in group["params"]]
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    for i, p in zip(ids, params, strict=True):
-        for name, saved in state_dict["state"].get(i, {}).items():
+    for p, entry in pairs if names is not None else []:
+        for name, saved in entry.items():
             if isinstance(saved, Tensor) and saved.dim() > 0:
-                if saved.shape != p.shape:
-                    raise ValueError(
-                        f"the state {name!r} has shape {tuple(saved.shape)}, its parameter {tuple(p.shape)}"
-                    )
                 optimizer.state[p][name] = saved.to(device=p.device, dtype=work_dtype(p), copy=True)
     for done in after.values():
         done(optimizer)
+
+
+def _checked(
+    optimizer: torch.optim.Optimizer,
+    state_dict: dict[str, Any],
+    names: Collection[str] | None,
+    needed: Mapping[str, Any],
+    elementwise: bool,
+) -> list[tuple[Tensor, dict[str, Any]]]:
+    """Each parameter with what is saved of its state (numbers of groups and parameters are checked by torch)."""
+    kind = type(optimizer).__name__
+    if not {"state", "param_groups"} <= set(state_dict):
+        raise ValueError(
+            f"{kind} cannot load a state without 'state' and 'param_groups'; use what state_dict() returned"
+        )
+    wanted = {k for k, v in needed.items() if not (v is None or isinstance(v, bool) or k in ("seed", "step", "draws"))}
+    lacking = [name for group in state_dict["param_groups"] if group["params"] for name in wanted - set(group)]
+    if lacking:
+        raise ValueError(f"this state was not saved by {kind}: its groups lack {min(lacking)!r}")
+    ids = [i for group in state_dict["param_groups"] for i in group["params"]]
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    pairs = [(p, state_dict["state"].get(i, {})) for i, p in zip(ids, params, strict=False)]
+    for p, entry in pairs:
+        if names is not None and entry:
+            own = set(names) - ({"mean"} if work_dtype(p) == p.dtype else set())
+            foreign, missing = sorted(set(entry) - set(names)), sorted(own - set(entry))
+            if foreign or missing:
+                what = f"which has no {foreign[0]!r}" if foreign else f"it lacks {missing[0]!r}"
+                raise ValueError(f"this state was not saved by {kind}, {what}: train on with the weights alone")
+        for name, saved in entry.items():
+            if elementwise and isinstance(saved, Tensor) and saved.dim() > 0 and saved.shape != p.shape:
+                raise ValueError(f"the state {name!r} has shape {tuple(saved.shape)}, its parameter {tuple(p.shape)}")
+    return pairs

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fenchel.optim.amp import LossScale
+from fenchel.optim.amp import LossScale, true_gradient
 from fenchel.optim.distributed import process_group, sum_across_ranks, sum_counts
-from fenchel.optim.hyperparameters import check_non_negative, check_positive
+from fenchel.optim.hyperparameters import check_group_names, check_non_negative, check_positive, leading_group
+from fenchel.optim.loading import load_state
 from fenchel.optim.noise import work_dtype
 from fenchel.optim.shards import local
 from fenchel.optim.two_pass import TwoPassOptimizer, without_gradients
@@ -18,6 +19,8 @@ from fenchel.optim.vectorized import VectorizedStep
 __all__ = ["SAM"]
 
 OWN = ("rho", "adaptive", "max_grad_norm")
+FACTORED = ("Adafactor",)
+"""Bases of torch whose state has other shapes than the parameters."""
 
 
 class SAM(VectorizedStep, TwoPassOptimizer):
@@ -69,6 +72,8 @@ class SAM(VectorizedStep, TwoPassOptimizer):
         self.base_optimizer = base_optimizer(self.param_groups, **kwargs)
         self.param_groups, self.state = self.base_optimizer.param_groups, self.base_optimizer.state
         self.defaults = {**self.base_optimizer.defaults, **self.defaults}
+        for group in self.param_groups:  # those of the base were not known before
+            check_group_names(group, self.defaults)
         self._params: list[Tensor] = []
         self._mean: list[Tensor] = []
         self._sum: list[Tensor | None] = []
@@ -122,7 +127,11 @@ class SAM(VectorizedStep, TwoPassOptimizer):
         measured: list[Tensor] = []
         means = dict(zip(self._params, self._mean, strict=True))
         for group in self.param_groups:
-            pairs = [(p, g) for p in group["params"] if p in means and (g := self._gradient(p)) is not None]
+            pairs = [
+                (p, g)
+                for p in group["params"]
+                if p in means and (g := true_gradient(p, self._shards, self._scale)) is not None
+            ]
             params, gradients = [p for p, _ in pairs], [g for _, g in pairs]
             sizes = [means[p].abs().to(g) for p, g in pairs] if group["adaptive"] else []
             measured += [t * g for t, g in zip(sizes, gradients, strict=True)] if sizes else gradients
@@ -143,25 +152,12 @@ class SAM(VectorizedStep, TwoPassOptimizer):
                 torch._foreach_add_([local(p) for p in params], torch._foreach_mul(directions, factor))
         self._moved()
 
-    def _gradient(self, p: Tensor) -> Tensor | None:
-        """The gradient at hand, in float32 for 16-bit weights, without the loss scale."""
-        g = self._shards.gradient(p)
-        if g is None:
-            return None
-        if g.is_sparse:
-            raise ValueError("sparse gradients are not supported; use sparse=False in the embedding")
-        g = g.to(work_dtype(p))
-        if self._scale is not None:
-            g, scale = g.clone(), self._scale.on(p.device)
-            torch._amp_foreach_non_finite_check_and_unscale_([g], scale.found_inf, scale.inverse)
-        return g
-
     @without_gradients
     def collect(self) -> None:
         """Add the gradient at the adversarial point to the sum."""
         self._started("collect")
         for i, p in enumerate(self._params):
-            g = self._gradient(p)
+            g = true_gradient(p, self._shards, self._scale)
             if g is not None:
                 total = self._sum[i]
                 own = g if self._scale is not None or g.dtype != p.dtype else g.clone()
@@ -220,7 +216,7 @@ class SAM(VectorizedStep, TwoPassOptimizer):
                     total[i] = torch.zeros_like(p, dtype=work_dtype(p))
             sum_across_ranks([t for t in total if t is not None], ranks)
         averages = [None if t is None else t.div_(parts) for t in total]
-        limit = self.param_groups[0]["max_grad_norm"]
+        limit = leading_group(self.param_groups)["max_grad_norm"]
         pairs = [(p, g) for p, g in zip(params, averages, strict=True) if g is not None]
         if limit is not None and pairs:
             norm = self._shards.norm([p for p, _ in pairs], [g for _, g in pairs])
@@ -235,6 +231,17 @@ class SAM(VectorizedStep, TwoPassOptimizer):
         if self.base_optimizer is not None:
             self.base_optimizer.step()
         self._shards.changed(params)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a `state_dict` of SAM over the same base, or of the base alone.
+
+        Raises:
+            ValueError: the state is another optimizer's, or of other parameters; nothing was loaded.
+        """
+        kind = type(self.base_optimizer)
+        elementwise = kind.__module__.startswith(("torch.optim", "fenchel.")) and kind.__name__ not in FACTORED
+        needed = {} if self.base_optimizer is None else self.base_optimizer.defaults
+        load_state(self, state_dict, super().load_state_dict, needed=needed, elementwise=elementwise)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

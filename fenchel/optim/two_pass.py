@@ -194,10 +194,10 @@ class TwoPassOptimizer(torch.optim.Optimizer):
         """Make the state of a step, and move nothing."""
 
     def _evaluate(self, closure: Closure, params: list[Tensor], part: int, *, second: bool) -> Any:
-        before = self._watch.before(params)
-        with self._evaluation(part, second=second):
-            loss = closure()
-        self._watch.after(params, before, loss)
+        with self._watch.looking(params) as check:
+            with self._evaluation(part, second=second):
+                loss = closure()
+            check(loss)
         return loss
 
     def _evaluation(self, part: int, *, second: bool) -> AbstractContextManager[Any]:

@@ -1,0 +1,173 @@
+"""Mistakes in closures and checkpoints that are harder to see: clipped or repeated sums, hidden scalers, near keys."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import pytest
+import torch
+from optim_cases import data, flat, network
+from torch import Tensor, nn
+
+from fenchel.optim import BSAM, IVON, SAM, ClosureError, SettingsWarning
+
+KINDS = ["bsam", "sam", "ivon"]
+
+
+def make(kind: str, params: Any, **kwargs: Any) -> Any:
+    if kind == "bsam":
+        return BSAM(params, 0.1, num_data=100, rho=0.05, seed=0, **kwargs)
+    if kind == "ivon":
+        return IVON(params, 0.1, num_data=100, seed=0, **kwargs)
+    return SAM(params, torch.optim.SGD, 0.05, lr=0.1, **kwargs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("way", ["twice", "clipped"])
+def test_gradients_never_zeroed_are_noticed_whatever_is_done_to_them(kind: str, way: str) -> None:
+    net = network()
+    x, y = data()
+    opt = make(kind, net.parameters())
+
+    def closure() -> Tensor:
+        loss = nn.functional.cross_entropy(net(x), y)
+        loss.backward()
+        if way == "twice":
+            nn.functional.cross_entropy(net(x), y).backward()
+        else:
+            nn.utils.clip_grad_norm_(net.parameters(), 1e-3)
+        return loss
+
+    nn.functional.cross_entropy(net(x), y).backward()  # the gradient of an earlier step
+    before = flat(net)
+    with pytest.raises(ClosureError, match="zero_grad"):
+        opt.step(closure)
+    assert torch.equal(flat(net), before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_backward_passes_after_zeroing_are_fine(kind: str) -> None:
+    net = network()
+    x, y = data()
+    opt = make(kind, net.parameters())
+
+    def closure() -> Tensor:
+        opt.zero_grad(set_to_none=False)
+        total = torch.zeros((), dtype=torch.float64)
+        for a, b in zip(x.chunk(2), y.chunk(2), strict=True):
+            loss = nn.functional.cross_entropy(net(a), b) / 2
+            loss.backward()
+            total += loss.detach()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        return total
+
+    for _ in range(3):
+        opt.step(closure)
+
+
+class Trainer:
+    """Holds the scaler that its method uses."""
+
+    def __init__(self, net: nn.Module, opt: Any, scaler: Any) -> None:
+        self.net, self.opt, self.scaler = net, opt, scaler
+
+    def scaled(self) -> Tensor:
+        x, y = data(dtype=torch.float32)
+        self.opt.zero_grad()
+        loss = nn.functional.cross_entropy(self.net(x), y)
+        self.scaler.scale(loss).backward()
+        return loss
+
+    def plain(self) -> Tensor:
+        x, y = data(dtype=torch.float32)
+        self.opt.zero_grad()
+        loss = nn.functional.cross_entropy(self.net(x), y)
+        loss.backward()
+        return loss
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_forgotten_scaler_is_noticed_in_methods_partials_and_helpers(kind: str) -> None:
+    for hide in (lambda t: t.scaled, lambda t: functools.partial(Trainer.scaled, t), lambda t: lambda: t.scaled()):
+        net = network(dtype=torch.float32)
+        opt = make(kind, net.parameters())
+        trainer = Trainer(net, opt, torch.amp.GradScaler("cpu"))
+        before = flat(net)
+        with pytest.raises(ClosureError, match="grad_scaler"):
+            opt.step(hide(trainer))
+        assert torch.equal(flat(net), before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_scaler_that_is_only_in_sight_is_no_reason_to_refuse(kind: str) -> None:
+    net = network(dtype=torch.float32)
+    opt = make(kind, net.parameters())
+    opt.step(Trainer(net, opt, torch.amp.GradScaler("cpu")).plain)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_infinite_loss_is_named(kind: str) -> None:
+    net = network()
+    x, y = data()
+    opt = make(kind, net.parameters())
+
+    def closure() -> Tensor:
+        opt.zero_grad()
+        loss = nn.functional.cross_entropy(net(x), y)
+        loss.backward()
+        return loss * math.inf
+
+    with pytest.warns(SettingsWarning, match="infinite"):
+        opt.step(closure)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("key", ["learning_rate", "weight_deacy"])
+def test_keys_that_nearly_name_a_hyperparameter_are_refused(kind: str, key: str) -> None:
+    with pytest.raises(ValueError, match="did you mean"):
+        make(kind, [{"params": list(network().parameters()), key: 0.1}])
+
+
+@pytest.mark.parametrize(
+    ("base", "foreign"), [(torch.optim.SGD, torch.optim.Adam), (torch.optim.Adam, torch.optim.SGD)]
+)
+def test_sam_loads_nothing_of_a_foreign_state_or_of_other_shapes(base: Any, foreign: Any) -> None:
+    net = network()
+    opt = SAM(net.parameters(), base, 0.05, lr=0.1)
+    with pytest.raises(ValueError, match="was not saved by SAM"):
+        opt.load_state_dict(foreign(net.parameters(), lr=0.2).state_dict())
+    same = SAM(
+        network(inputs=5).parameters(), base, 0.05, lr=0.2, **({"momentum": 0.9} if base is torch.optim.SGD else {})
+    )
+    same.prime()
+    for p in same.param_groups[0]["params"]:
+        p.grad = torch.ones_like(p)
+    same.prime()
+    with pytest.raises(ValueError, match="shape"):
+        opt.load_state_dict(same.state_dict())
+    assert opt.param_groups[0]["lr"] == 0.1
+    assert not opt.state
+
+
+@pytest.mark.parametrize("kind", ["bsam", "ivon"])
+def test_an_empty_first_group_changes_nothing(kind: str) -> None:
+    ends = []
+    for groups in (False, True):
+        net = network()
+        x, y = data()
+        params = list(net.parameters())
+        opt = make(kind, [{"params": []}, {"params": params}] if groups else params)
+
+        def closure(opt: Any = opt, net: nn.Module = net, x: Tensor = x, y: Tensor = y) -> Tensor:
+            opt.zero_grad()
+            loss = nn.functional.cross_entropy(net(x), y)
+            loss.backward()
+            return loss
+
+        for _ in range(3):
+            opt.step(closure)
+        ends.append(flat(net))
+    torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-13)
+    assert opt.param_groups[1]["step"] == 3
