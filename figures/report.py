@@ -48,24 +48,33 @@ class _Judged:
 
 
 def write_report() -> list[Path]:
-    """Write `figures/report.md` and `figures/report.html` (self-contained) from results and drawn figures."""
-    text = render_markdown()
+    """Write `figures/report.md` and `figures/report.html` (self-contained) from full results and drawn figures.
+
+    What there are only quick runs of is shown in `figures/report.quick.html`, which is not kept: the report itself is
+    the same wherever it is written.
+    """
     markdown = _HERE / "report.md"
-    markdown.write_text(text)
+    markdown.write_text(render_markdown())
+    pages = [_write_page(_HERE / "report.html", render_markdown())]
+    if any(run.scale != "full" for run in store.load_all().values()):
+        pages.append(_write_page(_HERE / "report.quick.html", render_markdown(quick=True)))
+    return [markdown, *pages]
+
+
+def _write_page(page: Path, text: str) -> Path:
     body = MarkdownIt("commonmark").enable("table").render(text)
-    page = _HERE / "report.html"
     page.write_text(
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width,initial-scale=1'>"
         f"<title>Claims of SAM as an Optimal Relaxation of Bayes, tested</title><style>{_CSS}</style></head>"
         f"<body>{_embed_images(body)}</body></html>\n"
     )
-    return [markdown, page]
+    return page
 
 
-def render_markdown() -> str:
-    """The report as Markdown."""
-    stored = store.load_all()
+def render_markdown(*, quick: bool = False) -> str:
+    """The report as Markdown; with ``quick``, also of what has only been run quickly."""
+    stored = {name: run for name, run in store.load_all().items() if quick or run.scale == "full"}
     found: dict[str, list[_Judged]] = {identity: [] for identity in CLAIMS}
     for run in stored.values():
         for claim in run.claims:

@@ -138,7 +138,7 @@ def _report_of(verdict: str, identity: str = "A1", scale: str = "full", **more: 
         return Outcome({}, {}, (replace(claim(verdict), id=identity, **more),))
 
     assert cli.main(["run", "toy", "--scale", scale, "--force"]) == 0
-    return render_markdown()
+    return render_markdown(quick=scale == "quick")
 
 
 def test_the_report_states_every_claim_once_with_its_verdict(results: Path) -> None:

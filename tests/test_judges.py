@@ -39,19 +39,28 @@ def posteriors(widths: dict[str, tuple[float, float, float]], shift: float = 0.1
 @pytest.mark.parametrize(
     ("widths", "shift", "verdict", "by_axis"),
     [
-        ({}, 0.1, "held", ["relaxed", "sampled_20"]),
-        ({"relaxed": (0.1, 0.2, 0.4)}, 0.1, "held only if", ["sampled_20"]),
-        ({"relaxed": (0.1, 0.2, 0.4), "sampled_20": (0.3, 0.7, 1.0)}, 0.1, "held only if", []),
-        ({"relaxed": (0.1, 0.2, 0.4), "sampled_20": (0.3, 0.4, 0.5)}, 0.1, "refuted", []),
-        ({"sampled_20": (1.0, 2.1, 3.0)}, 0.1, "held only if", ["relaxed"]),
-        ({}, 1.1, "refuted", []),
+        ({}, 0.1, "held", {"relaxed": ["1"], "sampled_20": ["1"]}),
+        ({"relaxed": (0.1, 0.2, 0.4)}, 0.1, "held only if", {"sampled_20": ["1"]}),
+        ({"relaxed": (0.1, 0.2, 0.4), "sampled_20": (0.3, 0.7, 1.0)}, 0.1, "held only if", {}),
+        ({"relaxed": (0.1, 0.2, 0.4), "sampled_20": (0.3, 0.4, 0.5)}, 0.1, "refuted", {}),
+        ({"sampled_20": (1.0, 2.1, 3.0)}, 0.1, "held only if", {"relaxed": ["1"]}),
+        ({}, 1.1, "refuted", {}),
     ],
 )
-def test_c1(widths: dict[str, tuple[float, float, float]], shift: float, verdict: str, by_axis: list[str]) -> None:
-    claim = fig7.claim_approximation({"1": posteriors(widths, shift), "0.1": posteriors({}, shift)}, (20,))
+def test_c1(
+    widths: dict[str, tuple[float, float, float]], shift: float, verdict: str, by_axis: dict[str, list[str]]
+) -> None:
+    claim = fig7.claim_approximation({"1": posteriors(widths, shift)}, (20,))
     assert claim.verdict == verdict
     assert claim.numbers["kept by the worst direction"] == by_axis
     assert claim.would_change
+
+
+def test_c1_names_the_priors() -> None:
+    narrow = dict.fromkeys(("relaxed", "sampled_20"), (0.1, 0.2, 0.3))
+    claim = fig7.claim_approximation({"1": posteriors({}), "0.01": posteriors(narrow)}, (20,))
+    assert claim.verdict == "held only if"
+    assert claim.condition == "the certified f** (delta0 = 1); sampled f**, K = 20 (delta0 = 1)"
 
 
 @pytest.mark.parametrize(
