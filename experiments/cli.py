@@ -103,7 +103,7 @@ def _run(options: argparse.Namespace) -> int:
             key["datasets"] = options.dataset_names
         if options.dataset_names:
             key["datasets"] = options.dataset_names
-        if not options.force and _finished(experiment.name, key):
+        if not (options.force or options.plan) and _finished(experiment.name, key):
             print(f"{label}: already stored, not repeated (--force repeats it)")
             continue
         try:
