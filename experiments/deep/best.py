@@ -26,18 +26,14 @@ def judge(groups: Groups, at_mean: Groups, *, doubt: str = "") -> Claim:
         verdict = replace(verdict, word="undecided", condition=doubt)
     means = {label: at_mean[label] if label[1] == "bSAM" else values for label, values in groups.items()}
     with_ivon = _judged(groups, leave_out=())[0]
-    return Claim(
-        id="D3",
-        verdict=verdict.word,
-        condition=verdict.condition,
-        would_change=verdict.would_change,
-        statement=f"bSAM against the paper's other methods: {_counts(states)}.",
-        numbers={
+    return verdict.claim(
+        "D3",
+        f"bSAM against the paper's other methods: {_counts(states)}.",
+        {
             "places": states,
             "bSAM - other": verdicts.numbers([place for places in found.values() for place in places]),
         },
-        tolerance=f"paired t tests over seeds, Holm-corrected, 5 %; a tie is a mean behind by at most {verdicts.WORTH}",
-        second_way=(
+        (
             f"bSAM at its mean instead of averages: {_judged(means, leave_out=(OURS,))[0].word}; "
             f"counting IVON as well: {with_ivon.word}"
         ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ import numpy as np
 from experiments.deep import plans, spaces
 from experiments.deep.config import Config
 from experiments.deep.evaluate import METRICS
-from experiments.registry import Context, Outcome
+from experiments.deep.summary import task_name
+from experiments.registry import Context, Outcome, register
 from fenchel.errors import MissingDependencyError
 
 __all__ = ["PLANS", "Plan", "outcome"]
@@ -189,3 +191,13 @@ def _measure(context: Context, wanted: Mapping[str, Sequence[Config]], entries: 
             e.tell(measured)
         else:
             e.rungs[rung] += measured
+
+
+for _model, _dataset in spaces.TASKS.items():
+    _name, _task = f"search_{_model.replace('-', '_')}", task_name(_model, _dataset)
+    register(_name, f"Hyperparameter search, {_task}", extras=("deep",))(
+        partial(outcome, model=_model, names=spaces.PAPERS)
+    )
+    register(f"{_name}_extra", f"The same for IVON and bSAM with sqrt(N), {_task}", extras=("deep",))(
+        partial(outcome, model=_model, names=spaces.EXTRAS)
+    )

@@ -127,20 +127,17 @@ def judge(curves: Curves, rhos: Mapping[str, NDArray[np.float64]], metrics: Sequ
             spreads.setdefault(metric, {})[method] = inside.std(axis=0)
     found, second = _places(ranges), _places(spreads)
     verdict = verdicts.judge_helps(found)
-    condition = verdict.condition
     if cut:
-        condition = "; ".join(filter(None, [condition, "the grid ends within the window of " + ", ".join(cut)]))
-    word = "undecided" if cut and verdict.word in ("held", "refuted") else verdict.word
-    return Claim(
-        id="D2",
-        verdict=word,
-        condition=condition,
-        would_change=verdict.would_change,
-        statement=(
+        condition = "; ".join(filter(None, [verdict.condition, "the grid ends within the window of " + ", ".join(cut)]))
+        word = "undecided" if verdict.word in ("held", "refuted") else verdict.word
+        verdict = replace(verdict, word=word, condition=condition)
+    return verdict.claim(
+        "D2",
+        (
             f"Range of {', '.join(metrics)} over five values of rho (1.3 decades) around each method's own best, bSAM "
             f"against the others. Collapsed networks within a window: {', '.join(collapsed) or 'none'}."
         ),
-        numbers={
+        {
             "best rho": {
                 f"{method}, {m}": float(rhos[method][_best(v, m, classes)])
                 for method, v in curves.items()
@@ -149,8 +146,7 @@ def judge(curves: Curves, rhos: Mapping[str, NDArray[np.float64]], metrics: Sequ
             "range": {f"{m}, {method}": float(v.mean()) for m, by in ranges.items() for method, v in by.items()},
             "bSAM - other, range": verdicts.numbers(found),
         },
-        tolerance="paired t tests over seeds of the difference of ranges, Holm-corrected, 5 %",
-        second_way=f"standard deviation over the window instead of the range: {verdicts.judge_helps(second).word}",
+        f"standard deviation over the window instead of the range: {verdicts.judge_helps(second).word}",
     )
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from experiments.deep import deviations, plans, spaces, summary, verdicts
-from experiments.deep.evaluate import METRICS
 from experiments.deep.rows import Row
-from experiments.deep.statistics import paired
 from experiments.deep.summary import Groups, Label
 from experiments.registry import Claim, Context, Outcome, register
 
@@ -44,25 +42,13 @@ def run(context: Context) -> Outcome:
     )
 
 
-def compare(groups: Groups) -> list[verdicts.Place]:
-    """Without the factor against with it, in every task and metric."""
-    names = sorted({label[0] for label in groups})
-    return verdicts.places(
-        {(name, m): (m, paired(groups[name, WITHOUT][m], groups[name, WITH][m])) for name in names for m in METRICS}
-    )
-
-
 def judge(groups: Groups, at_mean: Groups) -> Claim:
     """D7: without the factor works better."""
-    found = compare(groups)
-    verdict = verdicts.judge_helps(found)
-    return Claim(
-        id="D7",
-        verdict=verdict.word,
-        condition=verdict.condition,
-        would_change=verdict.would_change,
-        statement="Leaving the factor sqrt(N) out of the s-update against keeping it, each tuned with the same budget.",
-        numbers={"without - with": verdicts.numbers(found)},
-        tolerance="paired t tests over seeds, Holm-corrected, 5 %",
-        second_way=f"predictions at the mean instead of averages: {verdicts.judge_helps(compare(at_mean)).word}",
+    found = verdicts.against(groups, WITHOUT, WITH)
+    means = verdicts.judge_helps(verdicts.against(at_mean, WITHOUT, WITH))
+    return verdicts.judge_helps(found).claim(
+        "D7",
+        "Leaving the factor sqrt(N) out of the s-update against keeping it, each tuned with the same budget.",
+        {"without - with": verdicts.numbers(found)},
+        f"predictions at the mean instead of averages: {means.word}",
     )

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from experiments.deep import deviations, plans, summary, verdicts
-from experiments.deep.evaluate import METRICS
 from experiments.deep.rows import Row
-from experiments.deep.statistics import paired
 from experiments.deep.summary import Groups, Label
 from experiments.registry import Claim, Context, Outcome, register
 
@@ -35,25 +33,13 @@ def run(context: Context) -> Outcome:
     )
 
 
-def compare(groups: Groups) -> list[verdicts.Place]:
-    """With noise against without, in every task and metric."""
-    names = sorted({label[0] for label in groups})
-    return verdicts.places(
-        {(name, m): (m, paired(groups[name, WITH][m], groups[name, WITHOUT][m])) for name in names for m in METRICS}
-    )
-
-
 def judge(groups: Groups, at_mean: Groups) -> Claim:
     """D4: the noise of line 3 helps."""
-    found, means = compare(groups), compare(at_mean)
-    verdict = verdicts.judge_helps(found)
-    return Claim(
-        id="D4",
-        verdict=verdict.word,
-        condition=verdict.condition,
-        would_change=verdict.would_change,
-        statement="Sampling the point of linearization (line 3) against taking the mean, at settings tuned with noise.",
-        numbers={"with - without": verdicts.numbers(found)},
-        tolerance="paired t tests over seeds, Holm-corrected, 5 %",
-        second_way=f"predictions at the mean instead of averages: {verdicts.judge_helps(means).word}",
+    found = verdicts.against(groups, WITH, WITHOUT)
+    means = verdicts.judge_helps(verdicts.against(at_mean, WITH, WITHOUT))
+    return verdicts.judge_helps(found).claim(
+        "D4",
+        "Sampling the point of linearization (line 3) against taking the mean, at settings tuned with noise.",
+        {"with - without": verdicts.numbers(found)},
+        f"predictions at the mean instead of averages: {means.word}",
     )

@@ -61,13 +61,9 @@ def judge(groups: Groups, counts: Sequence[str]) -> Claim:
     verdict = verdicts.judge_helps(found)
     rising = [m for m, d in slopes.items() if (d.mean > 0) == LARGER_IS_BETTER[m] and d.p < verdicts.LEVEL]
     shown = [f"{place.metric}: {place.status}" for place in over_mean]
-    return Claim(
-        id="D5",
-        verdict=verdict.word,
-        condition=verdict.condition,
-        would_change=verdict.would_change,
-        statement=f"On {name}, averaging over {counts[-1]} samples against one; against the mean: {', '.join(shown)}.",
-        numbers={"most - one": verdicts.numbers(found), "most - mean": verdicts.numbers(over_mean)},
-        tolerance="paired t tests over seeds, Holm-corrected, 5 %",
-        second_way=f"slope over log2 of the number of samples favours more in {', '.join(rising) or 'no metric'}",
+    return verdict.claim(
+        "D5",
+        f"On {name}, averaging over {counts[-1]} samples against one; against the mean: {', '.join(shown)}.",
+        {"most - one": verdicts.numbers(found), "most - mean": verdicts.numbers(over_mean)},
+        f"slope over log2 of the number of samples favours more in {', '.join(rising) or 'no metric'}",
     )

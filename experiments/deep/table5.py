@@ -75,15 +75,11 @@ def judge(groups: Groups) -> Claim:
             ends[method, metric] = metric, paired(values[-1], values[0])
     found, second = verdicts.places(slopes), verdicts.places(ends)
     verdict = verdicts.judge_helps(found)
-    return Claim(
-        id="D6",
-        verdict=verdict.word,
-        condition=verdict.condition,
-        would_change=verdict.would_change,
-        statement="From the smallest m to the largest, rho chosen anew for each m: slope over log2 m, times its range.",
-        numbers=verdicts.numbers(found),
-        tolerance="t tests over seeds, Holm-corrected, 5 %",
-        second_way=f"the largest m against the smallest, paired: {verdicts.judge_helps(second).word}",
+    return verdict.claim(
+        "D6",
+        "From the smallest m to the largest, rho chosen anew for each m: slope over log2 m, times its range.",
+        verdicts.numbers(found),
+        f"the largest m against the smallest, paired: {verdicts.judge_helps(second).word}",
     )
 
 

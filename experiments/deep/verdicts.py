@@ -12,13 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from experiments.deep.statistics import LARGER_IS_BETTER, Difference
+from experiments.deep.evaluate import METRICS
+from experiments.deep.statistics import LARGER_IS_BETTER, Difference, paired
+from experiments.deep.summary import Groups
+from experiments.registry import Claim
 
-__all__ = ["CHANCE", "WORTH", "Place", "Verdict", "collapsed", "holm", "judge_best", "judge_helps", "places"]
+__all__ = ["CHANCE", "WORTH", "Place", "Verdict", "against", "collapsed", "holm", "judge_best", "judge_helps"]
+__all__ += ["numbers", "places"]
 
 WORTH = {"accuracy": 0.002, "nll": 0.005, "ece": 0.002, "auroc": 0.002}
 """Differences worth having; an interval within them shows that there is none."""
 LEVEL = 0.05
+TOLERANCE = f"paired t tests over seeds, Holm-corrected, {LEVEL:.0%}; a difference worth having: {WORTH}"
 CHANCE = 2.0
 """A network is collapsed if its accuracy is below this many times that of guessing."""
 
@@ -45,6 +50,10 @@ class Verdict:
     word: str
     condition: str
     would_change: str
+
+    def claim(self, identity: str, statement: str, numbers: Mapping[str, Any], second_way: str) -> Claim:
+        """The claim in the report; ``second_way`` is how it comes out otherwise."""
+        return Claim(identity, self.word, statement, numbers, TOLERANCE, second_way, self.condition, self.would_change)
 
 
 def collapsed(accuracy: float, classes: int) -> bool:
@@ -79,6 +88,12 @@ def places(differences: Differences) -> list[Place]:
 
 def _names(found: Iterable[Place]) -> str:
     return "; ".join(place.name for place in found) or "none"
+
+
+def against(groups: Groups, better: str, other: str) -> list[Place]:
+    """The groups (task, ``better``) against (task, ``other``), in every task and metric."""
+    tasks = sorted({label[0] for label in groups})
+    return places({(t, m): (m, paired(groups[t, better][m], groups[t, other][m])) for t in tasks for m in METRICS})
 
 
 def judge_helps(found: Sequence[Place]) -> Verdict:

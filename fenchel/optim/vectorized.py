@@ -7,6 +7,7 @@ normalization in training mode, no other state that a forward pass changes.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -74,17 +75,17 @@ class VectorizedStep:
     restore: Callable[..., None]
     trainable: Callable[[], list[Tensor]]
 
+    @abstractmethod
     def first_rows(self, params: list[Tensor], m: int) -> list[Tensor]:
         """The points (m, *shape) of the first gradients, in the precision of the mean."""
-        raise NotImplementedError
 
+    @abstractmethod
     def second_rows(self, params: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
         """Read the first gradients (m, *shape); the adversarial points, in the precision of the mean."""
-        raise NotImplementedError
 
+    @abstractmethod
     def collect_rows(self, params: list[Tensor], gradients: list[Tensor]) -> None:
         """Read the gradients (m, *shape) at the adversarial points."""
-        raise NotImplementedError
 
     @_disable_dynamo
     def step_vectorized(

@@ -59,7 +59,10 @@ def test_verdicts_follow_the_numbers(shift: float, noise: float, word: str) -> N
 
 
 def test_a_condition_names_the_task() -> None:
-    """Better in one task and not shown in another: held only if, with the task; one place of eight is not enough."""
+    """Better in half of the places and worse in none: held; worse in another task: held only if, with the task.
+
+    One place of four is not enough.
+    """
     pair: Groups = {
         ("A", table3.WITHOUT): shifted(0, 0),
         ("A", table3.WITH): shifted(0.1, 1),
@@ -67,7 +70,7 @@ def test_a_condition_names_the_task() -> None:
         ("B", table3.WITH): shifted(0, 3, 0.05),
     }
     claim = table3.judge(pair, pair)
-    assert (claim.verdict, claim.condition) == ("held", "") or claim.condition == "on A"
+    assert (claim.verdict, claim.condition) == ("held", "")
     pair["B", table3.WITH] = {m: v - GOOD[m] * 0.5 for m, v in pair["B", table3.WITH].items()}
     claim = table3.judge(pair, pair)
     assert (claim.verdict, claim.condition) == ("held only if", "on A")
