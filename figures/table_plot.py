@@ -20,7 +20,9 @@ def dots(cells: dict[str, Any]) -> Figure:
 
     rows = [row for row in cells["rows"] if any(isinstance(c.get("mean"), float) for c in row)]
     figure, axes = plt.subplots(1, 4, figsize=(TEXT_WIDTH, 0.6 + 0.16 * max(len(rows), 4)), sharey=True)
-    labels = [", ".join(str(c["text"]) for c in row if "text" in c) for row in rows]
+    names = [[str(c["text"]) for c in row if "text" in c] for row in rows]
+    shared = names[0][0] if len({name[0] for name in names}) == 1 and len(names[0]) > 1 else ""
+    labels = [", ".join(name[1:] if shared else name) for name in names]
     for axis, (metric, title) in zip(axes, _TITLES.items(), strict=True):
         scale = 100 if metric == "accuracy" else 1
         for height, row in enumerate(rows):
@@ -39,6 +41,10 @@ def dots(cells: dict[str, Any]) -> Figure:
         axis.set_yticks(range(len(rows)), labels)
         axis.grid(axis="x", linewidth=0.3)
     axes[0].invert_yaxis()
+    marks = ["bars: standard deviation over seeds"]
+    if any(c.get("best") for row in rows for c in row):
+        marks.insert(0, "filled: best, or not beaten beyond the paired 95 % interval")
+    figure.suptitle("; ".join(filter(None, [shared, *marks])), fontsize=7)
     return figure
 
 
