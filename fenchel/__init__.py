@@ -19,7 +19,7 @@ from fenchel.errors import CertificateError, DomainError, FenchelError, MissingD
 from fenchel.expectation.expected_loss import ExpectedLoss, expected_loss, expected_loss_gradient, expected_loss_result
 from fenchel.gaussian import Gaussian
 from fenchel.hull.surface import Surface, biconjugate_surface, biconjugate_surface_result
-from fenchel.results import BiconjugateResult, ConjugateResult, Natural, ObjectiveResult, Verdict
+from fenchel.results import BiconjugateResult, ConjugateResult, Natural, ObjectiveResult, SumOfBiconjugates, Verdict
 from fenchel.sharpness.sam import minimize_sam, sam_objective
 from fenchel.theorems.theorem1 import verify_theorem1
 from fenchel.theorems.theorem2 import verify_theorem2
@@ -40,6 +40,7 @@ __all__ = [
     "ObjectiveResult",
     "RelaxedResult",
     "SolverError",
+    "SumOfBiconjugates",
     "Surface",
     "Verdict",
     "__version__",

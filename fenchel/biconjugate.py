@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fenchel.certificates import of_biconjugate
+from fenchel.checks import check_problem, check_tolerance, probe_points
 from fenchel.closed.closed_forms import closed_form_biconjugate
 from fenchel.closed.sums import sum_of_biconjugates
 from fenchel.gaussian import Gaussian
-from fenchel.losses import Loss
+from fenchel.losses import LinearPredictorLoss, Loss
 from fenchel.moments.certificate import LowerBound
 from fenchel.moments.cutting_plane import Master, cutting_plane
 from fenchel.moments.moment_frame import STRUCTURES, MomentFrame
@@ -86,7 +87,8 @@ def biconjugate(
         return sampled_biconjugate(white, tol, num_pieces=num_pieces, rng=generator, options=options)
     budget = Budget(max_rounds, 60.0 if max_seconds is None else float(max_seconds), max_boxes)
     result = _bracket(loss, q, method, family, tol, warm, budget, options if master == "cvxpy" else None)
-    return replace(result, evidence=partial(of_biconjugate, loss, q.mean, q.cov))
+    loss.examine(np.concatenate([result.atoms, q.mean + np.sqrt(np.diag(q.cov)) * probe_points(loss.dim)]))
+    return replace(result, assumes=loss.assumes, evidence=partial(of_biconjugate, loss, q.mean, q.cov))
 
 
 def _bracket(
@@ -129,16 +131,10 @@ def _checked(
     max_seconds: Any,
 ) -> str:
     """The family to use; TypeError or ValueError with one sentence for bad input."""
-    if not isinstance(loss, Loss):
-        raise TypeError(f"loss must be a fenchel.losses.Loss (see losses.from_function), got {type(loss).__name__}.")
-    if not isinstance(q, Gaussian):
-        raise TypeError(f"q must be a Gaussian, got {type(q).__name__}.")
-    if loss.dim != q.dim:
-        raise ValueError(f"loss and q must have the same dimension; the loss has {loss.dim} parameters, q has {q.dim}.")
+    check_problem(loss, q=q)
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}.")
-    if isinstance(tol, bool) or not isinstance(tol, (int, float, np.number)) or not 0.0 < float(tol) < np.inf:
-        raise ValueError(f"tol must be a positive number, got {tol!r}.")
+    check_tolerance(tol)
     if structure is not None and structure not in STRUCTURES:
         raise ValueError(f"structure must be one of {', '.join(STRUCTURES)}; got {structure!r}.")
     if master not in MASTERS:
@@ -146,8 +142,8 @@ def _checked(
     for name, count in (("num_pieces", num_pieces), ("max_rounds", max_rounds)):
         if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
             raise ValueError(f"{name} must be an integer of at least 1, got {count!r}.")
-    if max_seconds is not None and not float(max_seconds) > 0.0:
-        raise ValueError(f"max_seconds must be positive, got {max_seconds!r}.")
+    if max_seconds is not None:
+        check_tolerance(max_seconds, "max_seconds")
     return str(structure or q.structure)
 
 
@@ -161,18 +157,21 @@ def _start(loss: Loss, q: Gaussian, frame: MomentFrame, warm: Any) -> Start:
         if theta.ndim != 2 or theta.shape[1] != q.dim or not np.all(np.isfinite(theta)):
             raise ValueError(f"warm must be a BiconjugateResult or finite atoms of shape (K, {q.dim}).")
         points = frame.to_white(theta)
-    if frame.dim <= 2:
-        # The starting design already brings the bracket to a few percent here, and costs less.
+    groups = loss.groups if isinstance(loss, LinearPredictorLoss) else ()
+    hard = any(g.link.bend or not g.link.continuous for g in groups)
+    if frame.dim <= 2 and not hard:
+        # The starting design already brings the bracket to a few percent here, and costs less. Not so where the best
+        # quadratic grows exactly as the loss does, or meets it at a jump: those the terms' closed forms know.
         return Start(points)
     try:
         summed = sum_of_biconjugates(loss, q, structure=frame.structure)
     except TypeError:  # not a sum of terms with closed forms
         return Start(points)
-    if summed.natural is None or not np.isfinite(summed.lower):
+    if not np.isfinite(summed.lower):
         return Start(points)
     lam1, lam2 = summed.natural.lam1, frame.matrix(summed.natural.lam2)
     pairing, _ = frame.pairing(lam1, lam2)
-    bound = LowerBound(summed.lower, lam1, lam2, "sum of biconjugates")
+    bound = LowerBound(float(summed.lower), lam1, lam2, "sum of biconjugates")
     return Start(points, (frame.from_natural(pairing - summed.lower, lam1, lam2),), bound)
 
 

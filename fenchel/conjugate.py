@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fenchel.certificates import of_conjugate
+from fenchel.checks import check_loss, check_tolerance, probe_points
 from fenchel.losses import Loss
+from fenchel.losses.inputs import finite_array
 from fenchel.results import ConjugateResult
 from fenchel.search.maximize import maximize
 
@@ -37,10 +39,14 @@ def conjugate(
     nothing confines the search, ``upper`` is inf and ``certified`` False. ValueError for wrong shapes or NaN.
     """
     start = time.perf_counter()
-    first = np.atleast_1d(np.asarray(lam1, dtype=float))
+    check_loss(loss)
+    check_tolerance(tol)
+    first = finite_array([lam1] if np.ndim(lam1) == 0 else lam1, "lam1", 1)
     second = second_block(lam2, loss.dim)
     found = maximize(loss, first, second, tol=tol, starts=starts, max_boxes=max_boxes, max_seconds=max_seconds)
     infinite = bool(np.isinf(found.lower))
+    if not infinite:
+        loss.examine(np.concatenate([found.maximizers, found.argmax + probe_points(loss.dim)]))
     return ConjugateResult(
         value=found.lower,
         lower=found.lower,
@@ -50,15 +56,14 @@ def conjugate(
         message=found.message,
         boxes=found.boxes,
         seconds=time.perf_counter() - start,
+        assumes=loss.assumes,
         evidence=partial(of_conjugate, loss, first, np.asarray(lam2, dtype=float), None),
     )
 
 
 def second_block(lam2: Any, dim: int) -> Array:
     """The (P, P) matrix of a second natural parameter given in any family's blocks; ValueError for other shapes."""
-    block = np.asarray(lam2, dtype=float)
-    if not np.isfinite(block).all():
-        raise ValueError("lam2 must be finite")
+    block = finite_array(lam2, "lam2", np.ndim(lam2))
     if block.ndim == 0:
         return float(block) * np.eye(dim)
     if block.shape == (dim,):

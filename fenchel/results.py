@@ -1,4 +1,8 @@
-"""Frozen records that every computation returns: a value, its bracket, and what they rest on."""
+"""Frozen records that every computation returns: a value, its bracket, and what they rest on.
+
+``assumes`` lists, as sentences, what a bracket takes on trust: the declarations of a user's own loss; it is empty for
+built-in losses and for expressions.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BiconjugateResult", "ConjugateResult", "Natural", "ObjectiveResult", "Verdict"]
+__all__ = ["BiconjugateResult", "ConjugateResult", "Natural", "ObjectiveResult", "SumOfBiconjugates", "Verdict"]
 
 if TYPE_CHECKING:
     from fenchel.certificates.record import Certificate
@@ -26,6 +30,16 @@ def _certificate(result: Any) -> Certificate:
         raise ValueError("this result's proof is not of a kind that a certificate can hold")
     evidence: Evidence = result.evidence
     return evidence(result)
+
+
+def _never_inverted(result: Any) -> None:
+    """A lower end above the upper proves that one of the two is wrong: nothing is certified then."""
+    if result.certified and result.lower > result.upper:
+        text = (
+            f"the bracket is inverted (lower end {result.lower:.8g}, upper end {result.upper:.8g}): an error of fenchel"
+        )
+        object.__setattr__(result, "certified", False)
+        object.__setattr__(result, "message", "; ".join(part for part in (result.message, text) if part))
 
 
 @dataclass(frozen=True)
@@ -63,7 +77,11 @@ class ConjugateResult:
     message: str = ""
     boxes: int = 0
     seconds: float = 0.0
+    assumes: tuple[str, ...] = ()
     evidence: Evidence | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _never_inverted(self)
 
     def certificate(self) -> Certificate:
         """The proof of the bracket, as of `BiconjugateResult`."""
@@ -97,7 +115,11 @@ class BiconjugateResult:
     structure: str
     message: str = ""
     info: dict[str, Any] = field(default_factory=dict)
+    assumes: tuple[str, ...] = ()
     evidence: Evidence | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _never_inverted(self)
 
     def certificate(self) -> Certificate:
         """The proof of the bracket, to be saved and checked (`fenchel.check`). ValueError if it is not certified."""
@@ -107,6 +129,26 @@ class BiconjugateResult:
     def gap(self) -> float:
         """upper - lower, in units of the loss."""
         return 0.0 if self.lower == self.upper else self.upper - self.lower
+
+
+@dataclass(frozen=True)
+class SumOfBiconjugates:
+    """sum_i f_i**(mu) over the terms of a loss: a lower bound of f**(mu), of which it says nothing from above.
+
+    ``value`` is within ``error`` (rounding) of the sum. ``natural`` belongs to the summed majorant.
+    """
+
+    value: float
+    error: float
+    natural: Natural
+    terms: int
+    structure: str
+    seconds: float
+
+    @property
+    def lower(self) -> float:
+        """A proved lower bound of f**(mu)."""
+        return self.value - self.error
 
 
 @dataclass(frozen=True)
@@ -120,7 +162,11 @@ class ObjectiveResult:
     argmax: Array | None = None
     message: str = ""
     info: dict[str, Any] = field(default_factory=dict)
+    assumes: tuple[str, ...] = ()
     evidence: Evidence | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _never_inverted(self)
 
     def certificate(self) -> Certificate:
         """The proof of the bracket, as of `BiconjugateResult`."""

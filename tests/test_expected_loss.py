@@ -175,8 +175,9 @@ def test_bad_input() -> None:
         expected_loss(L.Softplus(), Gaussian([0.0, 0.0], 1.0))
     with pytest.raises(TypeError, match="q"):
         expected_loss(L.Softplus(), 1.0)  # type: ignore[arg-type]
-    broken = L.from_function(
-        lambda t: np.where(t[:, 0] > 2.0, np.nan, 0.0), np.zeros_like, 1, curvature=1.0, bounds=(-1.0, 1.0)
-    )
+    broken = L.from_function(lambda t: np.where(t[:, 0] > 2e3, np.nan, 0.0), np.zeros_like, 1, curvature=1.0)
     with pytest.raises(ValueError, match="finite"):
-        expected_loss(broken, Gaussian([0.0], 1.0))
+        expected_loss(broken, Gaussian([0.0], 1e6))
+    boxed = L.from_function(lambda t: t[:, 0], np.ones_like, 1, curvature=0.0, bounds=(-1.0, 1.0))
+    with pytest.raises(ValueError, match="bounds"):
+        expected_loss(boxed, Gaussian([0.0], 1.0))

@@ -85,7 +85,7 @@ def spike(height: float, base: L.Loss) -> L.UserLoss:
     def value(theta: Array) -> Array:
         return np.asarray(base(theta) + height * (theta[:, 0] == 0.0))
 
-    return L.from_function(value, base.gradient, 1, curvature=np.inf, bounds=(-50.0, 50.0))
+    return L.from_function(value, base.gradient, 1, curvature=np.inf)
 
 
 def random_gaussians(dim: int, count: int, structure: str, seed: int) -> list[Gaussian]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import optimize
 
 from fenchel.bayes.cubature import Nodes, adaptive_nodes, uniform_nodes
+from fenchel.checks import check_problem, check_tolerance
 from fenchel.errors import DomainError
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
@@ -221,12 +222,10 @@ def exact_posterior(
         ValueError: dimensions differ, the method is unknown, or quadrature is asked for with P > 2.
         MissingDependencyError: NUTS is needed and numpyro is not installed (extra ``mcmc``).
     """
-    if loss.dim != prior.dim:
-        raise ValueError(f"prior must have the loss's dimension {loss.dim}, got {prior.dim}.")
+    check_problem(loss, prior=prior)
     if method not in ("auto", "quadrature", "nuts"):
         raise ValueError(f"method must be auto, quadrature or nuts, got {method!r}.")
-    if not (np.isfinite(tol) and tol > 0):
-        raise ValueError(f"tol must be a positive number, got {tol}.")
+    check_tolerance(tol)
     if method == "quadrature" and loss.dim > 2:
         raise ValueError(f"quadrature is for P <= 2, the loss has P = {loss.dim}; use method='nuts'.")
     if method == "nuts" or loss.dim > 2:

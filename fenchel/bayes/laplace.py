@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fenchel.bayes.exact import posterior_modes
+from fenchel.checks import check_problem
 from fenchel.errors import DomainError
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
@@ -19,8 +20,7 @@ Array = NDArray[np.float64]
 
 def map_estimate(loss: Loss, prior: Gaussian) -> Array:
     """The maximum a posteriori (P,): the best of the local minima found of l(theta) - log p(theta)."""
-    if loss.dim != prior.dim:
-        raise ValueError(f"prior must have the loss's dimension {loss.dim}, got {prior.dim}.")
+    check_problem(loss, prior=prior)
     point = posterior_modes(loss, prior)[0]
     # Newton's method removes the error that a quasi-Newton line search leaves, as long as it helps.
     for _ in range(20):
@@ -48,8 +48,7 @@ def laplace(loss: Loss, prior: Gaussian, *, at: Any = None, structure: str = "fu
     """
     if structure not in ("full", "diagonal"):
         raise ValueError(f"structure must be full or diagonal, got {structure!r}.")
-    if loss.dim != prior.dim:
-        raise ValueError(f"prior must have the loss's dimension {loss.dim}, got {prior.dim}.")
+    check_problem(loss, prior=prior)
     point = map_estimate(loss, prior) if at is None else np.asarray(at, dtype=float)
     if point.shape != (loss.dim,) or not np.isfinite(point).all():
         raise ValueError(f"at must be a finite point of shape ({loss.dim},), got shape {point.shape}.")

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from fenchel.bayes.acceleration import Anderson
 from fenchel.bayes.objectives import raise_block
 from fenchel.bayes.surrogates import Evaluation, Surrogate, make_surrogate
+from fenchel.checks import check_problem
 from fenchel.errors import DomainError, SolverError
 from fenchel.gaussian import STRUCTURES, Gaussian
 from fenchel.losses import Loss
@@ -312,10 +313,7 @@ def _mix(old: Natural, target: Natural, alpha: float) -> Natural:
 def _check(
     loss: Loss, prior: Gaussian, max_iterations: int, tol: float, parameter_tol: float, family: str, memory: int
 ) -> None:
-    if not isinstance(prior, Gaussian):
-        raise TypeError(f"prior must be a Gaussian, got {type(prior).__name__}.")
-    if loss.dim != prior.dim:
-        raise ValueError(f"prior must have the loss's dimension {loss.dim}, got {prior.dim}.")
+    check_problem(loss, prior=prior)
     if max_iterations < 1:
         raise ValueError(f"max_iterations must be at least 1, got {max_iterations}.")
     if not (tol > 0 and parameter_tol > 0):

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from fenchel.biconjugate import biconjugate
 from fenchel.certificates import of_conjugate, of_relaxed_bayes
+from fenchel.checks import check_loss, check_problem
 from fenchel.conjugate import conjugate
 from fenchel.errors import DomainError
 from fenchel.expectation.expected_loss import expected_loss_result
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
-from fenchel.losses.inputs import positive_number
+from fenchel.losses.inputs import finite_array, positive_number
 from fenchel.results import Natural, ObjectiveResult
 
 __all__ = [
@@ -38,7 +39,7 @@ def bayes_objective(loss: Loss, q: Gaussian, prior: Gaussian) -> ObjectiveResult
     Raises:
         ValueError: the dimensions of loss, q and prior differ.
     """
-    _check_dimensions(loss, q, prior)
+    check_problem(loss, q=q, prior=prior)
     expected = expected_loss_result(loss, q, derivatives=False)
     divergence = q.kl(prior)
     value = expected.value + divergence
@@ -64,7 +65,7 @@ def relaxed_bayes_objective(
     Raises:
         ValueError: the dimensions of loss, q and prior differ, or an option is bad.
     """
-    _check_dimensions(loss, q, prior)
+    check_problem(loss, q=q, prior=prior)
     result = biconjugate(loss, q, method=method, tol=tol, **options)
     divergence = q.kl(prior)
     return ObjectiveResult(
@@ -74,6 +75,7 @@ def relaxed_bayes_objective(
         certified=result.certified,
         message=result.message,
         info={"biconjugate": result, "kl": divergence},
+        assumes=loss.assumes,
         evidence=partial(of_relaxed_bayes, q, prior),
     )
 
@@ -110,8 +112,9 @@ def proximal_objective(
     Raises:
         ValueError: a shape or sign is wrong, or both or neither of sigma and precision are given.
     """
-    mean = np.atleast_1d(np.asarray(m, dtype=float))
-    if mean.shape != (loss.dim,) or not np.isfinite(mean).all():
+    check_loss(loss)
+    mean = finite_array([m] if np.ndim(m) == 0 else m, "m", 1)
+    if mean.shape != (loss.dim,):
         raise ValueError(f"m must be a finite vector of length {loss.dim}, got shape {mean.shape}.")
     block = _precision_block(sigma, precision, loss.dim)
     prior = _prior(delta0, loss.dim)
@@ -127,6 +130,7 @@ def proximal_objective(
         argmax=found.argmax,
         message=found.message,
         info={"conjugate": found, "posterior": relaxed_posterior(natural, prior)},
+        assumes=loss.assumes,
         evidence=partial(of_conjugate, loss, natural.lam1, natural.lam2, prior),
     )
 
@@ -187,10 +191,3 @@ def _prior(delta0: float | Gaussian, dim: int) -> Gaussian:
             raise ValueError(f"the prior must have dimension {dim}, got {delta0.dim}.")
         return delta0
     return Gaussian(np.zeros(dim), 1.0 / positive_number(delta0, "delta0"))
-
-
-def _check_dimensions(loss: Loss, q: Gaussian, prior: Gaussian) -> None:
-    if not isinstance(q, Gaussian) or not isinstance(prior, Gaussian):
-        raise TypeError("q and prior must be Gaussian.")
-    if not loss.dim == q.dim == prior.dim:
-        raise ValueError(f"loss, q and prior must have the same dimension, got {loss.dim}, {q.dim} and {prior.dim}.")

@@ -21,6 +21,7 @@ from fenchel.bayes.relaxed_search import Search, certified_search, local_search,
 from fenchel.bayes.simplex_qp import simplex_qp
 from fenchel.bayes.statistics import Statistics
 from fenchel.biconjugate import biconjugate
+from fenchel.checks import check_problem
 from fenchel.closed.sums import sum_of_biconjugates
 from fenchel.errors import DomainError
 from fenchel.gaussian import Gaussian
@@ -98,22 +99,20 @@ def minimize_relaxed(
         ValueError: bad input, with one sentence.
         DomainError: no start has a finite f*.
     """
-    if not isinstance(prior, Gaussian):
-        raise TypeError(f"prior must be a Gaussian, got {type(prior).__name__}.")
-    if loss.dim != prior.dim:
-        raise ValueError(f"prior must have the loss's dimension {loss.dim}, got {prior.dim}.")
+    check_problem(loss, prior=prior)
     if not tol > 0 or max_iterations < 1:
         raise ValueError(f"tol must be positive and max_iterations at least 1, got {tol} and {max_iterations}.")
     prior_member = family_member(prior, structure)
     named = relaxed_starts(loss, prior_member, structure) if starts is None else _named(starts, structure)
     runs: list[tuple[str, _Bundle]] = []
     for name, q in named:
-        first = biconjugate(loss, q, tol=1e-6, max_seconds=max_seconds) if certify else sum_of_biconjugates(loss, q)
-        if first.natural is None:
+        first = biconjugate(loss, q, tol=1e-6, max_seconds=max_seconds) if certify else None
+        natural = first.natural if first is not None else sum_of_biconjugates(loss, q).natural
+        if natural is None:
             continue
         search = certified_search(search_tol, max_seconds) if certify else local_search(prior.dim, rng)
         run = _Bundle(loss, prior_member, structure, search, search_tol)
-        if run.start(first.natural, first.atoms):
+        if run.start(natural, np.zeros((0, loss.dim)) if first is None else first.atoms):
             run.minimize(max_iterations, tol)
             if certify and not run.converged:
                 run.check_by_value(tol)

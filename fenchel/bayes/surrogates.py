@@ -129,7 +129,9 @@ class PerDatum(Surrogate):
     name = "per-datum"
 
     def evaluate(self, q: Gaussian, previous: Evaluation | None) -> Evaluation:
-        return _from_biconjugate(sum_of_biconjugates(self.loss, q))
+        found = sum_of_biconjugates(self.loss, q)
+        value = -found.value
+        return Evaluation(value, value - found.error, value + found.error, found.natural, True, None)
 
 
 SURROGATES: Mapping[str, type[Surrogate]] = {s.name: s for s in (Exact, Relaxed, Sampled, PerDatum)}

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fenchel.checks import check_problem
 from fenchel.closed.projections import check_structure, majorant_natural, projected_variance, uncertainty
 from fenchel.closed.quadratic_forms import quadratic_biconjugate
 from fenchel.closed.scalar_forms import scalar_form
 from fenchel.losses import LinearPredictorLoss, Loss
 from fenchel.losses.accurate import accurate_predictors
-from fenchel.results import BiconjugateResult, Natural
+from fenchel.results import Natural, SumOfBiconjugates
 
 __all__ = ["sum_of_biconjugates"]
 
@@ -22,7 +23,7 @@ Array = NDArray[np.float64]
 _CHUNK_ENTRIES = 4_000_000
 
 
-def sum_of_biconjugates(loss: Loss, q: Any, structure: str | None = None) -> BiconjugateResult:
+def sum_of_biconjugates(loss: Loss, q: Any, structure: str | None = None) -> SumOfBiconjugates:
     """sum_i f_i**(mu) over the terms of a `LinearPredictorLoss` (its quadratic counts as one term), in any dimension.
 
     A certified lower bound on f** of the sum (the paper's remark in App. F.7); for logistic regression and the full
@@ -31,12 +32,11 @@ def sum_of_biconjugates(loss: Loss, q: Any, structure: str | None = None) -> Bic
     TypeError for losses without such terms, ValueError where dimensions differ.
     """
     start = time.perf_counter()
+    check_problem(loss, q=q)
     structure = check_structure(q.structure if structure is None else structure)
     if not isinstance(loss, LinearPredictorLoss):
-        raise TypeError(f"a sum of biconjugates needs a LinearPredictorLoss, got {type(loss).__name__}")
-    mean, cov = np.asarray(q.mean, dtype=float), np.asarray(q.cov, dtype=float)
-    if mean.shape != (loss.dim,):
-        raise ValueError(f"q must have dimension {loss.dim}, got {mean.shape[0]}")
+        raise TypeError(f"loss must be a sum of terms (a LinearPredictorLoss), got {type(loss).__name__}.")
+    mean, cov = q.mean, q.cov
     value, natural, _, error = quadratic_biconjugate(loss.H, loss.b, loss.c, mean, cov, structure)
     lam1, lam2 = natural.lam1, natural.lam2
     size, count = abs(value), 0
@@ -60,17 +60,11 @@ def sum_of_biconjugates(loss: Loss, q: Any, structure: str | None = None) -> Bic
             lam1, lam2 = lam1 + own.lam1, lam2 + own.lam2
             count += rows.shape[0]
     margin = np.finfo(float).eps * (8.0 + np.sqrt(count)) * size
-    return BiconjugateResult(
+    return SumOfBiconjugates(
         value=value,
-        lower=value - error - margin,
-        upper=value + error + margin,
-        certified=True,
+        error=error + margin,
         natural=Natural(lam1, lam2),
-        atoms=np.empty((0, loss.dim)),
-        weights=np.empty(0),
-        iterations=count,
-        seconds=time.perf_counter() - start,
-        method="sum",
+        terms=count,
         structure=structure,
-        message="the sum of the terms' biconjugates: a lower bound on the biconjugate of the sum",
+        seconds=time.perf_counter() - start,
     )

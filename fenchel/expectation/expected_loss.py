@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fenchel.checks import check_problem, check_tolerance, check_unbounded
 from fenchel.expectation.link_moments import link_moments
 from fenchel.expectation.quadrature import Estimate, Integrand, PanelRule, adaptive_boxes, scrambled_sobol, trapezoid
 from fenchel.gaussian import Gaussian
@@ -72,16 +73,11 @@ def expected_loss_result(
 
     Raises:
         TypeError: loss is not a `Loss` or q not a `Gaussian`.
-        ValueError: dimensions differ, or the loss is not finite where q has mass.
+        ValueError: dimensions differ, the loss has ``bounds``, or it is not finite where q has mass.
     """
-    if not isinstance(loss, Loss):
-        raise TypeError(f"loss must be a fenchel.losses.Loss, got {type(loss).__name__}")
-    if not isinstance(q, Gaussian):
-        raise TypeError(f"q must be a Gaussian, got {type(q).__name__}")
-    if loss.dim != q.dim:
-        raise ValueError(f"loss and q must have the same dimension, got {loss.dim} and {q.dim}")
-    if not tol > 0.0:
-        raise ValueError(f"tol must be positive, got {tol}")
+    check_problem(loss, q=q)
+    check_tolerance(tol)
+    check_unbounded(loss, "an expected loss")
     if isinstance(loss, LinearPredictorLoss):
         return _of_predictors(loss, q)
     return _general(loss, q, derivatives, tol, points, seed)

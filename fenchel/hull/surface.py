@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fenchel.checks import check_loss
 from fenchel.conjugate import conjugate
 from fenchel.gaussian import Gaussian
 from fenchel.hull.lifted_curve import LiftedCurve, growth, sample_nodes
@@ -142,8 +143,7 @@ def _without_bracket(surface: Surface, family: str, searches: int, seconds: floa
 
 
 def _grid(loss: Loss, means: Any, stds: Any) -> tuple[Array, Array]:
-    if not isinstance(loss, Loss):
-        raise TypeError(f"loss must be a fenchel.losses.Loss, got {type(loss).__name__}")
+    check_loss(loss)
     if loss.dim != 1:
         raise ValueError(f"a surface needs a loss of one parameter, the loss has P = {loss.dim}")
     m, s = finite_array(np.atleast_1d(means), "means", 1), finite_array(np.atleast_1d(stds), "stds", 1)

@@ -32,6 +32,18 @@ class Loss(ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}(dim={self.dim})"
 
+    @property
+    def assumes(self) -> tuple[str, ...]:
+        """What certificates about this loss take on trust, as sentences; nothing for built-in losses."""
+        return ()
+
+    def examine(self, points: Array) -> None:  # noqa: B027
+        """Compare what is declared of the loss with its values at points (n, P); nothing to do for built-in losses.
+
+        Raises:
+            ValueError: a declaration is false at a point, which the message names.
+        """
+
     @abstractmethod
     def _value(self, theta: Array) -> Array:
         """(n, P) -> (n,)."""

@@ -44,6 +44,11 @@ class ExpressionLoss(UserLoss):
         curvature = float(np.linalg.eigvalsh(self.H)[-1]) + bound
         super().__init__(self._values, self._gradients, dim, self._hessians, curvature, self._confining(), None)
 
+    @property
+    def assumes(self) -> tuple[str, ...]:
+        """Nothing: all bounds are derived from the expression."""
+        return ()
+
     def __repr__(self) -> str:
         return f"from_expression({self.text!r}, variables={list(self.variables)})"
 

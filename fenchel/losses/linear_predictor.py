@@ -142,6 +142,8 @@ class LinearPredictorLoss(Loss):
 def outer_sum(coefficients: Array, rows: Array) -> Array:
     """sum_i coefficients[:, i] rows[i] rows[i]^T: (k, n), (n, P) -> (k, P, P)."""
     n, dim = rows.shape
+    if dim == 0:
+        return np.zeros((len(coefficients), 0, 0))
     if n * dim * dim <= _SMALL:
         products = (rows[:, :, None] * rows[:, None, :]).reshape(n, dim * dim)
         return np.asarray((coefficients @ products).reshape(-1, dim, dim))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fenchel.checks import check_loss
 from fenchel.losses import LinearPredictorLoss, Loss, UserLoss
 from fenchel.search.ascent import distinct
 from fenchel.search.bounds import LinearModel
@@ -153,8 +154,7 @@ def _objective(loss: Loss, lam1: Array, lam2: Array, theta: Array) -> Array:
 
 
 def _parameters(loss: Loss, lam1: Any, lam2: Any) -> tuple[Array, Array]:
-    if not isinstance(loss, Loss):
-        raise TypeError(f"loss must be a Loss from fenchel.losses, got {type(loss).__name__}")
+    check_loss(loss)
     first, second = np.asarray(lam1, dtype=float), np.asarray(lam2, dtype=float)
     if first.shape != (loss.dim,):
         raise ValueError(f"lam1 must have shape ({loss.dim},), got {first.shape}")

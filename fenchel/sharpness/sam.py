@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fenchel.certificates import of_sam
+from fenchel.checks import check_loss, check_tolerance
 from fenchel.losses import Loss
 from fenchel.losses.inputs import finite_array, finite_number
 from fenchel.results import ObjectiveResult
@@ -36,10 +37,10 @@ def sam_objective(
     ``info["values"]`` (K,) list the local ones met. ValueError for wrong shapes, values that are not finite, negative
     rho or delta.
     """
+    check_loss(loss)
     point = _point(loss, theta)
     rho, delta = _nonnegative(rho, "rho"), _nonnegative(delta, "delta")
-    if not tol > 0.0:
-        raise ValueError(f"tol must be positive, got {tol}")
+    check_tolerance(tol)
     penalty = 0.5 * delta * float(point @ point)
     if rho == 0.0:
         value = float(loss(point)) + penalty
@@ -56,6 +57,7 @@ def sam_objective(
         argmax=found.argmax,
         message=found.message,
         info={"maximizers": found.maximizers, "values": found.values + penalty, "boxes": found.boxes},
+        assumes=loss.assumes,
         evidence=partial(of_sam, loss, point, rho, delta),
     )
 
@@ -68,6 +70,8 @@ def minimize_sam(loss: Loss, rho: float, delta: float, *, tol: float = 1e-10, st
     subgradient), and otherwise ``lower`` is only what a minorant of the loss gives.
     ValueError for discontinuous losses and where the objective has no minimizer.
     """
+    check_loss(loss)
+    check_tolerance(tol)
     rho, delta = _nonnegative(rho, "rho"), _nonnegative(delta, "delta")
     if rho == 0.0:
         raise ValueError("rho must be positive to minimize the SAM objective")
@@ -193,7 +197,7 @@ def _perturbations(dim: int) -> Array:
 
 
 def _point(loss: Loss, theta: Any) -> Array:
-    point = finite_array(np.atleast_1d(np.asarray(theta, dtype=float)), "theta", 1)
+    point = finite_array([theta] if np.ndim(theta) == 0 else theta, "theta", 1)
     if point.shape != (loss.dim,):
         raise ValueError(f"theta must have shape ({loss.dim},), got {point.shape}")
     return point

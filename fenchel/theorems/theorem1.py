@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fenchel.checks import check_loss, check_tolerance, check_unbounded
 from fenchel.conjugate import conjugate
 from fenchel.gaussian import STRUCTURES
 from fenchel.losses import LinearPredictorLoss, Loss, UserLoss
@@ -46,8 +47,9 @@ def verify_theorem1(
     Raises:
         ValueError: an unknown structure, or shapes that do not fit.
     """
-    if not isinstance(loss, Loss):
-        raise TypeError(f"loss must be a fenchel.losses.Loss, got {type(loss).__name__}")
+    check_loss(loss)
+    check_unbounded(loss, "the side of Theorem 1 over Gaussians")
+    check_tolerance(tol)
     cases: list[tuple[str, Array, Array]] = []
     if lam1 is not None or lam2 is not None:
         if lam1 is None or lam2 is None:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
+from fenchel.checks import check_loss, check_tolerance, check_unbounded
 from fenchel.losses import Loss
 from fenchel.losses.inputs import positive_number
 from fenchel.results import Verdict
@@ -173,7 +174,9 @@ def verify_theorem2(loss: Loss, rho: Any, delta: Any, *, tol: float = 1e-8, pair
 
     ``holds`` is True where the SAM minimizer is a stationary pair (|eps*| = rho) whose image is a global minimizer of
     Eq. 12 at sigma^2 = rho/|grad l|, False where it is not, None where the certificate (``tol``, relative to 1 + |l|)
-    cannot tell. ``measured`` holds every part, True, False or None (undecided):
+    cannot tell, among the reasons because the minimum of E_SAM is not proved (for P >= 2 it is for convex losses only):
+    ``measured["holds_at_best_found"]`` is then what the best minimizer found says. ``measured`` holds every part, True,
+    False or None (undecided):
 
     - pairs_map (a): all stationary pairs map both ways; pairs, pair_residual, pair_distance: how many, how exactly;
     - proximal_maximizer (b): the SAM perturbation is the global proximal maximizer at the mapped sigma;
@@ -187,9 +190,10 @@ def verify_theorem2(loss: Loss, rho: Any, delta: Any, *, tol: float = 1e-8, pair
     loss must be continuous; rho, delta > 0. ValueError otherwise, and where E_SAM has no minimizer. The statement is
     about differentiable losses: at a kink of the loss itself one subgradient is taken, which may balance nothing.
     """
+    check_loss(loss)
+    check_unbounded(loss, "Theorem 2")
     rho, delta = positive_number(rho, "rho"), positive_number(delta, "delta")
-    if not tol > 0.0:
-        raise ValueError(f"tol must be positive, got {tol}")
+    check_tolerance(tol)
     outer = minimize_sam(loss, rho, delta)
     theta = outer.argmin
     measured: dict[str, Any] = {
@@ -212,7 +216,15 @@ def verify_theorem2(loss: Loss, rho: Any, delta: Any, *, tol: float = 1e-8, pair
         measured["pairs_map"] = exact and near if (found["complete"] or near) else (None if exact else False)
     ball = ball_maximum(loss, theta, rho)
     measured |= _at_minimizer(loss, theta, rho, delta, ball)
-    return _judged(loss, outer, ball, measured, rho, delta, tol)
+    return _proved(_judged(loss, outer, ball, measured, rho, delta, tol), outer)
+
+
+def _proved(verdict: Verdict, outer: OuterMinimum) -> Verdict:
+    """The verdict, but None where the minimizer of E_SAM that it speaks of is not proved to be one."""
+    if outer.certified or verdict.holds is None:
+        return verdict
+    measured = verdict.measured | {"holds_at_best_found": verdict.holds}
+    return Verdict(None, measured, f"undecided, since the minimum of E_SAM is not proved: {verdict.explanation}")
 
 
 def _at_minimizer(loss: Loss, theta: Array, rho: float, delta: float, ball: BallMaximum) -> dict[str, Any]:
@@ -303,6 +315,8 @@ def _imbalance(found: SearchResult, nu: float, pull: Array) -> float:
     """
     tied = found.maximizers[found.values >= found.lower - 1e-6 * (1.0 + abs(found.lower))]
     slopes = (nu * tied + pull).T
+    if slopes.size == 0 or not np.isfinite(slopes).all():
+        return np.nan  # the proximal problem is unbounded here: nothing is known of its maximizers
     heavy = 1e4 * (1.0 + float(np.abs(slopes).max()))
     weights, _ = nnls(np.vstack([slopes, np.full((1, len(tied)), heavy)]), np.append(np.zeros(pull.size), heavy))
     size = float(np.linalg.norm(slopes @ (weights / weights.sum())))

@@ -1,0 +1,59 @@
+"""Checks that the public functions share: a loss, Gaussians of its dimension, positive tolerances."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fenchel.gaussian import Gaussian
+from fenchel.losses import Loss
+
+__all__ = ["check_loss", "check_problem", "check_tolerance", "check_unbounded", "probe_points"]
+
+
+def check_loss(loss: Any) -> None:
+    """TypeError unless ``loss`` is a `Loss`."""
+    if not isinstance(loss, Loss):
+        raise TypeError(
+            "loss must be a fenchel.losses.Loss (see losses.from_expression and losses.from_function), "
+            f"got {type(loss).__name__}."
+        )
+
+
+def check_problem(loss: Any, **gaussians: Any) -> None:
+    """`check_loss`, and TypeError or ValueError unless the named arguments are Gaussians of the loss's dimension."""
+    check_loss(loss)
+    for name, gaussian in gaussians.items():
+        if not isinstance(gaussian, Gaussian):
+            raise TypeError(f"{name} must be a Gaussian, got {type(gaussian).__name__}.")
+        if gaussian.dim != loss.dim:
+            raise ValueError(
+                f"loss and {name} must have the same dimension; the loss has {loss.dim} parameters, "
+                f"{name} has {gaussian.dim}."
+            )
+
+
+def check_unbounded(loss: Loss, what: str) -> None:
+    """ValueError for a loss with ``bounds``, which is no function on all of R^P."""
+    if loss.bounds is not None:
+        raise ValueError(
+            f"loss has bounds, outside of which it says nothing, and {what} needs it everywhere a Gaussian has mass."
+        )
+
+
+def check_tolerance(tol: Any, name: str = "tol") -> float:
+    """``tol`` as a positive finite float; ValueError otherwise."""
+    if isinstance(tol, bool) or not isinstance(tol, (int, float, np.number)) or not 0.0 < float(tol) < np.inf:
+        raise ValueError(f"{name} must be a positive number, got {tol!r}.")
+    return float(tol)
+
+
+@cache
+def probe_points(dim: int) -> NDArray[np.float64]:
+    """Fixed standard normal points (32, P), near which a user's declarations are compared with the loss."""
+    points = np.random.default_rng(7).normal(size=(32, dim))
+    points.flags.writeable = False
+    return points
