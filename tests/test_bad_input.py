@@ -32,7 +32,9 @@ CALLS: dict[str, Callable[..., Any]] = {
         loss, theta, rho, delta, tol=tol
     ),
     "minimize_sam": lambda loss=L, rho=0.1, delta=0.1, tol=1e-9: fenchel.minimize_sam(loss, rho, delta, tol=tol),
-    "proximal_objective": lambda loss=L, m=0.0, sigma=1.0, delta0=1.0: fenchel.proximal_objective(loss, m, sigma, delta0),
+    "proximal_objective": lambda loss=L, m=0.0, sigma=1.0, delta0=1.0: fenchel.proximal_objective(
+        loss, m, sigma, delta0
+    ),
     "verify_theorem1": lambda loss=L, tol=1e-6: fenchel.verify_theorem1(loss, tol=tol),
     "verify_theorem2": lambda loss=L, rho=0.1, delta=0.1, tol=1e-8: fenchel.verify_theorem2(loss, rho, delta, tol=tol),
     "biconjugate_surface": lambda loss=L, means=(0.0,), stds=(1.0,): fenchel.biconjugate_surface(loss, means, stds),

@@ -10,6 +10,8 @@ from scipy import integrate
 
 from fenchel import Gaussian, exact_posterior, laplace, losses, map_estimate, problems
 from fenchel.bayes.cubature import adaptive_nodes, uniform_nodes
+from fenchel.errors import DomainError
+from fenchel.losses.links import BumpLink
 
 MURPHY = problems.murphy_logistic_regression()
 
@@ -131,3 +133,72 @@ def test_laplace_is_the_curvature_at_the_map():
 def test_bad_input_is_named(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def _well(center: float, width: float, depth: float) -> losses.LinearPredictorLoss:
+    terms = losses.Terms(BumpLink(), np.array([[1.0 / width]]), np.array([-center / width]), np.array([depth]))
+    return losses.LinearPredictorLoss([terms])
+
+
+@pytest.mark.parametrize(
+    ("loss", "narrow"),
+    [
+        (_well(20.0, 0.5, 220.0), 0.03),  # far outside of the prior
+        (_well(1.0, 1e-3, 20.0), 1e-3),
+        (_well(-2.0, 0.1, 5.0) + _well(2.0, 0.05, 6.0), 0.02),
+        (losses.Quadratic([[-0.99]], [0.0]), 1.0),  # ten times as wide as the prior
+        (losses.from_expression("-220*exp(-2*(x - 20)**2)", ["x"]), 0.03),
+        (losses.Indicator(0.5) * 5.0, 0.01),
+        (losses.Absolute(0.3) * 3.0 + _well(4.0, 0.01, 25.0), 0.003),
+    ],
+    ids=["deep", "narrow", "two wells", "wide", "formula", "jump", "kink and well"],
+)
+def test_no_mode_is_missed_wherever_it_is(loss: losses.Loss, narrow: float) -> None:
+    prior = Gaussian([0.0], [[1.0]])
+    found = exact_posterior(loss, prior)
+    theta = np.linspace(-110.0, 110.0, int(min(220.0 / (0.1 * narrow), 3e6)) + 1)
+    log_joint = -loss(theta) - 0.5 * theta**2 - 0.5 * np.log(2.0 * np.pi)
+    top = log_joint.max()
+    density = np.exp(log_joint - top)
+    assert found.log_evidence == pytest.approx(top + np.log(np.trapezoid(density, theta)), abs=1e-3)
+    assert found.error < 1e-3
+    mean = np.trapezoid(theta * density, theta) / np.trapezoid(density, theta)
+    assert found.mean[0] == pytest.approx(mean, abs=1e-3)
+
+
+def test_what_may_have_been_missed_is_said() -> None:
+    def value(t: np.ndarray) -> np.ndarray:
+        return -220.0 * np.exp(-2.0 * (t[:, 0] - 20.0) ** 2)
+
+    def gradient(t: np.ndarray) -> np.ndarray:
+        return 880.0 * (t - 20.0) * np.exp(-2.0 * (t - 20.0) ** 2)
+
+    found = exact_posterior(losses.from_function(value, gradient, 1, curvature=880.0), Gaussian([0.0], [[1.0]]))
+    assert found.error == np.inf
+    assert "standard deviations" in found.message
+
+
+@pytest.mark.parametrize(("H", "b"), [(-2.0, 0.3), (-1.0, 0.3), (-1.0, 0.0)])
+def test_an_improper_posterior_is_refused(H: float, b: float) -> None:
+    with pytest.raises(DomainError, match="improper"):
+        exact_posterior(losses.Quadratic([[H]], [b]), Gaussian([0.0], [[1.0]]))
+
+
+def test_two_ridges_in_the_plane_give_the_product_of_two_evidences() -> None:
+    rows, offsets = np.array([[20.0, 0.0], [0.0, 20.0]]), np.array([-30.0, 10.0])
+    ridges = losses.LinearPredictorLoss([losses.Terms(BumpLink(), rows, offsets, np.array([12.0, 11.0]))])
+    found = exact_posterior(ridges, Gaussian([0.0, 0.0], 1.0))
+    line = Gaussian([0.0], [[1.0]])
+    parts = [exact_posterior(_well(1.5, 0.05, 12.0), line), exact_posterior(_well(-0.5, 0.05, 11.0), line)]
+    assert found.log_evidence == pytest.approx(sum(part.log_evidence for part in parts), abs=1e-6)
+    assert found.error < 1e-5
+
+
+def test_separable_data_under_a_wide_prior() -> None:
+    separable = losses.LogisticRegression([[1.0, 0.3], [2.0, -0.1], [-1.0, -0.4]], [1, 1, 0])
+    found = exact_posterior(separable, Gaussian([0.0, 0.0], 1e4))
+    assert found.error < 1e-6
+    axis = np.linspace(-700.0, 700.0, 2801)
+    grid = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
+    log_joint = -separable(grid) - np.square(grid).sum(axis=1) / 2e4 - np.log(2e4 * np.pi)
+    assert found.log_evidence == pytest.approx(np.log(np.exp(log_joint).sum() * 0.25), abs=1e-3)

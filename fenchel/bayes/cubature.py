@@ -76,19 +76,27 @@ class Nodes:
 
 
 def adaptive_nodes(
-    log_density: LogDensity, lo: Array, hi: Array, modes: Array, *, tol: float = 1e-11, max_boxes: int = 60_000
+    log_density: LogDensity,
+    lo: Array,
+    hi: Array,
+    modes: Array,
+    widths: Array | None = None,
+    *,
+    tol: float = 1e-11,
+    max_boxes: int = 60_000,
 ) -> Nodes:
     """Integrate over the box lo, hi (P,) with bisections where Gauss and Kronrod differ.
 
-    ``modes`` (K, P) are points around which the mesh starts out graded, so that no narrow peak is stepped over.
-    A peak higher than every mode that turns up on the way is added to them.
+    ``modes`` (K, P), with their ``widths`` (K,), are points around which the mesh starts out graded, so that no narrow
+    peak is stepped over. A peak higher than every mode that turns up on the way is added to them.
     """
+    widths = np.ones(len(modes)) if widths is None else widths
     dim = lo.size
     grid = np.stack(np.meshgrid(*[_NODES] * dim, indexing="ij"), axis=-1).reshape(-1, dim)
     kronrod, gauss = _tensor(_KRONROD, dim), _tensor(_GAUSS, dim)
     top = float(log_density(modes).max())
     while True:
-        boxes = _graded(lo, hi, modes)
+        boxes = _graded(lo, hi, modes, widths)
         done: list[tuple[Array, Array, Array]] = []  # points, weights * density, error a box
         evaluations, total, restart = 0, 0.0, False
         while True:
@@ -98,7 +106,8 @@ def adaptive_nodes(
             evaluations += values.size
             if values.max() > top + 1.0:
                 new = points.reshape(-1, dim)[int(values.argmax())]
-                modes, top, restart = np.vstack([modes, new]), float(values.max()), True
+                modes, widths = np.vstack([modes, new]), np.append(widths, widths.min())
+                top, restart = float(values.max()), True
                 break
             density = np.exp(np.maximum(values - top, -745.0)) * half.prod(axis=1)[:, None]
             density[values - top < _NEGLIGIBLE] = 0.0
@@ -175,13 +184,13 @@ def _split(boxes: Array) -> Array:
     return boxes
 
 
-def _graded(lo: Array, hi: Array, modes: Array) -> Array:
-    """Boxes (b, 2, P) over lo, hi: about 4 units at the modes, and nowhere larger than their distance to one."""
+def _graded(lo: Array, hi: Array, modes: Array, widths: Array) -> Array:
+    """Boxes (b, 2, P) over lo, hi: about 4 widths at the modes, and nowhere larger than their distance to one."""
     boxes, ready = np.stack([lo, hi])[None], []
-    for _ in range(60):
+    for _ in range(120):
         size = (boxes[:, 1] - boxes[:, 0]).max(axis=1)
-        gap = np.maximum(boxes[:, None, 0] - modes, modes - boxes[:, None, 1]).max(axis=2).min(axis=1)
-        large = (size > 4.0) & (size > np.maximum(gap, 0.0))
+        gap = np.maximum(boxes[:, None, 0] - modes, modes - boxes[:, None, 1]).max(axis=2)
+        large = (size[:, None] > np.maximum(4.0 * widths, gap)).any(axis=1)
         ready.append(boxes[~large])
         if not large.any():
             break

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import optimize
 
 from fenchel.bayes.cubature import Nodes, adaptive_nodes, uniform_nodes
+from fenchel.bayes.modes import relevant_modes
 from fenchel.checks import check_problem, check_tolerance
 from fenchel.errors import DomainError
 from fenchel.gaussian import Gaussian
@@ -29,7 +30,8 @@ class ExactPosterior:
     """Mean (P,), covariance (P, P) and log evidence log Z of the posterior, with its density.
 
     ``error`` is the estimated absolute error of ``log_evidence``: for quadrature the larger of the adaptive rule's own
-    estimate and its distance from a second, uniform rule; for MCMC the standard error of bridge sampling.
+    estimate and its distance from a second, uniform rule; for MCMC the standard error of bridge sampling. It is inf
+    where modes may have been missed, and ``message`` says which.
     ``nodes`` (n, P) and ``node_weights`` (n,) integrate against the posterior (`expectation`); for MCMC they are draws.
     ``diagnostics`` holds, by quadrature, ``log_evidence_second``, ``mean_change``, ``cov_change``; by MCMC, R-hat and
     effective sample sizes.
@@ -42,6 +44,7 @@ class ExactPosterior:
     method: str
     nodes: Array = field(repr=False)
     node_weights: Array = field(repr=False)
+    message: str = ""
     diagnostics: dict[str, Any] = field(default_factory=dict)
     _log_joint: Callable[[Array], Array] = field(default=lambda theta: theta[:, 0], repr=False)
     _frame: tuple[Array, Array, Array, Array] | None = field(default=None, repr=False)
@@ -219,6 +222,7 @@ def exact_posterior(
         rng, draws, chains: for NUTS: seed source, draws a chain, chains.
 
     Raises:
+        DomainError: the posterior is improper.
         ValueError: dimensions differ, the method is unknown, or quadrature is asked for with P > 2.
         MissingDependencyError: NUTS is needed and numpyro is not installed (extra ``mcmc``).
     """
@@ -237,7 +241,8 @@ def exact_posterior(
 
 def _quadrature_posterior(loss: Loss, prior: Gaussian, tol: float) -> ExactPosterior:
     log_joint = joint_log_density(loss, prior)
-    modes = posterior_modes(loss, prior)
+    known = relevant_modes(loss, prior, posterior_modes(loss, prior), _PRIOR_REACH)
+    modes = known.points
     center, factor = modes[0], _scale(loss, prior, modes[0])
     inverse = np.linalg.inv(factor)
     log_volume = float(np.linalg.slogdet(factor)[1])
@@ -245,27 +250,29 @@ def _quadrature_posterior(loss: Loss, prior: Gaussian, tol: float) -> ExactPoste
     def log_density(u: Array) -> Array:
         return np.asarray(log_joint(center + u @ factor.T))
 
-    reach = _PRIOR_REACH * np.sqrt(np.diag(inverse @ prior.cov @ inverse.T))
-    # A convex loss leaves the posterior narrower than the prior, but may carry it away from the prior's mean.
-    middles = (np.vstack([prior.mean, modes]) - center) @ inverse.T
-    lo, hi = middles.min(axis=0) - reach, middles.max(axis=0) + reach
-    if loss.bounds is not None:
-        edges = np.stack([inverse @ (loss.bounds[0] - center), inverse @ (loss.bounds[1] - center)])
-        lo, hi = np.maximum(lo, edges.min(axis=0)), np.minimum(hi, edges.max(axis=0))
-    first = adaptive_nodes(log_density, lo, hi, (modes - center) @ inverse.T, tol=tol)
+    lo, hi = _turned_box(np.asarray(inverse, dtype=float), known.lo - center, known.hi - center)
+    widths = np.array([_narrowest(loss, prior, mode, factor) for mode in modes])
+    first = adaptive_nodes(log_density, lo, hi, (modes - center) @ inverse.T, widths, tol=tol)
     if not np.isfinite(first.log_mass):
         raise DomainError("the posterior has no finite mass within the prior's range.")
     support_lo, support_hi = _support(first, lo, hi)
-    second = uniform_nodes(log_density, support_lo, support_hi, tol=10.0 * tol)
+    # A mode much narrower than the rest slips through a uniform grid: then the mesh of boxes is laid out anew.
+    if (support_hi - support_lo).max() < 90.0 * widths.min():
+        second = uniform_nodes(log_density, support_lo, support_hi, tol=10.0 * tol)
+    else:
+        room = np.array([0.0731, 0.1137])[: lo.size] * (hi - lo)
+        second = adaptive_nodes(log_density, lo - room, hi + room, (modes - center) @ inverse.T, 0.3 * widths, tol=tol)
     mean, cov = _moments(first, center, factor)
     mean2, cov2 = _moments(second, center, factor)
     log_evidence = first.log_mass + log_volume
     log_second = second.log_mass + log_volume
+    estimate = max(first.error, abs(log_evidence - log_second), 1e-15 * abs(log_evidence))
     return ExactPosterior(
         mean=mean,
         cov=cov,
         log_evidence=log_evidence,
-        error=max(first.error, abs(log_evidence - log_second), 1e-15 * abs(log_evidence)),
+        message=known.doubt,
+        error=np.inf if known.doubt else estimate,
         method="quadrature",
         nodes=center + first.points @ factor.T,
         node_weights=first.weights,
@@ -277,10 +284,23 @@ def _quadrature_posterior(loss: Loss, prior: Gaussian, tol: float) -> ExactPoste
             "cov_change": float(np.abs(cov - cov2).max()),
             "evaluations": first.evaluations + second.evaluations,
             "modes": modes,
+            "quadrature_error": estimate,
         },
         _log_joint=log_joint,
         _frame=(center, factor, support_lo, support_hi),
     )
+
+
+def _turned_box(inverse: Array, lo: Array, hi: Array) -> tuple[Array, Array]:
+    """The box around inverse @ theta for theta in [lo, hi] (P,)."""
+    center, half = inverse @ (0.5 * (lo + hi)), np.abs(inverse) @ (0.5 * (hi - lo))
+    return center - half, center + half
+
+
+def _narrowest(loss: Loss, prior: Gaussian, mode: Array, factor: Array) -> float:
+    """The smallest standard deviation of a mode, by its curvature, in the units of u (at most 1)."""
+    bend = factor.T @ (np.asarray(loss.hessian(mode)) + prior.precision) @ factor
+    return float(1.0 / np.sqrt(max(1.0, float(np.linalg.eigvalsh(bend)[-1]))))
 
 
 def _scale(loss: Loss, prior: Gaussian, mode: Array) -> Array:

@@ -37,6 +37,10 @@ class Loss(ABC):
         """What certificates about this loss take on trust, as sentences; nothing for built-in losses."""
         return ()
 
+    def minorant(self) -> tuple[float, Array, Array] | None:
+        """(c, g, H): c + g.theta + theta^T H theta / 2 <= l(theta) everywhere; None where none is known."""
+        return None
+
     def examine(self, points: Array) -> None:  # noqa: B027
         """Compare what is declared of the loss with its values at points (n, P); nothing to do for built-in losses.
 

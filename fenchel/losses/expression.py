@@ -60,8 +60,20 @@ class ExpressionLoss(UserLoss):
         names = {"variables": list(self.variables), "text": self.text}
         return {"kind": "expression", "dim": self.dim, **names, **quadratic, "remainder": self.remainder}
 
+    def minorant(self) -> tuple[float, Array, Array] | None:
+        """The polynomial part less the growth of the remainder's negative; None where that is not known."""
+        bound = self._growth(["mul", ["const", (-1.0).hex()], self.remainder])
+        return None if bound is None else (self.c - bound[0], self.b, self.H - bound[1] * np.eye(self.dim))
+
     def _confining(self) -> Quadratic:
         """A quadratic above the loss, from the growth of the remainder."""
+        bound = self._growth(self.remainder)
+        if bound is None:
+            raise ValueError(f"{self.text!r} may grow faster than a quadratic, or its growth is not known.")
+        return Quadratic(self.H + bound[1] * np.eye(self.dim), self.b, self.c + bound[0])
+
+    def _growth(self, tree: Node) -> tuple[float, float] | None:
+        """(c, h) with tree <= c + h |theta|^2 / 2 everywhere; None where none is known."""
         try:
             from flint import arb
 
@@ -71,14 +83,12 @@ class ExpressionLoss(UserLoss):
             raise MissingDependencyError(
                 "from_expression needs python-flint; install it with: pip install 'fenchel[check]'"
             ) from error
-        zero, one = arb(0), arb(1)
+        zero, one, spread = arb(0), arb(1), arb(_SPREAD)
         try:
-            c0, c1, c2 = growth(self.remainder, [(zero, one, zero)] * self.dim, arb(_SPREAD))
-        except Refused as reason:
-            raise ValueError(f"{self.text!r} may grow faster than a quadratic: {reason}") from reason
-        bend = above(2 * c2 + c1 / arb(_SPREAD))
-        top = above(c0 + c1 * arb(_SPREAD) / 2)
-        return Quadratic(self.H + bend * np.eye(self.dim), self.b, self.c + top)
+            c0, c1, c2 = growth(tree, [(zero, one, zero)] * self.dim, spread)
+        except Refused:
+            return None
+        return above(c0 + c1 * spread / 2), above(2 * c2 + c1 / spread)
 
     def _values(self, theta: Array) -> Array:
         quadratic = 0.5 * np.einsum("ni,ij,nj->n", theta, self.H, theta) + theta @ self.b + self.c

@@ -106,6 +106,19 @@ class LinearPredictorLoss(Loss):
                 total[outer_sum(kinked.astype(float), np.abs(group.rows)) > 0.0] = np.inf
         return total
 
+    def minorant(self) -> tuple[float, Array, Array] | None:
+        """The quadratic, tangents of convex terms at 0, and what bounded terms are least."""
+        constant, slope = self.c, self.b.copy()
+        for group in self.groups:
+            if group.link.least is not None:
+                constant += group.link.least * float(group.weights.sum())
+            elif group.link.convex:
+                constant += float(group.link.value(group.offsets) @ group.weights)
+                slope = slope + (group.link.slope(group.offsets) * group.weights) @ group.rows
+            else:
+                return None
+        return constant, slope, self.H
+
     def compose(self, matrix: Any, offset: Any = None) -> LinearPredictorLoss:
         """theta -> l(A theta + o), A (dim, P) or, for a scalar loss, (P,); see `fenchel.closed.projections`."""
         A = np.asarray(matrix, dtype=float)

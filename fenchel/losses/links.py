@@ -37,6 +37,8 @@ class Link(ABC):
     bend: ClassVar[float] = 0.0
     #: sup |g| is finite.
     bounded: ClassVar[bool] = False
+    #: inf g, for links that are not convex; None where it is not finite or not known.
+    least: ClassVar[float | None] = None
     #: (a, c): g(z) = a z + h((z - c)^2) with h concave, the rule of closed forms; None where there is no such form.
     rule: tuple[float, float] | None = (0.0, 0.0)
 
@@ -240,6 +242,7 @@ class IndicatorLink(Link):
 
     convex = False
     bounded = True
+    least = 0.0
     continuous = False
     kinks = (0.0,)
     rule = None
@@ -276,6 +279,7 @@ class BumpLink(Link):
 
     convex = False
     bounded = True
+    least = -1.0
 
     def value(self, z: Array) -> Array:
         return np.asarray(-np.exp(-0.5 * np.square(z)))

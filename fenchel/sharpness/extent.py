@@ -1,36 +1,15 @@
-"""Where a regularized loss can have its minimum: minorants of the loss and the box they confine it to."""
+"""Where a regularized loss can have its minimum: the box to which a minorant confines it."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fenchel.losses import LinearPredictorLoss, Loss
-from fenchel.losses.links import BumpLink, IndicatorLink
+from fenchel.losses import Loss
 
-__all__ = ["Minorant", "confining_box", "quadratic_minorant"]
+__all__ = ["confining_box"]
 
 Array = NDArray[np.float64]
-Minorant = tuple[float, Array, Array]
-
-
-def quadratic_minorant(loss: Loss) -> Minorant | None:
-    """(c, g, H): c + g.theta + theta^T H theta / 2 <= l(theta) everywhere; None where none is known.
-
-    Convex terms lie above their tangents at 0, wells above minus their depth.
-    """
-    if not isinstance(loss, LinearPredictorLoss):
-        return None
-    constant, slope = loss.c, loss.b.copy()
-    for group in loss.groups:
-        if isinstance(group.link, BumpLink):
-            constant -= float(group.weights.sum())
-        elif group.link.convex:
-            constant += float(group.link.value(group.offsets) @ group.weights)
-            slope = slope + (group.link.slope(group.offsets) * group.weights) @ group.rows
-        elif not isinstance(group.link, IndicatorLink):
-            return None
-    return constant, slope, loss.H
 
 
 def confining_box(loss: Loss, delta: float, level: float) -> tuple[Array, Array, bool]:
@@ -40,7 +19,7 @@ def confining_box(loss: Loss, delta: float, level: float) -> tuple[Array, Array,
     """
     if loss.bounds is not None:
         return loss.bounds[0], loss.bounds[1], True
-    minorant = quadratic_minorant(loss)
+    minorant = loss.minorant()
     if minorant is not None:
         constant, slope, H = minorant
         matrix = H + delta * np.eye(loss.dim)

@@ -15,7 +15,7 @@ from fenchel.losses import Loss
 from fenchel.losses.inputs import finite_array, finite_number
 from fenchel.results import ObjectiveResult
 from fenchel.sharpness.ball import ball_maximum
-from fenchel.sharpness.extent import confining_box, quadratic_minorant
+from fenchel.sharpness.extent import confining_box
 from fenchel.sharpness.line_minimum import OuterMinimum, minimize_sam_line
 from fenchel.sharpness.minimax import Branches, Descent, branch_derivatives, descend
 
@@ -175,7 +175,7 @@ def _lower_bound(loss: Loss, best: Descent, delta: float) -> float:
 
 def minorant_bound(loss: Loss, delta: float) -> float:
     """A lower bound of min l + delta/2 |theta|^2 from the loss's quadratic minorant; -inf where there is none."""
-    minorant = quadratic_minorant(loss)
+    minorant = loss.minorant()
     if minorant is None:
         return -np.inf
     constant, slope, H = minorant
