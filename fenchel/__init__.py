@@ -3,6 +3,8 @@
 The optimizers live in `fenchel.optim` and need torch; nothing here imports it.
 """
 
+from importlib.metadata import PackageNotFoundError, version
+
 from fenchel import losses, problems
 from fenchel.bayes.exact import ExactPosterior, exact_posterior
 from fenchel.bayes.laplace import laplace, map_estimate
@@ -10,6 +12,7 @@ from fenchel.bayes.learning_rules import LearningResult, bayesian_learning_rule
 from fenchel.bayes.objectives import bayes_objective, proximal_objective, relaxed_bayes_objective
 from fenchel.bayes.relaxed import RelaxedResult, minimize_relaxed
 from fenchel.biconjugate import biconjugate
+from fenchel.certificates import Certificate, check
 from fenchel.closed.sums import sum_of_biconjugates
 from fenchel.conjugate import conjugate
 from fenchel.errors import CertificateError, DomainError, FenchelError, MissingDependencyError, SolverError
@@ -23,6 +26,7 @@ from fenchel.theorems.theorem2 import verify_theorem2
 
 __all__ = [
     "BiconjugateResult",
+    "Certificate",
     "CertificateError",
     "ConjugateResult",
     "DomainError",
@@ -38,11 +42,13 @@ __all__ = [
     "SolverError",
     "Surface",
     "Verdict",
+    "__version__",
     "bayes_objective",
     "bayesian_learning_rule",
     "biconjugate",
     "biconjugate_surface",
     "biconjugate_surface_result",
+    "check",
     "conjugate",
     "exact_posterior",
     "expected_loss",
@@ -61,3 +67,8 @@ __all__ = [
     "verify_theorem1",
     "verify_theorem2",
 ]
+
+try:
+    __version__ = version("fenchel")
+except PackageNotFoundError:  # used from a folder without an installation
+    __version__ = "unknown"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fenchel.certificates import of_biconjugate
 from fenchel.closed.closed_forms import closed_form_biconjugate
 from fenchel.closed.sums import sum_of_biconjugates
 from fenchel.gaussian import Gaussian
@@ -76,6 +79,26 @@ def biconjugate(
         SolverError: a convex solver is missing or failed.
     """
     family = _checked(loss, q, method, tol, structure, master, num_pieces, max_rounds, max_seconds)
+    options = solver if isinstance(solver, SolverOptions) else SolverOptions(solver or "CLARABEL")
+    if method == "sampled":
+        generator = rng if isinstance(rng, np.random.Generator) else np.random.default_rng(0 if rng is None else rng)
+        white = WhiteLoss(loss, MomentFrame.of(q.mean, q.cov, family))
+        return sampled_biconjugate(white, tol, num_pieces=num_pieces, rng=generator, options=options)
+    budget = Budget(max_rounds, 60.0 if max_seconds is None else float(max_seconds), max_boxes)
+    result = _bracket(loss, q, method, family, tol, warm, budget, options if master == "cvxpy" else None)
+    return replace(result, evidence=partial(of_biconjugate, loss, q.mean, q.cov))
+
+
+def _bracket(
+    loss: Loss,
+    q: Gaussian,
+    method: str,
+    family: str,
+    tol: float,
+    warm: Any,
+    budget: Budget,
+    reference: SolverOptions | None,
+) -> BiconjugateResult:
     if method == "hull":
         from fenchel.hull.surface import hull_biconjugate
 
@@ -83,18 +106,13 @@ def biconjugate(
     frame = MomentFrame.of(q.mean, q.cov, family)
     if method == "closed-form":
         return _closed_form(loss, q, frame, tol)
-    options = solver if isinstance(solver, SolverOptions) else SolverOptions(solver or "CLARABEL")
-    if method == "sampled":
-        generator = rng if isinstance(rng, np.random.Generator) else np.random.default_rng(0 if rng is None else rng)
-        return sampled_biconjugate(WhiteLoss(loss, frame), tol, num_pieces=num_pieces, rng=generator, options=options)
     begin = time.perf_counter()
     if getattr(loss, "quadratic_only", False):
         return _quadratic(loss, frame, tol, begin)
-    budget = Budget(max_rounds, 60.0 if max_seconds is None else float(max_seconds), max_boxes)
     white = WhiteLoss.reduced(loss, frame)
     frame = white.frame
     start = _start(loss, q, frame, warm)
-    solve = _reference(frame, options) if master == "cvxpy" else None
+    solve = None if reference is None else _reference(frame, reference)
     outcome = cutting_plane(white, tol=tol, start=start, budget=budget, master=solve)
     return _result(frame, outcome, tol, time.perf_counter() - begin)
 
@@ -227,6 +245,7 @@ def _result(frame: MomentFrame, outcome: Outcome, tol: float, seconds: float) ->
             "columns": outcome.atoms,
             "local_lower": outcome.local_lower,
             "lower_from": None if lower is None else lower.source,
+            "coefficients": None if lower is None else lower.coefficients,
             "majorant_offset": None if lower is None else lower.offset(frame),
         },
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fenchel.certificates import of_conjugate
 from fenchel.losses import Loss
 from fenchel.results import ConjugateResult
 from fenchel.search.maximize import maximize
@@ -48,6 +50,7 @@ def conjugate(
         message=found.message,
         boxes=found.boxes,
         seconds=time.perf_counter() - start,
+        evidence=partial(of_conjugate, loss, first, np.asarray(lam2, dtype=float), None),
     )
 
 

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["BiconjugateResult", "ConjugateResult", "Natural", "ObjectiveResult", "Verdict"]
 
+if TYPE_CHECKING:
+    from fenchel.certificates.record import Certificate
+
 Array = NDArray[np.float64]
+# Makes the certificate of the result that holds it.
+Evidence = Callable[[Any], "Certificate"]
+
+
+def _certificate(result: Any) -> Certificate:
+    if not result.certified:
+        raise ValueError("only a certified result has a certificate")
+    if result.evidence is None:
+        raise ValueError("this result's proof is not of a kind that a certificate can hold")
+    evidence: Evidence = result.evidence
+    return evidence(result)
 
 
 @dataclass(frozen=True)
@@ -48,6 +63,11 @@ class ConjugateResult:
     message: str = ""
     boxes: int = 0
     seconds: float = 0.0
+    evidence: Evidence | None = field(default=None, repr=False, compare=False)
+
+    def certificate(self) -> Certificate:
+        """The proof of the bracket, as of `BiconjugateResult`."""
+        return _certificate(self)
 
     @property
     def gap(self) -> float:
@@ -77,6 +97,11 @@ class BiconjugateResult:
     structure: str
     message: str = ""
     info: dict[str, Any] = field(default_factory=dict)
+    evidence: Evidence | None = field(default=None, repr=False, compare=False)
+
+    def certificate(self) -> Certificate:
+        """The proof of the bracket, to be saved and checked (`fenchel.check`). ValueError if it is not certified."""
+        return _certificate(self)
 
     @property
     def gap(self) -> float:
@@ -95,6 +120,11 @@ class ObjectiveResult:
     argmax: Array | None = None
     message: str = ""
     info: dict[str, Any] = field(default_factory=dict)
+    evidence: Evidence | None = field(default=None, repr=False, compare=False)
+
+    def certificate(self) -> Certificate:
+        """The proof of the bracket, as of `BiconjugateResult`."""
+        return _certificate(self)
 
     @property
     def gap(self) -> float:

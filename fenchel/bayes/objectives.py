@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fenchel.biconjugate import biconjugate
+from fenchel.certificates import of_conjugate, of_relaxed_bayes
 from fenchel.conjugate import conjugate
 from fenchel.errors import DomainError
 from fenchel.expectation.expected_loss import expected_loss_result
@@ -72,6 +74,7 @@ def relaxed_bayes_objective(
         certified=result.certified,
         message=result.message,
         info={"biconjugate": result, "kl": divergence},
+        evidence=partial(of_relaxed_bayes, q, prior),
     )
 
 
@@ -124,6 +127,7 @@ def proximal_objective(
         argmax=found.argmax,
         message=found.message,
         info={"conjugate": found, "posterior": relaxed_posterior(natural, prior)},
+        evidence=partial(of_conjugate, loss, natural.lam1, natural.lam2, prior),
     )
 
 

@@ -13,12 +13,14 @@ from fenchel.losses.builtin import (
     SquaredReLU,
     ThreeWells,
 )
+from fenchel.losses.expression import ExpressionLoss, from_expression
 from fenchel.losses.linear_predictor import LinearPredictorLoss, Terms
 from fenchel.losses.links import Link
 from fenchel.losses.user import UserLoss, from_function
 
 __all__ = [
     "Absolute",
+    "ExpressionLoss",
     "Huber",
     "Indicator",
     "LinearPredictorLoss",
@@ -33,5 +35,6 @@ __all__ = [
     "Terms",
     "ThreeWells",
     "UserLoss",
+    "from_expression",
     "from_function",
 ]

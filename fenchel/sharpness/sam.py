@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fenchel.certificates import of_sam
 from fenchel.losses import Loss
 from fenchel.losses.inputs import finite_array, finite_number
 from fenchel.results import ObjectiveResult
@@ -54,6 +56,7 @@ def sam_objective(
         argmax=found.argmax,
         message=found.message,
         info={"maximizers": found.maximizers, "values": found.values + penalty, "boxes": found.boxes},
+        evidence=partial(of_sam, loss, point, rho, delta),
     )
 
 

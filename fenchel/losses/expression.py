@@ -1,0 +1,263 @@
+"""A user's own loss as an expression: values, derivatives and the bounds of certificates are derived from it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fenchel.errors import MissingDependencyError
+from fenchel.losses.builtin import Quadratic
+from fenchel.losses.calculus import Node, curvature_bound, jets
+from fenchel.losses.user import UserLoss
+
+__all__ = ["ExpressionLoss", "from_expression"]
+
+Array = NDArray[np.float64]
+_ONE, _ZERO = ["const", (1.0).hex()], ["const", (0.0).hex()]
+_FUNCTIONS = ("exp", "log", "sqrt", "tanh", "sin", "cos", "atan", "softplus")
+_CONSTANTS = {"pi": np.pi, "E": np.e}
+# Where logarithms and roots are traded for a parabola in the majorizer that confines the search.
+_SPREAD = 64.0
+
+
+class ExpressionLoss(UserLoss):
+    """theta^T H theta / 2 + b.theta + c plus a remainder, as `from_expression` splits an expression."""
+
+    def __init__(self, text: str, variables: tuple[str, ...], tree: Node) -> None:
+        self.dim = dim = len(variables)
+        H, b, c, self.remainder = _split(tree, dim)
+        self.text, self.variables = text, variables
+        self._exact = H, b, c
+        self.H = np.array([[float(x) for x in row] for row in H])
+        self.b, self.c = np.array([float(x) for x in b]), float(c)
+        bound = curvature_bound(self.remainder, dim)
+        if not np.isfinite(bound):
+            raise ValueError(
+                f"no bound of the curvature of {text!r} could be derived; write it with squares, exp, log, sqrt, tanh, "
+                "sin, cos, atan or softplus of bounded or affine parts, or use from_function"
+            )
+        curvature = float(np.linalg.eigvalsh(self.H)[-1]) + bound
+        super().__init__(self._values, self._gradients, dim, self._hessians, curvature, self._confining(), None)
+
+    def __repr__(self) -> str:
+        return f"from_expression({self.text!r}, variables={list(self.variables)})"
+
+    def record(self) -> dict[str, Any]:
+        """The loss as certificates hold it."""
+        H, b, c = self._exact
+        ratio = [[_ratio(x) for x in row] for row in H]
+        quadratic = {"H": ratio, "b": [_ratio(x) for x in b], "c": _ratio(c)}
+        names = {"variables": list(self.variables), "text": self.text}
+        return {"kind": "expression", "dim": self.dim, **names, **quadratic, "remainder": self.remainder}
+
+    def _confining(self) -> Quadratic:
+        """A quadratic above the loss, from the growth of the remainder."""
+        try:
+            from flint import arb
+
+            from fenchel.checker.growth import growth
+            from fenchel.checker.numbers import Refused, above
+        except ImportError as error:
+            raise MissingDependencyError(
+                "from_expression needs python-flint; install it with: pip install 'fenchel[check]'"
+            ) from error
+        zero, one = arb(0), arb(1)
+        try:
+            c0, c1, c2 = growth(self.remainder, [(zero, one, zero)] * self.dim, arb(_SPREAD))
+        except Refused as reason:
+            raise ValueError(f"{self.text!r} may grow faster than a quadratic: {reason}") from reason
+        bend = above(2 * c2 + c1 / arb(_SPREAD))
+        top = above(c0 + c1 * arb(_SPREAD) / 2)
+        return Quadratic(self.H + bend * np.eye(self.dim), self.b, self.c + top)
+
+    def _values(self, theta: Array) -> Array:
+        quadratic = 0.5 * np.einsum("ni,ij,nj->n", theta, self.H, theta) + theta @ self.b + self.c
+        return np.asarray(quadratic + jets(self.remainder, theta, 0)[0])
+
+    def _gradients(self, theta: Array) -> Array:
+        return np.asarray(theta @ self.H + self.b + jets(self.remainder, theta, 1)[1])
+
+    def _hessians(self, theta: Array) -> Array:
+        return np.asarray(self.H + jets(self.remainder, theta, 2)[2])
+
+
+def from_expression(expression: Any, variables: Sequence[str]) -> ExpressionLoss:
+    """A loss from a formula, such as ``from_expression("log(1 + (x - 1)**2)", variables=["x"])``.
+
+    Args:
+        expression: a string, or a sympy expression, in the variables, numbers, pi, E, + - * / ** with integer powers,
+            exp, log, log1p, sqrt, tanh, sin, cos, atan, cosh (inside log), softplus and sigmoid.
+        variables: the names of theta_1 .. theta_P, in order.
+
+    The gradient, the Hessian, a bound of the curvature and a quadratic above the loss are derived from it, so that
+    nothing is taken on trust and certificates can be checked (`fenchel.check`). Numbers are read as floats.
+
+    Raises:
+        ValueError: the formula cannot be read, or no bound could be derived. MissingDependencyError: no python-flint.
+    """
+    names = tuple(str(name) for name in variables)
+    if not names or len(set(names)) != len(names) or not all(name.isidentifier() for name in names):
+        raise ValueError(f"variables must be distinct names, got {list(variables)!r}.")
+    text = str(expression)
+    try:
+        parsed = ast.parse(text, mode="eval").body
+    except SyntaxError as error:
+        raise ValueError(f"expression {text!r} is not a formula: {error.msg}.") from error
+    return ExpressionLoss(text, names, _simplified(_read(parsed, names)))
+
+
+def _read(node: ast.expr, names: tuple[str, ...]) -> Node:
+    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
+        return ["const", float(node.value).hex()]
+    if isinstance(node, ast.Name):
+        if node.id in names:
+            return ["var", names.index(node.id)]
+        if node.id in _CONSTANTS:
+            return ["const", float(_CONSTANTS[node.id]).hex()]
+        raise ValueError(f"the name {node.id!r} in the expression is not among the variables {list(names)}.")
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
+        inner = _read(node.operand, names)
+        return inner if isinstance(node.op, ast.UAdd) else ["mul", ["const", (-1.0).hex()], inner]
+    if isinstance(node, ast.BinOp):
+        return _binary(node, _read(node.left, names), _read(node.right, names))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and len(node.args) == 1 and not node.keywords:
+        return _call(node.func.id, _read(node.args[0], names))
+    raise ValueError(f"{ast.unparse(node)!r} in the expression is not understood; see from_expression for what is.")
+
+
+def _binary(node: ast.BinOp, left: Node, right: Node) -> Node:
+    if isinstance(node.op, ast.Add):
+        return ["add", left, right]
+    if isinstance(node.op, ast.Sub):
+        return ["add", left, ["mul", ["const", (-1.0).hex()], right]]
+    if isinstance(node.op, ast.Mult):
+        return ["mul", left, right]
+    if isinstance(node.op, ast.Div):
+        return ["mul", left, ["pow", right, -1]]
+    power = _number(_simplified(right))
+    if isinstance(node.op, ast.Pow) and power is not None:
+        if power == 0.5:
+            return ["sqrt", left]
+        if power == -0.5:
+            return ["pow", ["sqrt", left], -1]
+        if power == int(power) and abs(power) <= 64:
+            return ["pow", left, int(power)]
+    raise ValueError(
+        f"{ast.unparse(node)!r} in the expression is not understood: powers must be small integers or 1/2."
+    )
+
+
+def _call(name: str, inner: Node) -> Node:
+    half = ["const", (0.5).hex()]
+    if name == "log1p":
+        return ["log", ["add", _ONE, inner]]
+    if name == "cosh":
+        return ["cosh", inner]
+    if name in ("sigmoid", "expit"):
+        return ["mul", half, ["add", _ONE, ["tanh", ["mul", half, inner]]]]
+    if name not in _FUNCTIONS:
+        raise ValueError(
+            f"the function {name!r} in the expression is not known; see from_expression for those that are."
+        )
+    return [name, inner]
+
+
+def _simplified(node: Node) -> Node:
+    """Sums and products flattened, constants folded, log(1 + exp z) and log(cosh z) written with softplus."""
+    name, *parts = node
+    if name in ("const", "var"):
+        return node
+    if name == "pow":
+        inner = _simplified(parts[0])
+        value = _number(inner)
+        if inner[0] == "pow":
+            return ["pow", inner[1], inner[2] * parts[1]]
+        return ["pow", inner, parts[1]] if value is None else ["const", (value ** parts[1]).hex()]
+    if name == "log" and parts[0][0] == "cosh":
+        z = parts[0][1]
+        twice, back = ["mul", ["const", (2.0).hex()], z], ["mul", ["const", (-1.0).hex()], z]
+        return _simplified(["add", ["softplus", twice], back, ["const", (-float(np.log(2.0))).hex()]])
+    if name == "cosh":
+        raise ValueError("cosh in the expression is understood inside of log only: it grows faster than a quadratic.")
+    parts = [_simplified(part) for part in parts]
+    if name in ("add", "mul"):
+        flat = [deep for part in parts for deep in (part[1:] if part[0] == name else [part])]
+        numbers = [_number(part) for part in flat if part[0] == "const"]
+        total = float(np.sum(numbers)) if name == "add" else float(np.prod(numbers))  # type: ignore[arg-type]
+        rest = [part for part in flat if part[0] != "const"]
+        if name == "mul" and total == 0.0:
+            return _ZERO
+        if total != (0.0 if name == "add" else 1.0) or not rest:
+            rest = [["const", total.hex()], *rest]
+        return rest[0] if len(rest) == 1 else [name, *rest]
+    (inner,) = parts
+    if name == "log" and inner[0] == "add" and len(inner) == 3 and inner[1] == _ONE and inner[2][0] == "exp":
+        return ["softplus", inner[2][1]]
+    value = _number(inner)
+    return [name, inner] if value is None else ["const", float(jets([name, inner], np.zeros((1, 1)), 0)[0][0]).hex()]
+
+
+def _number(node: Node) -> float | None:
+    return float.fromhex(node[1]) if node[0] == "const" else None
+
+
+def _split(tree: Node, dim: int) -> tuple[list[list[Fraction]], list[Fraction], Fraction, Node]:
+    """The polynomial part of degree two as exact (H, b, c), and the rest."""
+    H = [[Fraction(0)] * dim for _ in range(dim)]
+    b, c = [Fraction(0)] * dim, Fraction(0)
+    rest = []
+    for part in tree[1:] if tree[0] == "add" else [tree]:
+        polynomial = _polynomial(part)
+        if polynomial is None:
+            rest.append(part)
+            continue
+        for powers, factor in polynomial.items():
+            if len(powers) == 0:
+                c += factor
+            elif len(powers) == 1:
+                b[powers[0]] += factor
+            else:
+                i, j = powers
+                H[i][j] += factor
+                H[j][i] += factor
+    if not rest:
+        return H, b, c, _ZERO
+    return H, b, c, rest[0] if len(rest) == 1 else ["add", *rest]
+
+
+def _polynomial(node: Node) -> dict[tuple[int, ...], Fraction] | None:
+    """Coefficients by sorted variable indices, for polynomials of degree at most two; None for anything else."""
+    name, *parts = node
+    if name == "const":
+        return {(): Fraction(float.fromhex(parts[0]))}
+    if name == "var":
+        return {(parts[0],): Fraction(1)}
+    if name == "pow":
+        return None if parts[1] not in (1, 2) else _polynomial(["mul", *[parts[0]] * parts[1]])
+    if name not in ("add", "mul"):
+        return None
+    found = [_polynomial(part) for part in parts]
+    total: dict[tuple[int, ...], Fraction] = {} if name == "add" else {(): Fraction(1)}
+    for polynomial in found:
+        if polynomial is None:
+            return None
+        if name == "add":
+            for powers, factor in polynomial.items():
+                total[powers] = total.get(powers, Fraction(0)) + factor
+            continue
+        product: dict[tuple[int, ...], Fraction] = {}
+        for p, x in total.items():
+            for r, y in polynomial.items():
+                powers = tuple(sorted(p + r))
+                product[powers] = product.get(powers, Fraction(0)) + x * y
+        total = product
+    return total if all(len(powers) <= 2 for powers in total) else None
+
+
+def _ratio(x: Fraction) -> str:
+    return f"{x.numerator}/{x.denominator}"

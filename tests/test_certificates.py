@@ -1,0 +1,281 @@
+"""Certificates: every certified bracket is proved again, and nothing false is."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import json
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flint import arb, ctx
+
+import fenchel
+from fenchel import Gaussian, losses
+from fenchel.__main__ import main
+from fenchel.checker import check_record
+from fenchel.checker.links import link_of
+from fenchel.losses.linear_predictor import LinearPredictorLoss, Terms
+from fenchel.losses.links import AbsLink, BumpLink, HuberLink, IndicatorLink, ReLULink
+
+FAMILIES = ("full", "diagonal", "isotropic")
+
+
+def _terms(link: Any, dim: int, **quadratic: Any) -> LinearPredictorLoss:
+    rng = np.random.default_rng(dim)
+    n = dim + 1
+    return LinearPredictorLoss(
+        [Terms(link, rng.normal(size=(n, dim)), rng.normal(size=n), rng.uniform(0.3, 1.5, n))], **quadratic
+    )
+
+
+def _cases() -> dict[str, losses.Loss]:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(15, 2))
+    return {
+        "relu": losses.ReLU(0.3),
+        "absolute": losses.Absolute(-0.2),
+        "softplus": losses.Softplus(),
+        "huber": losses.Huber(0.6),
+        "indicator": losses.Indicator(0.4),
+        "wells": losses.ThreeWells(),
+        "quadratic": losses.Quadratic([[2.0, 0.3], [0.3, 1.0]], [1.0, -1.0], 0.2),
+        "logistic": losses.LogisticRegression(x, rng.integers(0, 2, 15)),
+        "logistic, few data": losses.LogisticRegression(x[:1], [1]),
+        "logistic, P = 3": losses.LogisticRegression(rng.normal(size=(10, 3)), rng.integers(0, 2, 10)),
+        "hubers": _terms(HuberLink(0.7), 2),
+        "moduli": _terms(AbsLink(), 2),
+        "hinges": _terms(ReLULink(), 3),
+        "bumps": _terms(BumpLink(), 2, H=0.5 * np.eye(2)),
+        "jumps": _terms(IndicatorLink(), 1),
+        "expression": losses.from_expression("log(1 + (x - 1)**2) + 0.1*x**2", ["x"]),
+        "wells as an expression": losses.from_expression("0.1*x**2 - 2*exp(-(x + 2)**2/0.5) - cos(x)", ["x"]),
+        "expression, P = 2": losses.from_expression("log1p(exp(x - y)) + 0.2*(x + y)**2 + sqrt(1 + y**2)", ["x", "y"]),
+    }
+
+
+CASES = _cases()
+LINKS = [{"link": name} for name in ("softplus", "relu", "absolute", "bump", "squared-relu", "indicator")]
+LINKS.append({"link": "huber", "delta": (0.7).hex()})
+
+
+def _moments(dim: int, family: str) -> Gaussian:
+    rng = np.random.default_rng(10 * dim)
+    root = rng.normal(size=(dim, dim))
+    cov: Any = {"full": root @ root.T + 0.2 * np.eye(dim), "diagonal": rng.uniform(0.3, 2.0, dim), "isotropic": 0.8}
+    return Gaussian(rng.normal(size=dim), cov[family])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", CASES)
+def test_a_certified_bracket_of_the_biconjugate_is_proved_again(name: str, family: str) -> None:
+    loss = CASES[name]
+    result = fenchel.biconjugate(loss, _moments(loss.dim, family))
+    if not result.certified and not loss.continuous:
+        pytest.skip("the cutting planes do not certify every loss that jumps")
+    assert result.certified
+    checked = fenchel.check(result.certificate())
+    assert checked.valid, checked.message
+    room = 1e-12 * max(1.0, abs(result.value))
+    assert checked.lower >= result.lower - room
+    assert checked.upper <= result.upper + room
+    assert checked.lower <= checked.upper
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_certificates_of_the_objectives_are_proved_again(name: str) -> None:
+    loss = CASES[name]
+    q, prior = _moments(loss.dim, "full"), Gaussian(np.full(loss.dim, 0.1), 1.5)
+    found = [
+        fenchel.conjugate(loss, *q.natural()),
+        fenchel.proximal_objective(loss, np.full(loss.dim, 0.2), 0.4, 0.7),
+        fenchel.relaxed_bayes_objective(loss, q, prior),
+        fenchel.sam_objective(loss, np.full(loss.dim, 0.3), 0.8, 0.1),
+    ]
+    for result in found:
+        if result.certified and np.isfinite(result.value):
+            checked = fenchel.check(result.certificate())
+            assert checked.valid, checked.message
+            room = 1e-12 * max(1.0, abs(result.value))
+            assert checked.lower >= result.lower - room
+            assert checked.upper <= result.upper + room
+
+
+@pytest.mark.parametrize("method", ["closed-form", "hull"])
+def test_results_of_other_methods_have_certificates_too(method: str) -> None:
+    for loss in (losses.ReLU(0.2), losses.Softplus(), losses.Absolute(0.1)):
+        result = fenchel.biconjugate(loss, Gaussian([0.4], [[0.7]]), method=method)
+        assert result.certified
+        assert fenchel.check(result.certificate()).valid
+
+
+def test_a_claim_beyond_the_truth_is_refused() -> None:
+    # For the logistic loss f** is known: -(m/2 + log(2 cosh(sqrt(m^2 + v) / 2))).
+    m, v = 0.4, 0.7
+    truth = -(m / 2.0 + np.log(2.0 * np.cosh(np.sqrt(m * m + v) / 2.0)))
+    record = fenchel.biconjugate(losses.Softplus(), Gaussian([m], [[v]])).certificate().to_dict()
+    for end, value in (("lower", truth + 1e-9), ("upper", truth - 1e-9)):
+        claim = record["claim"] | {end: float(value).hex()}
+        checked = fenchel.check(record | {"claim": claim})
+        assert not checked.valid
+        assert checked.lower <= truth <= checked.upper
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_majorant_that_crosses_the_loss_is_refused(name: str) -> None:
+    loss = CASES[name]
+    result = fenchel.biconjugate(loss, _moments(loss.dim, "full"))
+    if not result.certified and not loss.continuous:
+        pytest.skip("the cutting planes do not certify every loss that jumps")
+    record = result.certificate().to_dict()
+    low = 1e-9 * max(1.0, abs(result.value))
+    constant = float.fromhex(record["majorant"]["constant"]) - low
+    claim = record["claim"] | {"lower": (result.lower + 0.5 * low).hex()}
+    checked = fenchel.check(record | {"majorant": record["majorant"] | {"constant": constant.hex()}, "claim": claim})
+    assert not checked.valid
+
+
+@pytest.mark.parametrize("record", LINKS, ids=lambda record: record["link"])
+def test_the_checkers_parabolas_lie_above_their_links(record: dict[str, str]) -> None:
+    """On random intervals with random points of contact, at 400 points each and at the ends."""
+    with ctx.workprec(128):
+        _assert_above(link_of(record))
+
+
+def _assert_above(link: Any) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(150):
+        lo, hi = (arb(x) for x in np.sort(rng.normal(size=2) * rng.choice([0.1, 1.0, 5.0])))
+        grid = [lo + (hi - lo) * k / 400 for k in range(401)]
+        z0 = arb(rng.normal() * rng.choice([0.1, 1.0, 5.0]))
+        if link.jump:
+            c, a, b = link.parabola(abs(z0), lo, hi)
+            assert all(c + a * z + b * z * z / 2 - link.value(z) > -1e-30 for z in grid)
+            continue
+        g0, s0 = link.value(z0), link.slope(z0)
+        bend = link.bend(z0, g0, s0, lo, hi)
+        assert all(g0 + s0 * (z - z0) + bend * (z - z0) ** 2 / 2 - link.value(z) > -1e-12 for z in grid)
+        chord = link.chord(lo, hi)
+        assert chord is None or all(chord[0] + chord[1] * (z - lo) - link.value(z) > -1e-12 for z in grid)
+    for z0 in (0.1, 1.0, 7.0):
+        c, a, b = link.everywhere(arb(z0))
+        assert all(c + a * z + b * z * z / 2 - link.value(z) > -1e-12 for z in map(arb, np.linspace(-40, 40, 1601)))
+
+
+def _leaves(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    if isinstance(node, dict):
+        return [leaf for key, part in node.items() for leaf in _leaves(part, (*path, key))]
+    if isinstance(node, list):
+        return [leaf for k, part in enumerate(node) for leaf in _leaves(part, (*path, k))]
+    return [path] if isinstance(node, str) and re.fullmatch("-?(0x.*|[0-9]+/[0-9]+)", node) else []
+
+
+@pytest.mark.parametrize("name", ["wells", "logistic", "moduli", "indicator", "wells as an expression"])
+def test_a_tampered_certificate_proves_nothing_false(name: str) -> None:
+    """One number changed: either it is refused, or what is proved is true of the numbers given."""
+    loss = CASES[name]
+    q = _moments(loss.dim, "full")
+    result = fenchel.biconjugate(loss, q)
+    record = result.certificate().to_dict()
+    rng = random.Random(0)
+    room = 1e-12 * max(1.0, abs(result.value))
+    refused = 0
+    for path in rng.sample(_leaves(record), 30):
+        changed = copy.deepcopy(record)
+        node: Any = changed
+        for key in path[:-1]:
+            node = node[key]
+        number = float.fromhex(node[path[-1]]) if node[path[-1]].lstrip("-").startswith("0x") else 1.0
+        node[path[-1]] = (number * (1.0 + rng.choice([-1e-3, 1e-3, 0.5])) + rng.choice([0.0, 1e-3])).hex()
+        checked = fenchel.check(changed)
+        refused += not checked.valid
+        if path[0] not in ("loss", "moments", "family"):
+            # The problem is the same, so that whatever is proved has to bracket the same number.
+            assert checked.lower <= result.upper + room
+            assert checked.upper >= result.lower - room
+            assert checked.lower <= checked.upper
+    assert refused > 0
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {},
+        {"version": 1},
+        {"version": 2, "claim": {}},
+        {"version": 1, "claim": {"quantity": "biconjugate", "lower": "nan", "upper": "0x1p0"}, "loss": {"kind": "?"}},
+        {"version": 1, "claim": [], "loss": 3},
+    ],
+)
+def test_what_cannot_be_read_is_not_valid(record: dict[str, Any]) -> None:
+    checked = fenchel.check(record)
+    assert not checked.valid
+    assert checked.message
+    with pytest.raises(TypeError, match="certificate"):
+        fenchel.check(3)  # type: ignore[arg-type]
+
+
+def test_missing_parts_are_refused() -> None:
+    record = fenchel.biconjugate(losses.ThreeWells(), Gaussian([0.4], [[0.7]])).certificate().to_dict()
+    assert check_record(record).valid
+    for key in ("loss", "family", "moments", "majorant", "atoms", "weights", "proof"):
+        assert not check_record({k: v for k, v in record.items() if k != key}).valid
+    cut = copy.deepcopy(record)
+    cut["proof"]["lower"]["tree"] = []
+    assert not check_record(cut).valid
+    wide = copy.deepcopy(record)
+    wide["proof"]["lower"]["tree"] *= 2
+    assert not check_record(wide).valid
+
+
+def test_only_certified_results_of_known_losses_have_certificates() -> None:
+    q = Gaussian([0.4], [[0.7]])
+    sampled = fenchel.biconjugate(losses.ReLU(), q, method="sampled", num_pieces=5)
+    with pytest.raises(ValueError, match="certified"):
+        sampled.certificate()
+    opaque = losses.from_function(
+        lambda t: np.cos(t[:, 0]),
+        lambda t: -np.sin(t),
+        1,
+        curvature=1.0,
+        majorizer=losses.Quadratic([[0.0]], [0.0], 1.0),
+    )
+    result = fenchel.biconjugate(opaque, q)
+    assert result.certified
+    with pytest.raises(ValueError, match="from_expression"):
+        result.certificate()
+
+
+def test_saved_certificates_read_back_and_are_checked_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    certificate = fenchel.biconjugate(losses.ReLU(), Gaussian([0.4], [[0.7]])).certificate()
+    good, bad, foreign = (tmp_path / name for name in ("good.json", "bad.json", "foreign.json"))
+    certificate.save(good)
+    assert fenchel.Certificate.load(good).to_dict() == certificate.to_dict()
+    record = certificate.to_dict()
+    record["claim"]["lower"] = record["claim"]["upper"]
+    bad.write_text(json.dumps(record))
+    foreign.write_text("[1, 2")
+    assert main(["check", str(good)]) == 0
+    assert main(["check", str(good), str(bad)]) == 1
+    assert "not proved" in capsys.readouterr().out
+    assert main(["check", str(good), str(foreign)]) == 2
+    assert main(["check", str(tmp_path / "missing.json")]) == 2
+    assert "missing.json" in capsys.readouterr().err
+
+
+def test_the_checker_shares_no_code_with_the_solver() -> None:
+    folder = Path(fenchel.__file__).parent / "checker"
+    for file in folder.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            for name in names:
+                assert not name.startswith("fenchel") or name.startswith("fenchel.checker"), (file.name, name)
+                assert name.split(".")[0] not in ("numpy", "scipy", "cvxpy"), (file.name, name)
