@@ -25,6 +25,7 @@ myst_heading_anchors = 3
 html_theme = "furo"
 html_title = "fenchel"
 html_copy_source = False
+smartquotes = False  # lambda' has a prime, not an apostrophe
 html_math_renderer = "mathml"
 default_role = "py:obj"
 exclude_patterns = ["gallery/*", "recipes/*"]

@@ -2,28 +2,18 @@ r"""
 The theorems on a loss of your own
 ==================================
 
-A loss comes in as two functions, of its values (n, P) -> (n,) and of its gradients (n, P) -> (n, P), together with what
-a proof needs to know of it: a bound of its curvature, and, where there is one that grows slowly, a quadratic above it.
+A loss comes in as a formula, or as two functions with what a proof needs to know of them.
 """
 
 # %%
 # In short
 # --------
-# The Cauchy loss :math:`\log(1 + (\theta - 1)^2)`, robust and not convex. It is concave in the square, so its tangent
-# there, at :math:`(\theta - 1)^2 = 99`, is a quadratic above it.
-
-import numpy as np
+# The Cauchy loss :math:`\log(1 + (\theta - 1)^2)`, robust and not convex. Gradient, Hessian and the bounds that proofs
+# need are derived from the formula.
 
 import fenchel
-from fenchel.losses import Quadratic, from_function
 
-loss = from_function(
-    value=lambda t: np.log1p((t[:, 0] - 1.0) ** 2),
-    gradient=lambda t: 2.0 * (t - 1.0) / (1.0 + (t - 1.0) ** 2),
-    dim=1,
-    curvature=2.0,
-    majorizer=Quadratic([[0.02]], [-0.02], np.log(100.0) - 0.98),
-)
+loss = fenchel.losses.from_expression("log(1 + (x - 1)**2)", variables=["x"])
 print(fenchel.verify_theorem1(loss).explanation)
 print(fenchel.verify_theorem2(loss, rho=0.3, delta=0.5).explanation)
 
@@ -45,6 +35,7 @@ print("stationary pairs:", verdict.measured["pairs"], "- they map both ways:", v
 # :math:`\sigma`, and both have a kink.
 
 import matplotlib.pyplot as plt
+import numpy as np
 
 theta = np.linspace(-0.5, 2.5, 121)
 sigma = verdict.measured["sigma"]
@@ -62,3 +53,21 @@ _ = axis.legend(frameon=False)
 # the minimizers themselves.
 
 print(fenchel.verify_theorem2(fenchel.losses.Softplus(), rho=0.3, delta=0.05).explanation)
+
+# %%
+# A loss that is no formula
+# -------------------------
+# Then give functions of its values (n, P) -> (n,) and of its gradients (n, P) -> (n, P), an upper bound of the
+# curvature and, if you have one, a quadratic above the loss that grows slowly: it confines the search. These are
+# taken on trust once they have been tried at many points. The Cauchy loss is concave in the square, so its tangent
+# there, at :math:`(\theta - 1)^2 = 99`, is above it.
+
+own = fenchel.losses.from_function(
+    value=lambda t: np.log1p((t[:, 0] - 1.0) ** 2),
+    gradient=lambda t: 2.0 * (t - 1.0) / (1.0 + (t - 1.0) ** 2),
+    dim=1,
+    curvature=2.0,
+    majorizer=fenchel.losses.Quadratic([[0.02]], [-0.02], np.log(100.0) - 0.98),
+)
+q = fenchel.Gaussian([0.5], 0.3)
+print(fenchel.biconjugate(own, q).value, fenchel.biconjugate(loss, q).value)
