@@ -39,7 +39,7 @@ maximum_signature_line_length = 90
 sphinx_gallery_conf: dict[str, Any] = {
     "examples_dirs": ["gallery", "recipes"],
     "gallery_dirs": ["auto_gallery", "auto_recipes"],
-    "filename_pattern": "/(plot|run|recipe)_",
+    "filename_pattern": r"/(gallery|recipes)/(?!.*(fsdp|processes))",  # pages that start processes are only shown
     "within_subsection_order": "FileNameSortKey",
     "download_all_examples": False,
     "show_memory": False,
