@@ -55,7 +55,7 @@ for axis, sigma in zip(axes, (0.1, 0.5, 1.5), strict=True):
     axis.plot(means, exact, "C0", label="f")
     axis.plot(means, relaxed, "C3", label="f**")
     axis.set(title=f"standard deviation {sigma}", xlabel="mean m")
-_ = axes[0].legend(frameon=False)
+_ = figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
 
 # %%
 # ``biconjugate`` has other methods: ``"closed-form"`` where the loss has one, ``"sampled"`` for the convex program of
