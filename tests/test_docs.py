@@ -48,7 +48,10 @@ def test_the_readme_runs_as_printed(code: str, tmp_path: Path, monkeypatch: pyte
     _run(code, tmp_path, monkeypatch)
 
 
-def test_the_readme_names_targets_that_exist() -> None:
+def test_the_readme_names_files_and_targets_that_exist() -> None:
+    files = re.findall(r'(?:\]\(|src=")(?!https?:)([^)"#]+)', (ROOT / "README.md").read_text())
+    assert len(files) > 3
+    assert [name for name in files if not (ROOT / name).exists()] == []
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M))
     named = set(re.findall(r"\bmake ([a-z-]+)", re.sub(r"figures make", "", (ROOT / "README.md").read_text())))
     assert named - {"and"} <= targets
