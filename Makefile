@@ -14,7 +14,7 @@ help:
 	@echo "make test-random  the same with random examples of the property tests"
 	@echo "make lint       ruff and mypy --strict"
 	@echo "make bench      set up, print the benchmark ratios"
-	@echo "make docs       the API reference, to build/docs"
+	@echo "make docs       the documentation, its gallery executed, to build/docs"
 	@echo "make lock       pin what is installed now in constraints.txt"
 
 $(VENV)/.complete: pyproject.toml constraints.txt
@@ -46,7 +46,7 @@ bench: setup
 	OMP_NUM_THREADS=2 $(BIN)/python -m experiments.benchmarks
 
 docs: setup
-	$(BIN)/pdoc --math --output-directory build/docs fenchel fenchel.optim fenchel.predict
+	$(BIN)/python -m sphinx -q -W --keep-going docs build/docs
 
 lock: setup
 	$(BIN)/python -m pip freeze --exclude-editable --exclude fenchel | sort -f > constraints.txt

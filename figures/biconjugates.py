@@ -9,9 +9,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from experiments.store import Stored
-from figures.style import EXACT, NEUTRAL, RELAXED, TEXT_WIDTH
+from figures.style import EXACT, NEUTRAL, RELAXED, TEXT_WIDTH, caption
 
 __all__ = ["draw"]
+_CAPTION = r"""
+On the paper's logistic regression. (a) The worst-case expected loss at one $q$, by the paper's sampled program (a
+dot a draw) with $K$ pieces, and certified. (b) The relative loss by relaxing, as the covariance of $q$ is scaled,
+a line for each mean. (c) The data split into $m$ blocks, each relaxed by itself ($f_k^{**}$): the sum is below
+$f^{**}$, by more the more blocks there are; a line for each $q$ and order of the data.
+"""
 
 
 def draw(stored: Stored) -> Figure:
@@ -45,10 +51,11 @@ def draw(stored: Stored) -> Figure:
         right.plot(a["counts"][1:], row[1:], color=EXACT, alpha=0.4, lw=0.7)
     right.plot(a["counts"][1:], np.median(gap, axis=0)[1:], color=EXACT, lw=1.8, marker="o", ms=2.5, label="median")
     right.set(xscale="log", yscale="log", xlabel="number of blocks $m$")
-    right.set_ylabel(r"$(f^{**} - \sum_k f_k^{**})\,/\,|f^{**}|$")
+    right.set_ylabel(r"$(f^{**} - \Sigma f_k^{**})\,/\,|f^{**}|$")
     _plain_ticks(right, np.array([2, 4, 6, 10, 20, 60]))
     right.set_title("(c) sums over blocks of the data")
     right.legend()
+    caption(figure, _CAPTION)
     return figure
 
 

@@ -8,9 +8,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments.store import Stored
-from figures.style import EXACT, NEUTRAL, RELAXED, TEXT_WIDTH, TRUTH
+from figures.style import EXACT, NEUTRAL, RELAXED, TEXT_WIDTH, TRUTH, caption
 
 __all__ = ["draw"]
+_CAPTION = r"""
+A, B, C: the wells of a loss of our own (the paper prints none), B the flattest. (a) The maximum of the loss over a
+radius $\rho$ around $\theta$, and its expectation over a Gaussian with mean $m$ and standard deviation
+$\sigma=\rho$. (b) Minus the expectation, $-f$, and minus its biconjugate, $-f^{**}$, along $m$ at several
+$\sigma$; the title says from which $\sigma$ on a well is no local minimum of $-f^{**}$.
+"""
 
 
 def draw(stored: Stored) -> Any:
@@ -53,6 +59,7 @@ def draw(stored: Stored) -> Any:
     top = float((step * len(sigmas) - a["relaxed"][:, -1]).max())
     right.set_ylim(-0.9, top + 1.6)
     right.legend(loc="upper center", ncols=3)
+    caption(figure, _CAPTION)
     return figure
 
 

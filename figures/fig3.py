@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.store import Stored
-from figures.style import METHODS, NEUTRAL, TEXT_WIDTH
+from figures.style import METHODS, NEUTRAL, TEXT_WIDTH, caption
 from figures.toy_panels import probability_map, scatter_classes
 
 __all__ = ["COLORS", "draw"]
@@ -28,6 +28,18 @@ COLORS = {
     "ceiling": "#000000",
     "relaxed": METHODS["VOGN"],
 }
+_MAPS_CAPTION = r"""
+Colour: predicted probability of class 1, white: one half. Black line: the decision boundary; thin lines:
+probabilities 0.1, 0.25, 0.75, 0.9. Crosses: class 0; discs: class 1. $\delta_0$: precision of the prior. bSAM is
+Algorithm 1 as printed, and with the factor $\sqrt{N}$ in its update of $s$.
+"""
+_DRAWS_CAPTION = r"""
+One dot: one separable draw of the data; bar: the median. Top: doubt is the mean of 1 minus the larger class
+probability over a box around the data, 0 means as much of it as exact Bayes, a unit is a factor of e. Bottom: mean
+Kullback-Leibler divergence of the predicted from the exact class probabilities there. $\delta_0$: precision of the
+prior. Best diagonal: the variational optimum among Gaussians with a diagonal covariance, as a yardstick. $f^{**}$: the
+optimum of relaxed Bayes (Eq. 18) among them, certified.
+"""
 
 
 def draw(stored: Stored) -> dict[str, Figure]:
@@ -44,6 +56,7 @@ def _maps(stored: Stored) -> Figure:
         axes.set_title(TITLES.get(name, name))
     grid[0].set_xlabel(rf"draw {int(arrays['example'])}, $\delta_0 = {stored.settings['example prior']:g}$", fontsize=7)
     figure.colorbar(image, ax=list(grid), label="P(class 1)", shrink=0.9, aspect=16, pad=0.01)
+    caption(figure, _MAPS_CAPTION)
     return figure
 
 
@@ -59,6 +72,7 @@ def _draws(stored: Stored) -> Figure:
         grid[0, column].set_xticks([])
     grid[0, 0].set_ylabel("log doubt / exact doubt\n($< 0$: overconfident)", fontsize=7)
     grid[1, 0].set_ylabel("predictive KL from\nexact Bayes (nats)", fontsize=7)
+    caption(figure, _DRAWS_CAPTION)
     return figure
 
 

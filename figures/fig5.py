@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from experiments.store import Stored
 from figures.fig3 import COLORS, TITLES
-from figures.style import TEXT_WIDTH, TRUTH
+from figures.style import TEXT_WIDTH, TRUTH, caption
 from figures.toy_panels import scatter_classes
 
 __all__ = ["draw"]
@@ -23,6 +23,12 @@ Array = NDArray[Any]
 SAMPLE = "#E69F00"
 LINES = {"SAM + Laplace": "--", "bSAM": "-", "bSAM, sqrt(N)": "-.", "ceiling": ":", "relaxed": (0, (1, 1))}
 SHARES = (0.95, 0.865, 0.6, 0.3)
+_CAPTION = r"""
+Left: the data (crosses: class 0; discs: class 1) with the decision boundaries of samples of the exact posterior.
+Right: the exact posterior at three precisions $\delta_0$ of the prior, in grey by regions that hold 95, 86.5, 60
+and 30 % of its mass; ellipses: two standard deviations of a Gaussian posterior, which hold 86.5 % of its mass.
+Best diagonal: the variational optimum among diagonal Gaussians; $f^{**}$: that of relaxed Bayes (Eq. 18).
+"""
 
 
 def draw(stored: Stored) -> Figure:
@@ -38,8 +44,8 @@ def draw(stored: Stored) -> Figure:
         Line2D([], [], color=COLORS["SAM"], marker="x", ms=4, lw=0, label="SAM"),
         *(Line2D([], [], color=COLORS[n], ls=line, label=TITLES.get(n, n)) for n, line in LINES.items()),
     ]
-    title = "ellipses: two standard deviations, 86.5 % of the mass"
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, handlelength=1.6, title=title, title_fontsize=7)
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, handlelength=1.6)
+    caption(figure, _CAPTION)
     return figure
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from experiments.store import Stored
-from figures.style import EXACT, NEUTRAL, RELAXED, TEXT_WIDTH, TRUTH
+from figures.style import EXACT, NEUTRAL, RELAXED, TEXT_WIDTH, TRUTH, caption
 
 __all__ = ["draw"]
 
@@ -17,6 +17,13 @@ _METHODS = ("SAM", "relaxed Bayes", "Bayes")
 _COLORS = ("#009E73", RELAXED, EXACT)
 _LINES = ("-", "--", ":")
 _MARKERS = ("o", "s", "^")
+_CAPTION = r"""
+Which well a method chooses as its scale grows ($\rho$ of SAM, $\sigma$ of relaxed and of exact Bayes). (a), (b)
+The loss (grey) and the chosen minimizer at every scale (right axis). (c), (d) The curvature at the bottom of the
+chosen well. (e) Every jump between wells on random losses as the scale grows: curvature of the old and of the new
+well; below the diagonal the new one is flatter. (f) How many of the jumps lower the curvature at the bottom, and
+the sharpness at the scale.
+"""
 
 
 def draw(stored: Stored) -> Figure:
@@ -32,6 +39,7 @@ def draw(stored: Stored) -> Figure:
         axis.set_title("")
         axis.set_title(f"({letter}) {title}", loc="left")
     axes[0, 1].legend(loc="upper right", handlelength=2.2)
+    caption(figure, _CAPTION)
     return figure
 
 

@@ -13,7 +13,7 @@ __all__ = ["draw", "tables"]
 
 def draw(stored: Stored) -> Figure:
     """One panel a metric."""
-    return dots(stored.numbers["table"])
+    return dots(stored)
 
 
 def tables(stored: Stored) -> dict[str, str]:

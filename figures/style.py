@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.figure import Figure
 
-__all__ = ["COLUMN", "EXACT", "METHODS", "NEUTRAL", "RELAXED", "TEXT_WIDTH", "TRUTH", "publication"]
+from experiments.store import Stored
+
+__all__ = [
+    "COLUMN",
+    "EXACT",
+    "METHODS",
+    "NEUTRAL",
+    "RELAXED",
+    "TEXT_WIDTH",
+    "TRUTH",
+    "caption",
+    "origin",
+    "publication",
+]
 
 COLUMN = 3.3
 TEXT_WIDTH = 6.9
@@ -55,3 +70,30 @@ def publication() -> Iterator[None]:
     """Matplotlib settings for publication, undone afterwards."""
     with mpl.rc_context(_PARAMETERS):
         yield
+
+
+def caption(figure: Figure, text: str) -> None:
+    """A caption below the figure, wrapped to its width: what every symbol in it means."""
+    width, height = figure.get_size_inches()
+    lines = [""]
+    for word in re.findall(r"(?:\$[^$]*\$|[^\s$])+", text):  # a formula is not broken
+        line = f"{lines[-1]} {word}".strip()
+        if _shown_length(line) <= 19 * width:
+            lines[-1] = line
+        else:
+            lines.append(word)
+    figure.set_size_inches(width, height + 0.13 * len(lines))
+    figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=6.5, linespacing=1.25)
+
+
+def _shown_length(line: str) -> int:
+    """Roughly the number of letters that are drawn of a line with mathematics in it."""
+    return len(re.sub(r"[${}^_]", "", re.sub(r"\\(mathrm|frac|[a-zA-Z]{6,}(?=\{))|\\[a-zA-Z]+", "x", line)))
+
+
+def origin(stored: Stored) -> str:
+    """On which data a deep result was trained, and by which trainer, as its settings tell it."""
+    task = stored.settings.get("task")
+    said = [f"on {task}"] if task else [d for d in stored.settings["deviations"] if " instead of a " in d]
+    late = ["the runs are an earlier trainer's"] if stored.settings.get("earlier trainer") else []
+    return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in [*said, *late])

@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import NullFormatter, NullLocator
 
 from experiments.store import Stored
-from figures.style import EXACT, NEUTRAL, RELAXED, TEXT_WIDTH, TRUTH
+from figures.style import EXACT, NEUTRAL, RELAXED, TEXT_WIDTH, TRUTH, caption
 
 __all__ = ["draw", "tables"]
 
@@ -35,6 +35,23 @@ _COLUMNS = (
     ("holds", "Theorem 2 holds"),
     ("undecided", "undecided"),
 )
+_ATLAS_CAPTION = r"""
+What the minimizer of SAM with radius $\rho$ and weight decay $\delta$ is, cell by cell. Pair: a stationary pair
+$(\theta,\varepsilon)$ as in the proof of Theorem 2, mapped to $\sigma^2=\rho/|\nabla\ell|$. Proximal maximizer:
+$\varepsilon$ maximizes $\ell(\theta+\varepsilon)-|\varepsilon|^2/2\sigma^2$ globally. Kink: several worst
+perturbations and no pair; recovered, if relaxed Bayes has its minimum there at the multiplier's $\sigma$. No such
+prior: none has the precision that Eq. 12 asks for. Inactive: a worst perturbation is shorter than $\rho$.
+"""
+_MAP_CAPTION = r"""
+Dots: for each $\rho$ the $\sigma$ of SAM's minimizer, coloured by what it is (see the atlas). Vermilion line: for
+each $\sigma$ the length $|\varepsilon^*|$ of the proximal perturbation at the minimizer of relaxed Bayes; a band
+between the shortest and the longest where there are several. Where the theorem holds the dots lie on the line.
+"""
+_LANDSCAPE_CAPTION = r"""
+The smallest example found. $E_{\mathrm{SAM}}$: the largest $\ell$ within $\rho$, plus
+$\frac{\delta}{2}|\theta|^2$. $E_{\mathrm{relaxed}}$: Eq. 12 at $\sigma$, raised by $\rho^2/2\sigma^2$ so that the
+two can be compared.
+"""
 
 
 def draw(stored: Stored) -> dict[str, Figure]:
@@ -91,7 +108,10 @@ def _atlas(stored: Stored) -> Figure:
     used = sorted({int(c) for k in range(len(names)) for c in np.unique(stored.arrays[f"category{k}"])})
     labels = _labels(stored)
     handles = [Patch(facecolor=_COLORS[c], label=labels[c]) for c in used]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, columnspacing=2.0, handlelength=1.2)
+    figure.legend(handles=handles, loc="outside upper center", ncols=2, columnspacing=2.0, handlelength=1.2)
+    coarse = [names[k] for k in range(len(names)) if stored.arrays[f"rhos{k}"].size < stored.arrays["rhos"].size]
+    note = f"On a coarser and shorter grid: {', '.join(coarse)}; white is not computed." if coarse else ""
+    caption(figure, _ATLAS_CAPTION + note)
     return figure
 
 
@@ -136,7 +156,8 @@ def _map(stored: Stored) -> Figure:
     ]
     handles.append(Line2D([], [], color=RELAXED, label=r"relaxed Bayes: $|\varepsilon^*|$ over $\sigma$ (band: kinks)"))
     handles.append(Line2D([], [], color=NEUTRAL, ls=":", label=r"$\delta\sigma^2 = 1$: no prior above"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=6.5, handlelength=1.4)
+    figure.legend(handles=handles, loc="outside upper center", ncols=2, fontsize=6.5, handlelength=1.4)
+    caption(figure, rf"$\delta = {float(a['delta']):g}$. {_MAP_CAPTION}")
     return figure
 
 
@@ -147,7 +168,7 @@ def _part(stored: Stored, key: str) -> dict[str, np.ndarray]:
 
 def _landscape(part: Mapping[str, np.ndarray], example: Mapping[str, Any]) -> Figure:
     text = rf"$\rho = {example['rho']:g}$, $\delta = {example['delta']:g}$, $\sigma = {float(part['sigma']):.3g}$"
-    figure, axes = plt.subplots(1, 2, figsize=(TEXT_WIDTH if "axis" in part else 5.4, 2.7))
+    figure, axes = plt.subplots(1, 2, figsize=(TEXT_WIDTH, 2.7))
     panels = (
         ("sam", r"$E_{\mathrm{SAM}}$", part["theta"], _SAM, "SAM minimizer"),
         ("prox", r"$E_{\mathrm{relaxed}} + \rho^2/2\sigma^2$", part["relaxed"], RELAXED, "relaxed minimizer"),
@@ -160,18 +181,19 @@ def _landscape(part: Mapping[str, np.ndarray], example: Mapping[str, Any]) -> Fi
         axis.set_title(title)
     if "axis" not in part:
         for axis in axes:
-            axis.plot(*part["theta"], marker="o", ms=5, mfc=_SAM, mec=TRUTH, mew=0.6, ls="", label="SAM minimizer")
-            axis.plot(
-                *part["relaxed"], marker="s", ms=5, mfc=RELAXED, mec=TRUTH, mew=0.6, ls="", label="relaxed minimizer"
-            )
+            # The ring is seen around the square where both are at one place.
+            axis.plot(*part["theta"], "o", ms=11, mfc="none", mec=_SAM, mew=2, label="SAM minimizer")
+            axis.plot(*part["relaxed"], "s", ms=5, mfc=RELAXED, mec=TRUTH, mew=0.6, label="relaxed minimizer")
         handles, labels = axes[1].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2)
+        figure.legend(handles, labels, loc="outside right center")
     else:
         top = max(float(a.get_ylim()[1]) for a in axes)
         low = min(float(a.get_ylim()[0]) for a in axes)
         for axis in axes:
             axis.set_ylim(low, top)
     figure.suptitle(rf"$\ell = {_formula(str(example['loss']))}$,  {text}", fontsize=8)
+    shades = "Grey: the loss itself." if "axis" in part else "Darker: lower; the contours are quantiles of the values."
+    caption(figure, _LANDSCAPE_CAPTION + shades)
     return figure
 
 

@@ -9,9 +9,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 
 from experiments.store import Stored
-from figures.style import EXACT, NEUTRAL, RELAXED, TEXT_WIDTH
+from figures.style import EXACT, NEUTRAL, RELAXED, TEXT_WIDTH, caption
 
 __all__ = ["draw"]
+_CAPTION = r"""
+The worst case: among all distributions with the moments of $q$ the one with the largest expected loss, which is
+$-f^{**}$. Top: its atoms (area: weight) over the mean $m$ of $q$, on the loss with three wells; blue: mean of $q$
+and two standard deviations $\sigma$. Bottom left: one column of the middle panel, with its loss $\ell$. Bottom
+right: the logistic regression with two parameters (grey: contours of the loss), $q$ in blue by ellipses of one and
+two standard deviations.
+"""
 
 
 def draw(stored: Stored) -> Figure:
@@ -33,6 +40,7 @@ def draw(stored: Stored) -> Figure:
     _one_q(axes[1, 0], stored)
     for j, axis in enumerate(axes[1, 1:]):
         _plane(axis, stored, j)
+    caption(figure, _CAPTION)
     return figure
 
 
@@ -42,21 +50,21 @@ def _one_q(axis: Axes, stored: Stored) -> None:
     i = len(a["means"]) // 2
     mean = a["means"][i]
     density = np.exp(-0.5 * ((a["grid"] - mean) / sigma) ** 2)
-    axis.plot(a["grid"], a["loss"] / a["loss"][np.abs(a["grid"]) < 6].max(), color=NEUTRAL, label=r"$\ell$ (scaled)")
-    axis.fill_between(a["grid"], density, color=EXACT, alpha=0.25, lw=0, label="$q$ (scaled)")
+    axis.plot(a["grid"], a["loss"] / a["loss"][np.abs(a["grid"]) < 6].max(), color=NEUTRAL, label=r"$\ell$, scaled")
+    axis.fill_between(a["grid"], density, color=EXACT, alpha=0.25, lw=0, label="$q$, scaled")
     weights = a[f"wells{k}_weights"][i]
     shown = weights > 1e-9
     lines = axis.stem(a[f"wells{k}_atoms"][i, shown, 0], weights[shown], linefmt="-", markerfmt="o", basefmt=" ")
     plt.setp([lines.markerline, lines.stemlines], color=RELAXED)
-    lines.set_label("atoms and weights")
+    lines.set_label("weights")
     axis.set(
         xlim=(-6, 6),
-        ylim=(0, 1.75),
+        ylim=(0, 1.3),
         yticks=(0.0, 0.5, 1.0),
         xlabel=r"$\theta$",
         title=rf"$m = {mean:.1f},\ \sigma = {sigma}$",
     )
-    axis.legend(loc="upper right", ncols=2, columnspacing=0.8, handlelength=1.4)
+    axis.legend(loc="upper center", fontsize=6, ncols=3, columnspacing=0.8, handlelength=1.0, handletextpad=0.4)
 
 
 def _plane(axis: Axes, stored: Stored, j: int) -> None:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib")
 
 from markdown_it import MarkdownIt
 
+from experiments.store import Stored
 from figures import __main__ as command
 from figures import render, report
+from figures.sensitivity_plot import curves
+from figures.style import caption, publication
+from figures.table_plot import dots
 
 
 @pytest.mark.parametrize("name", render.drawable())
@@ -35,6 +41,68 @@ def test_a_figure_without_result_exits_with_2(
     monkeypatch.setenv("FENCHEL_RESULTS", str(tmp_path))
     assert command.main(["make", "worst_case"]) == 2
     assert "python -m experiments run worst_case" in capsys.readouterr().err
+
+
+def _stored(settings: dict[str, Any], numbers: dict[str, Any], arrays: dict[str, np.ndarray]) -> Stored:
+    return Stored("name", "title", "full", {"deviations": [], **settings}, numbers, (), {}, arrays)
+
+
+def test_a_collapsed_network_is_a_cross_and_no_point_of_a_curve() -> None:
+    """At the last rho one method guesses, with an ECE of 0: nothing of it may look like a good value."""
+    arrays = {f"{m} rho": np.array([0.01, 0.1, 1.0]) for m in ("bSAM", "SAM-SGD")}
+    for method, last in (("bSAM", 0.9), ("SAM-SGD", 0.1)):
+        arrays[f"{method} accuracy"] = np.array([[0.91, 0.92], [0.90, 0.93], [last, last]])
+        arrays[f"{method} ece"] = np.array([[0.03, 0.05], [0.02, 0.04], [0.0, 0.0]])
+    figure = curves(
+        _stored({"metrics": ["accuracy", "ece"], "selected rho": dict.fromkeys(("bSAM", "SAM-SGD"), 0.1)}, {}, arrays)
+    )
+    for axis in figure.axes:
+        low, high = axis.get_ylim()
+        lines = {line.get_label(): line for line in axis.get_lines() if line.get_marker() == "o"}
+        assert len(lines["bSAM"].get_xdata()) == 3
+        assert list(lines["SAM-SGD"].get_xdata()) == pytest.approx([0.1, 1.0])
+        crosses = [line for line in axis.get_lines() if line.get_marker() == "x" and len(line.get_xdata())]
+        assert [list(line.get_xdata()) for line in crosses] == [[10.0]]
+        for band in axis.collections:  # no band is clipped
+            ends = band.get_paths()[0].vertices[:, 1]
+            assert low <= ends.min() <= ends.max() <= high
+
+
+def test_tables_have_a_row_of_panels_for_each_task_on_its_own_scale() -> None:
+    """MNIST and FashionMNIST do not share an axis, and one bad method becomes an arrow with its value."""
+
+    def row(task: str, method: str, nll: float) -> list[dict[str, Any]]:
+        metrics = {"accuracy": 0.9, "nll": nll, "ece": 0.01, "auroc": 0.9}
+        cells = [{"mean": value, "std": 0.01 * value, "of": metric} for metric, value in metrics.items()]
+        return [{"text": task}, {"text": method}, *cells]
+
+    methods = ("SGD", "SAM-SGD", "VOGN", "Adam", "bSAM")
+    rows = [row("A", m, 0.050 + 0.001 * k) for k, m in enumerate(methods)]
+    rows += [row("B", m, 5.0 if m == "SGD" else 0.250 + 0.001 * k) for k, m in enumerate(methods)]
+    columns = ["Task", "Method", "Accuracy (%)", "NLL", "ECE", "AUROC"]
+    figure = dots(_stored({}, {"table": {"columns": columns, "rows": rows}}, {}))
+    assert len(figure.axes) == 8
+    first, second = figure.axes[1], figure.axes[5]
+    assert 0.04 < first.get_xlim()[0] < first.get_xlim()[1] < 0.07
+    assert 0.2 < second.get_xlim()[0] < second.get_xlim()[1] < 0.3
+    assert [text.get_text() for text in second.texts] == ["5"]
+    assert "A" in figure.axes[0].get_ylabel()
+    assert "B" in figure.axes[4].get_ylabel()
+
+
+@pytest.mark.parametrize("width", [3.3, 6.9])
+def test_captions_stay_within_the_figure(width: float) -> None:
+    """Formulas are not broken, which would show their source, and no line runs out of the figure."""
+    import matplotlib.pyplot as plt
+
+    with publication():
+        figure = plt.figure(figsize=(width, 2.0))
+        caption(figure, r"Words of $\sigma^2 = \rho/|\nabla\ell|$ and $f^{**}$ in turn, many. " * 8)
+        figure.canvas.draw()
+        (text,) = figure.findobj(lambda artist: "Words" in str(getattr(artist, "get_text", str)()))
+        assert all(line.count("$") % 2 == 0 for line in text.get_text().splitlines())
+        assert text.get_window_extent().x1 <= figure.bbox.x1
+    plt.close(figure)
 
 
 def test_long_lists_are_reported_by_their_ranges() -> None:

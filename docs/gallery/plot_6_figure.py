@@ -1,0 +1,28 @@
+"""
+A figure of the paper, again
+============================
+
+Every figure is drawn from a stored result alone, and every result is made by one command. In a checkout of the project:
+
+.. code-block:: sh
+
+    python -m experiments run fig1 --scale quick    # computes, in seconds; --scale full for the numbers of the report
+    python -m figures make fig1                     # draws figures/rendered/fig1.pdf and .png
+"""
+
+# %%
+# In short
+# --------
+# The same from Python, from the result that is stored in the checkout. ``draw`` returns a matplotlib figure, to be
+# changed and saved as you like.
+
+from experiments import store
+from figures import fig1
+from figures.style import publication
+
+stored = store.load(store.shown_path("fig1"))
+with publication():
+    figure = fig1.draw(stored)
+figure.savefig("my_fig1.png")
+print(stored.title)
+print("computed by:", stored.provenance["command"], "at revision", stored.provenance["revision"])
