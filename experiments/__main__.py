@@ -3,7 +3,10 @@
 import os
 import sys
 
-from experiments.cli import main
+try:
+    from experiments.cli import main
+except ModuleNotFoundError as error:
+    sys.exit(f"error: {error.name} is not installed here: run `make setup`, then .venv/bin/python -m experiments")
 
 try:
     code = main()

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import store
-from experiments.registry import Context, Experiment, InputError, Scale, Stopped, all_experiments, find
+from experiments.catalogue import EXPERIMENTS
+from experiments.registry import Context, Experiment, InputError, Scale, Stopped
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,10 +65,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _list() -> int:
-    stored = store.load_all()
-    for name, experiment in all_experiments().items():
-        state = f"stored ({stored[name].scale})" if name in stored else "not run"
-        print(f"{name:14s} {state:15s} {', '.join(experiment.claims):24s} {experiment.title}")
+    width = max(map(len, EXPERIMENTS))
+    for name, experiment in EXPERIMENTS.items():
+        print(f"{name:{width}s}  {store.state(name):13s}  {', '.join(experiment.claims):26s}  {experiment.title}")
     return 0
 
 
@@ -90,7 +90,12 @@ def _run(options: argparse.Namespace) -> int:
         raise InputError(f"data directory {str(data)!r} does not exist")
     if options.scale == "full" and not options.allow_dirty and store.is_dirty():
         raise InputError("full results come from committed code: commit your changes, or give --allow-dirty")
-    experiments = list(all_experiments().values()) if "all" in options.names else [find(name) for name in options.names]
+    names = list(EXPERIMENTS) if "all" in options.names else options.names
+    unknown = [name for name in names if name not in EXPERIMENTS]
+    if unknown:
+        raise InputError(f"unknown experiment {unknown[0]!r}; `python -m experiments list` names them all")
+    experiments = [EXPERIMENTS[name] for name in names]
+    store.check_writable()
     if options.max_seconds is not None and not options.max_seconds > 0:
         raise InputError(f"--max-seconds must be positive, got {options.max_seconds}")
     deadline = None if options.max_seconds is None else time.monotonic() + options.max_seconds
@@ -101,15 +106,17 @@ def _run(options: argparse.Namespace) -> int:
         key = {"scale": options.scale, "seed": options.seed, "data": data is not None}
         if options.dataset_names:
             key["datasets"] = options.dataset_names
-        if options.dataset_names:
-            key["datasets"] = options.dataset_names
         if not (options.force or options.plan) and _finished(experiment.name, key):
             print(f"{label}: already stored, not repeated (--force repeats it)")
             continue
         try:
             seconds, path = _run_one(experiment, options, data, key, deadline)
-        except InputError:
-            raise
+        except InputError as error:
+            if len(experiments) == 1:
+                raise
+            print(f"{label}: {error}", file=sys.stderr)
+            failed.append(experiment.name)
+            continue
         except Stopped as reason:
             print(f"{label}: {reason}", flush=True)
             stopped.append(experiment.name)

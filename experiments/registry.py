@@ -1,11 +1,11 @@
-"""What an experiment is: a name, a `run(context) -> Outcome`, and the claims it tests."""
+"""What an experiment is: a name, a `run(context) -> Outcome`, and the claims it tests (see `experiments.catalogue`)."""
 
 from __future__ import annotations
 
 import importlib
 import os
-import pkgutil
 import sys
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +20,8 @@ __all__ = [
     "InputError",
     "Outcome",
     "Stopped",
-    "all_experiments",
-    "find",
     "piece",
-    "register",
+    "write_arrays",
 ]
 
 Scale = Literal["quick", "full"]
@@ -94,60 +92,41 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A registered experiment."""
+    """An experiment of the catalogue. ``where``: its module under `experiments` (with a function ``run``), with
+    ``:NAME`` an entry of that module's ``RUNS``; or the function itself.
+    """
 
     name: str
     title: str
-    run: Callable[[Context], Outcome]
-    claims: tuple[str, ...]
-    extras: tuple[str, ...]
+    where: str | Callable[[Context], Outcome]
+    claims: tuple[str, ...] = ()
+    extras: tuple[str, ...] = ()
 
+    def run(self, context: Context) -> Outcome:
+        """Import what it needs and compute.
 
-_REGISTRY: dict[str, Experiment] = {}
-_PACKAGES = ("experiments.theory", "experiments.toy", "experiments.deep")
+        Raises:
+            InputError: a library is not installed; the sentence says how to get it.
+        """
+        try:
+            outcome: Outcome = self._function()(context)
+        except ModuleNotFoundError as error:
+            missing = (error.name or "").split(".")[0]
+            if missing in ("", "fenchel", "experiments", "figures"):
+                raise
+            extras = ",".join(("experiments", *(e for e in self.extras if e != "experiments")))
+            raise InputError(
+                f"{self.name} needs {missing}, which is not installed: pip install -e '.[{extras}]', or make setup"
+            ) from error
+        return outcome
 
-
-def register(
-    name: str, title: str, *, claims: tuple[str, ...] = (), extras: tuple[str, ...] = ()
-) -> Callable[[Callable[[Context], Outcome]], Callable[[Context], Outcome]]:
-    """Register ``run(context) -> Outcome`` under ``name``; ``extras`` are the optional dependencies it needs."""
-
-    def decorate(run: Callable[[Context], Outcome]) -> Callable[[Context], Outcome]:
-        _REGISTRY[name] = Experiment(name, title, run, claims, extras)
-        return run
-
-    return decorate
-
-
-def all_experiments() -> dict[str, Experiment]:
-    """Every registered experiment by name, in a natural order (fig1, fig2, ..., fig10)."""
-    for package in _PACKAGES:
-        for info in pkgutil.iter_modules(importlib.import_module(package).__path__):
-            try:
-                importlib.import_module(f"{package}.{info.name}")
-            except ModuleNotFoundError as error:
-                if error.name and error.name.split(".")[0] in ("fenchel", "experiments", "figures"):
-                    raise
-                print(f"{info.name}: left out, the library {error.name!r} is not installed", file=sys.stderr)
-    return dict(sorted(_REGISTRY.items(), key=lambda item: _natural_order(item[0])))
-
-
-def find(name: str) -> Experiment:
-    """The experiment called ``name``.
-
-    Only the module of the same name is imported where there is one: `fig1` must not wait for torch.
-
-    Raises:
-        InputError: there is no such experiment.
-    """
-    if name not in _REGISTRY:
-        for package in _PACKAGES:
-            root = Path(next(iter(importlib.import_module(package).__path__)))
-            if (root / f"{name}.py").exists():
-                importlib.import_module(f"{package}.{name}")
-    if name not in _REGISTRY and name not in all_experiments():
-        raise InputError(f"unknown experiment {name!r}; `python -m experiments list` names them all")
-    return _REGISTRY[name]
+    def _function(self) -> Callable[[Context], Outcome]:
+        if not isinstance(self.where, str):
+            return self.where
+        module, _, entry = self.where.partition(":")
+        loaded = importlib.import_module(f"experiments.{module}")
+        found: Callable[[Context], Outcome] = loaded.RUNS[entry] if entry else loaded.run
+        return found
 
 
 def piece(context: Context, key: str, compute: Callable[[], Mapping[str, Any]]) -> dict[str, np.ndarray]:
@@ -157,19 +136,35 @@ def piece(context: Context, key: str, compute: Callable[[], Mapping[str, Any]]) 
     arrays are refused, since nothing here is ever pickled.
     """
     path = context.partial / f"{key}.npz"
+    stored = _read(path)
+    if stored is not None:
+        return stored
+    arrays = {k: np.asarray(v) for k, v in compute().items()}
+    bad = [k for k, v in arrays.items() if v.dtype == object]
+    if bad:
+        raise TypeError(f"piece {key!r} holds object arrays {bad}; only plain arrays can be stored")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_arrays(path, arrays)
+    return arrays
+
+
+def _read(path: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of a stored piece; None where there is none, or where it is damaged and has to be computed again."""
     if not path.exists():
-        arrays = {k: np.asarray(v) for k, v in compute().items()}
-        bad = [k for k, v in arrays.items() if v.dtype == object]
-        if bad:
-            raise TypeError(f"piece {key!r} holds object arrays {bad}; only plain arrays can be stored")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp.npz")
-        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {k: stored[k] for k in stored.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        print(f"warning: {path} is damaged; that piece is computed again", file=sys.stderr)
+        return None
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an npz so that it is complete or absent; nothing is left behind by a failure."""
+    temporary = path.with_suffix(f".{os.getpid()}.tmp.npz")
+    try:
+        np.savez_compressed(temporary, **{k: np.asarray(v) for k, v in arrays.items()})  # type: ignore[arg-type]
         temporary.replace(path)
-    with np.load(path, allow_pickle=False) as stored:
-        return {k: stored[k] for k in stored.files}
-
-
-def _natural_order(name: str) -> tuple[str, int, str]:
-    stem = name.rstrip("0123456789")
-    return stem, int(name[len(stem) :] or 0), name
+    finally:
+        temporary.unlink(missing_ok=True)

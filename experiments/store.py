@@ -11,6 +11,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -18,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments.registry import Claim, Experiment, InputError, Outcome
+from experiments.registry import Claim, Experiment, InputError, Outcome, write_arrays
 
 __all__ = [
     "Stored",
+    "check_writable",
     "is_dirty",
     "load",
     "load_all",
@@ -33,6 +35,7 @@ __all__ = [
     "revision",
     "save",
     "shown_path",
+    "state",
 ]
 
 _PACKAGES = (
@@ -50,6 +53,8 @@ _PACKAGES = (
     "scikit-learn",
     "matplotlib",
 )
+# What is tried whether there is room for: more than any result takes.
+_ROOM = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -88,9 +93,7 @@ def save(experiment: Experiment, outcome: Outcome, stamp: Mapping[str, Any], sca
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = path.with_suffix(".npz")
     if outcome.arrays:
-        temporary = arrays.with_suffix(f".{os.getpid()}.tmp.npz")
-        np.savez_compressed(temporary, **{k: np.asarray(v) for k, v in outcome.arrays.items()})  # type: ignore[arg-type]
-        temporary.replace(arrays)
+        write_arrays(arrays, outcome.arrays)
     else:
         arrays.unlink(missing_ok=True)
     record = {
@@ -104,9 +107,53 @@ def save(experiment: Experiment, outcome: Outcome, stamp: Mapping[str, Any], sca
         "arrays": sorted(outcome.arrays),
     }
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-    temporary.replace(path)
+    try:
+        temporary.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return path
+
+
+def check_writable() -> None:
+    """Find out before a computation whether its result can be stored.
+
+    Raises:
+        InputError: the directory of results cannot be written to, or its disk is full.
+    """
+    directory = results_directory()
+    probe = directory / f".{os.getpid()}.probe"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(bytes(_ROOM))
+    except OSError as error:
+        raise InputError(f"results cannot be written to {directory}: {error.strerror or error}") from None
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
+def state(name: str) -> str:
+    """What is stored of an experiment, in two words; its arrays are not read."""
+    path = shown_path(name)
+    if not path.exists():
+        return "not run"
+    try:
+        record = read_json(path)
+        claims, settings = record["claims"], record["settings"]
+        if record["arrays"] and not zipfile.is_zipfile(path.with_suffix(".npz")):
+            raise KeyError("arrays")
+        if claims and all(claim["verdict"] == "not run" for claim in claims):
+            return "not run"
+        return f"{record['scale']}" if settings.get("complete", True) else f"{record['scale']}, in part"
+    except InputError as error:
+        print(f"warning: {error}", file=sys.stderr)
+    except (KeyError, TypeError, AttributeError):
+        print(
+            f"warning: {path} or its arrays are damaged; delete them, or restore them with git checkout",
+            file=sys.stderr,
+        )
+    return "damaged"
 
 
 def read_json(path: Path) -> dict[str, Any]:

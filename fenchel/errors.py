@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["CertificateError", "DomainError", "FenchelError", "MissingDependencyError", "SolverError"]
+import importlib.util
+
+__all__ = ["CertificateError", "DomainError", "FenchelError", "MissingDependencyError", "SolverError", "need_torch"]
 
 
 class FenchelError(Exception):
@@ -23,3 +25,9 @@ class CertificateError(FenchelError, RuntimeError):
 
 class MissingDependencyError(FenchelError, ImportError):
     """An optional library is needed; the message names the extra that installs it."""
+
+
+def need_torch(name: str) -> None:
+    """MissingDependencyError where torch, which the module ``name`` needs, is not installed."""
+    if importlib.util.find_spec("torch") is None:
+        raise MissingDependencyError(f"{name} needs torch: pip install 'fenchel[optim]'")

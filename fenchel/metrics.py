@@ -16,6 +16,10 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+from fenchel.errors import need_torch
+
+need_torch("fenchel.metrics")
+
 import torch
 from torch import Tensor
 

@@ -177,7 +177,7 @@ def breast_cancer(features: int = 10, *, seed: int = 0) -> ClassificationProblem
 
     Raises:
         ValueError: ``features`` is not in 1..30.
-        MissingDependencyError: scikit-learn is not installed (extra ``deep``).
+        MissingDependencyError: scikit-learn is not installed (extra ``experiments``).
     """
     if not 1 <= features <= 30:
         raise ValueError(f"features must be between 1 and 30, got {features}.")
@@ -190,7 +190,7 @@ def iris(*, seed: int = 0) -> ClassificationProblem:
     """Iris versicolor against virginica (100 flowers, not separable): four measurements and a bias, P = 5.
 
     Raises:
-        MissingDependencyError: scikit-learn is not installed (extra ``deep``).
+        MissingDependencyError: scikit-learn is not installed (extra ``experiments``).
     """
     inputs, target = _sklearn_data("load_iris")
     keep = target > 0
@@ -203,7 +203,7 @@ def _sklearn_data(loader: str) -> tuple[Array, Array]:
         from sklearn import datasets
     except ImportError as error:
         raise MissingDependencyError(
-            "this data set ships with scikit-learn; install it with `pip install fenchel[deep]`."
+            "this data set ships with scikit-learn; install it with `pip install fenchel[experiments]`."
         ) from error
     inputs, target = getattr(datasets, loader)(return_X_y=True)
     return np.asarray(inputs, dtype=float), np.asarray(target, dtype=float)

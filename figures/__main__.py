@@ -7,8 +7,14 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from figures.render import FigureInputError, drawable, make
-from figures.report import write_report
+try:
+    from figures.render import FigureInputError, drawable, make
+    from figures.report import write_report
+except ModuleNotFoundError as error:
+    if (error.name or "").split(".")[0] in ("fenchel", "experiments", "figures"):
+        raise
+    print(f"error: figures need {error.name}, which is not installed: pip install -e '.[figures]'", file=sys.stderr)
+    sys.exit(2)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

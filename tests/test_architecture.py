@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("fenchel", "experiments", "figures")
-TORCH_SIDE = ("fenchel.optim", "fenchel.predict", "fenchel.metrics")
+TORCH_SIDE = ("fenchel.optim", "fenchel.predict", "fenchel.metrics", "fenchel.integrations")
 LIBRARIES_LOADED_LATE = ("torch", "matplotlib", "cvxpy", "highspy", "sklearn", "jax", "numpyro", "triton")
 
 

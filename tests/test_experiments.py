@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments import cli, registry, store
-from experiments.registry import Claim, Context, Outcome, piece, register
+from experiments import catalogue, cli, store
+from experiments.registry import Claim, Context, Experiment, Outcome, piece
 
 
 @pytest.fixture(autouse=True)
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("FENCHEL_RESULTS", str(tmp_path))
     monkeypatch.delenv("FENCHEL_DATA", raising=False)
-    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
-    return tmp_path
+    before = dict(catalogue.EXPERIMENTS)
+    yield tmp_path
+    catalogue.EXPERIMENTS.clear()
+    catalogue.EXPERIMENTS.update(before)
+
+
+def register(name: str, title: str) -> Callable[[Callable[[Context], Outcome]], Callable[[Context], Outcome]]:
+    def decorate(run: Callable[[Context], Outcome]) -> Callable[[Context], Outcome]:
+        catalogue.EXPERIMENTS[name] = Experiment(name, title, run)
+        return run
+
+    return decorate
 
 
 def claim(verdict: str = "held") -> Claim:

@@ -12,7 +12,7 @@ import torch
 
 from experiments.benchmarks.interleaved import interleaved, ratios
 from experiments.benchmarks.optimizers import NETWORKS, contenders, optimizer_only
-from experiments.registry import Claim, Context, Outcome, piece, register
+from experiments.registry import Claim, Context, Outcome, piece
 
 LIMIT = 1.05
 """A cost counts as equal, or an addition as negligible, within 5 %."""
@@ -50,7 +50,6 @@ def verdict(over_adam: dict[str, float], noise: dict[str, float]) -> tuple[str, 
     return "held only if", "in the settings " + "; ".join(fits)
 
 
-@register("cost", "What a step of bSAM costs", claims=("D1",))
 def run(context: Context) -> Outcome:
     """Measure, take ratios to SAM with Adam and to bSAM without noise, and judge by both clocks."""
     rounds = (

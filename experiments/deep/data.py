@@ -186,7 +186,7 @@ def _digits(name: str) -> DataSet:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise MissingDependencyError("the embedded digits need scikit-learn; install fenchel[deep]") from error
+        raise MissingDependencyError("the embedded digits need scikit-learn; install the extra experiments") from error
     bunch = load_digits()
     images = torch.from_numpy(bunch.images * (255 / 16)).round().to(torch.uint8)[:, None]
     factor = 2 if name == "digits" else 4
@@ -203,7 +203,7 @@ def _torchvision(name: str, directory: Path, download: bool) -> DataSet:
     try:
         import torchvision
     except ImportError as error:
-        raise MissingDependencyError("image data needs torchvision; install fenchel[deep]") from error
+        raise MissingDependencyError("image data needs torchvision; install the extra experiments") from error
     kinds = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
     kind = getattr(torchvision.datasets, kinds[name])
     parts = []

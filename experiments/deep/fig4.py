@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from experiments.deep import sensitivity
-from experiments.registry import Context, Outcome, register
+from experiments.registry import Context, Outcome
 
 __all__ = ["run"]
 
 
-@register("fig4", "Figure 4: sensitivity of accuracy to rho", claims=("D2",), extras=("deep",))
 def run(context: Context) -> Outcome:
     """The curves over rho."""
     return sensitivity.outcome(context, ("accuracy",))

@@ -17,8 +17,7 @@ import numpy as np
 from experiments.deep import plans, spaces
 from experiments.deep.config import Config
 from experiments.deep.evaluate import METRICS
-from experiments.deep.summary import task_name
-from experiments.registry import Context, Outcome, register
+from experiments.registry import Context, Outcome
 from fenchel.errors import MissingDependencyError
 
 __all__ = ["PLANS", "Plan", "outcome"]
@@ -56,7 +55,7 @@ class _Entry:
         try:
             import optuna
         except ImportError as error:
-            raise MissingDependencyError("the search needs Optuna; install fenchel[deep]") from error
+            raise MissingDependencyError("the search needs Optuna; install the extra experiments") from error
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._optuna, self.context, self.model, self.name = optuna, context, model, entry
         start = replace(spaces.base(model, entry), select=True, seed=context.seed)
@@ -193,11 +192,8 @@ def _measure(context: Context, wanted: Mapping[str, Sequence[Config]], entries: 
             e.rungs[rung] += measured
 
 
-for _model, _dataset in spaces.TASKS.items():
-    _name, _task = f"search_{_model.replace('-', '_')}", task_name(_model, _dataset)
-    register(_name, f"Hyperparameter search, {_task}", extras=("deep",))(
-        partial(outcome, model=_model, names=spaces.PAPERS)
-    )
-    register(f"{_name}_extra", f"The same for IVON and bSAM with sqrt(N), {_task}", extras=("deep",))(
-        partial(outcome, model=_model, names=spaces.EXTRAS)
-    )
+RUNS = {
+    f"search_{model.replace('-', '_')}{suffix}": partial(outcome, model=model, names=names)
+    for model in spaces.TASKS
+    for suffix, names in (("", spaces.PAPERS), ("_extra", spaces.EXTRAS))
+}

@@ -7,14 +7,13 @@ from dataclasses import replace
 from experiments.deep import deviations, plans, spaces, summary, verdicts
 from experiments.deep.rows import Row
 from experiments.deep.summary import Groups, Label
-from experiments.registry import Claim, Context, Outcome, register
+from experiments.registry import Claim, Context, Outcome
 
 __all__ = ["WITH", "WITHOUT", "judge", "run"]
 
 WITH, WITHOUT = "with sqrt(N)", "without (Alg. 1)"
 
 
-@register("sqrtn", "App. E.3: the s-update with and without the factor sqrt(N)", claims=("D7",), extras=("deep",))
 def run(context: Context) -> Outcome:
     """Both versions of bSAM, each with the settings of its own search."""
     few = (8,) if context.scale == "quick" else (plans.SAMPLES,)

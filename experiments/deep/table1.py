@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from experiments.deep import large
-from experiments.registry import Context, Outcome, register
+from experiments.registry import Context, Outcome
 
 __all__ = ["run"]
 
 
-@register("table1", "Table 1: CIFAR-10/100 without augmentation", claims=("D3",), extras=("deep",))
 def run(context: Context) -> Outcome:
     """Complete configurations; run where there is a GPU and the data (quick: a few steps on small images)."""
     return large.outcome(context, "table1", large.table1, [])

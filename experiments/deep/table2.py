@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from experiments.deep import large
-from experiments.registry import Context, Outcome, register
+from experiments.registry import Context, Outcome
 
 __all__ = ["PUBLISHED", "run"]
 
@@ -20,7 +20,6 @@ PUBLISHED: tuple[tuple[str, str, float, float, float, float], ...] = (
 )
 
 
-@register("table2", "Table 2: CIFAR-10/100 and TinyImageNet with augmentation", claims=("D3",), extras=("deep",))
 def run(context: Context) -> Outcome:
     """Complete configurations; run where there is a GPU and the data (quick: a few steps on small images)."""
     from fenchel.metrics import correct_published_nll

@@ -7,14 +7,13 @@ from dataclasses import replace
 from experiments.deep import deviations, plans, summary, verdicts
 from experiments.deep.rows import Row
 from experiments.deep.summary import Groups, Label
-from experiments.registry import Claim, Context, Outcome, register
+from experiments.registry import Claim, Context, Outcome
 
 __all__ = ["WITH", "WITHOUT", "judge", "run"]
 
 WITH, WITHOUT = "bSAM (Alg. 1)", "bSAM w/o noise"
 
 
-@register("table3", "Table 3: the noise of line 3", claims=("D4",), extras=("deep",))
 def run(context: Context) -> Outcome:
     """Train what is missing and compare with noise against without, seed by seed, at the same tuned settings."""
     pairs = [plans.tuned(model, "bsam", context) for model in plans.tasks(context)]

@@ -11,12 +11,11 @@ from experiments.deep.evaluate import METRICS
 from experiments.deep.rows import Row
 from experiments.deep.statistics import LARGER_IS_BETTER, mean_interval, paired
 from experiments.deep.summary import Groups
-from experiments.registry import Claim, Context, Outcome, register
+from experiments.registry import Claim, Context, Outcome
 
 __all__ = ["judge", "run"]
 
 
-@register("table4", "Table 4: Monte Carlo samples in model averaging", claims=("D5",), extras=("deep",))
 def run(context: Context) -> Outcome:
     """Evaluate bSAM at the mean and averaged over 1 to 128 samples."""
     model = plans.tasks(context)[0]

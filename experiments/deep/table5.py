@@ -12,7 +12,7 @@ from experiments.deep.config import Config
 from experiments.deep.evaluate import METRICS
 from experiments.deep.statistics import mean_interval, paired
 from experiments.deep.summary import NAMES, Groups
-from experiments.registry import Claim, Context, Outcome, register
+from experiments.registry import Claim, Context, Outcome
 
 __all__ = ["judge", "run"]
 
@@ -22,7 +22,6 @@ FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 BATCH = 192
 
 
-@register("table5", "Table 5: m-sharpness", claims=("D6",), extras=("deep",))
 def run(context: Context) -> Outcome:
     """For every method and m choose rho on the validation split, then train on the same batches."""
     model, quick = plans.tasks(context)[0], context.scale == "quick"

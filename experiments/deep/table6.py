@@ -8,12 +8,11 @@ from experiments.deep import best, deviations, plans, spaces, summary
 from experiments.deep.config import METHODS
 from experiments.deep.rows import Row
 from experiments.deep.summary import NAMES, Label
-from experiments.registry import Context, Outcome, register
+from experiments.registry import Context, Outcome
 
 __all__ = ["run"]
 
 
-@register("table6", "Table 6: MLP/MNIST and LeNet-5/FashionMNIST, all methods", claims=("D3",), extras=("deep",))
 def run(context: Context) -> Outcome:
     """Train what is missing, compare every method with bSAM over the seeds."""
     tasks = plans.tasks(context)

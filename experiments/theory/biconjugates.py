@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 
 from experiments.progress import bar
-from experiments.registry import Claim, Context, Outcome, piece, register
+from experiments.registry import Claim, Context, Outcome, piece
 from fenchel import Gaussian, biconjugate, expected_loss, sum_of_biconjugates
 from fenchel.errors import SolverError
 from fenchel.losses import LogisticRegression
@@ -25,9 +25,6 @@ _CHAIN = (1, 2, 4, 20, 60)
 STRUCTURES = ("full", "diagonal", "isotropic")
 
 
-@register(
-    "biconjugates", "f and certified f** on the paper's logistic regression, and sums of biconjugates", claims=("C4",)
-)
 def run(context: Context) -> Outcome:
     """One q in detail, a grid of q, the sampled program over its number of pieces, and blocks of data."""
     quick = context.scale == "quick"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.registry import Claim, Context, Outcome, register
+from experiments.registry import Claim, Context, Outcome
 from experiments.theory.wells_surface import (
     WELLS,
     certified_slice,
@@ -25,7 +25,6 @@ SIGMAS = (0.2, 0.5, 1.2)
 _SMALL = (0.1, 0.03, 0.01, 0.003)
 
 
-@register("fig1", "Max-loss against expected loss; slices of f and f** for several sigma", claims=("A8",))
 def run(context: Context) -> Outcome:
     """Slices on a fine grid of means, limits as sigma -> 0, and the sigma at which each well is lost."""
     quick = context.scale == "quick"

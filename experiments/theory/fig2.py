@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.registry import Claim, Context, Outcome, register
+from experiments.registry import Claim, Context, Outcome
 from experiments.theory.wells_surface import expected_surface
 from fenchel import Gaussian, biconjugate, biconjugate_surface_result
 from fenchel import losses as L
@@ -14,7 +14,6 @@ Array = NDArray[np.float64]
 SLICES = (0.2, 0.5, 1.2)
 
 
-@register("fig2", "The spaces of mu and lambda; f and f** over mu and over (m, sigma)", claims=("A8",))
 def run(context: Context) -> Outcome:
     """Both surfaces with brackets, checked against certified single solves at random places."""
     quick = context.scale == "quick"

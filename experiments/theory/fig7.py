@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.registry import Claim, Context, Outcome, piece, register
+from experiments.registry import Claim, Context, Outcome, piece
 from experiments.theory.posterior_metrics import distances, kl_by_grid
 from experiments.theory.rule_checks import (
     check_bound,
@@ -56,7 +56,6 @@ SEEDS = 5
 BY_SEED = ("width", "width_min", "width_max", "mean_shift")
 
 
-@register("fig7", "Posteriors and lower bounds with f, certified f** and sampled f**", claims=("B1", "B2", "B6", "C1"))
 def run(context: Context) -> Outcome:
     full = context.scale == "full"
     pieces = (20, 100, 400) if full else (20,)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter1d
 from scipy.stats import binomtest
 
-from experiments.registry import Claim, Context, Outcome, piece, register
+from experiments.registry import Claim, Context, Outcome, piece
 from experiments.theory.theorem2_cases import random_wells
 from fenchel.expectation.expected_loss import expected_loss
 from fenchel.gaussian import Gaussian
@@ -28,7 +28,6 @@ _STEP = 0.005
 _HALF = 12.0
 
 
-@register("flatness", "Claim B5: flatness of the chosen well against sigma and rho", claims=("B5",))
 def run(context: Context) -> Outcome:
     """The chosen well over the scale: the three wells, a dimpled well, random losses with and without clusters."""
     quick = context.scale == "quick"

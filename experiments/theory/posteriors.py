@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.registry import Claim, Context, Outcome, piece, register
+from experiments.registry import Claim, Context, Outcome, piece
 from experiments.theory.posterior_metrics import (
     distances,
     predictive,
@@ -64,7 +64,6 @@ def cases(full: bool) -> tuple[Case, ...]:
     )
 
 
-@register("posteriors", "Approximate posteriors against the exact one", claims=("C1",), extras=("deep", "mcmc"))
 def run(context: Context) -> Outcome:
     rows = {}
     for case in cases(context.scale == "full"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.registry import Context, Outcome, piece, register
+from experiments.registry import Context, Outcome, piece
 from experiments.store import plain
 from experiments.theory import convexity, max_loss_form, theorem1_sides
 from experiments.theory.theorem1_cases import losses_by_dimension, random_gaussians, wells
@@ -19,9 +19,6 @@ from fenchel.theorems.theorem1 import random_naturals
 _CLAIMS = ("A1", "A2", "A3", "A4", "A5", "A6", "A7")
 
 
-@register(
-    "theorem1", "Theorem 1, its domain and its counterexamples; f** as the largest convex minorant", claims=_CLAIMS
-)
 def run(context: Context) -> Outcome:
     """Every part is a finished piece, so that an interrupted run resumes."""
     quick = context.scale == "quick"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.registry import Claim, Context, Outcome, piece, register
+from experiments.registry import Claim, Context, Outcome, piece
 from experiments.theory.theorem2_cases import CATEGORIES, FIELDS, cell, families, random_wells, simple_losses
 from experiments.theory.theorem2_checks import first_looks, landscape, radius_map, reverse, zoom_sam
 from fenchel.losses import LinearPredictorLoss
@@ -24,7 +24,6 @@ _COUNTEREXAMPLES: dict[str, Callable[[dict[str, float]], bool]] = {
 }
 
 
-@register("theorem2", "Theorem 2: where SAM and relaxed Bayes correspond", claims=("B3", "B4"))
 def run(context: Context) -> Outcome:
     """The atlas (losses x rho x delta), a random survey, the smallest counterexamples, the map rho <-> sigma."""
     quick = context.scale == "quick"

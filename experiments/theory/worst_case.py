@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.progress import bar
-from experiments.registry import Context, Outcome, piece, register
+from experiments.registry import Context, Outcome, piece
 from fenchel import Gaussian, biconjugate, expected_loss
 from fenchel.losses import Loss, ThreeWells
 from fenchel.problems import murphy_logistic_regression
@@ -18,7 +18,6 @@ SIGMAS = (0.2, 0.6, 1.5)
 COVARIANCES = (0.05, 1.0)
 
 
-@register("worst_case", "The worst-case distribution behind f**, beside the Gaussian")
 def run(context: Context) -> Outcome:
     """Atoms over the mean for three widths on the three wells; atoms for two widths on the logistic regression."""
     count = 41 if context.scale == "quick" else 241

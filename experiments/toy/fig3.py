@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta
 
-from experiments.registry import Claim, Context, Outcome, register
+from experiments.registry import Claim, Context, Outcome
 from experiments.toy.logistic import NUM_DATA, box, draws, exact_predictive, gaussian_predictive, prior_of
 from experiments.toy.logistic_study import METHODS, PRIORS, Plan, cells, chosen, measured, plan
 from fenchel import exact_posterior
@@ -31,7 +31,6 @@ EXAMPLE_PRIOR = 0.01
 VARIANTS = {"bSAM": "Algorithm 1 as printed", "bSAM, sqrt(N)": "as derived, with the factor sqrt(N)"}
 
 
-@register("fig3", "Predictive probabilities: exact Bayes, SAM, SAM + Laplace, bSAM", claims=("C2",), extras=("deep",))
 def run(context: Context) -> Outcome:
     """Choose settings on half of the draws, measure on the other half, judge; and the maps of one draw."""
     chosen_plan = plan(context.scale)

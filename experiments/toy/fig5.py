@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from experiments.registry import Context, Outcome, register
+from experiments.registry import Context, Outcome
 from experiments.toy.logistic import draws, prior_of
 from experiments.toy.logistic_study import METHODS, PRIORS, cells, chosen, measured, plan
 from fenchel import exact_posterior
 
 
-@register("fig5", "Posteriors of the logistic regression: exact, SAM + Laplace, bSAM", extras=("deep",))
 def run(context: Context) -> Outcome:
     """Densities on a grid and samples at every prior, at the settings that Fig. 3 chose."""
     chosen_plan = plan(context.scale)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from experiments.registry import Claim, Context, Outcome, piece, register
+from experiments.registry import Claim, Context, Outcome, piece
 from experiments.toy.confidence import MEASURE, closer_than_half, judge, measure, spread
 from experiments.toy.moons import Moons, moons, num_parameters
 from experiments.toy.moons_reference import plans, points, reference
@@ -43,7 +43,6 @@ def cases(scale: str, demo: Settings, num_data: int) -> dict[str, tuple[Settings
     return {k: v for k, v in listed.items() if scale == "full" or v[2] == "floor"}
 
 
-@register("fig6", "Two moons: SAM, SAM + Laplace, bSAM and NUTS", claims=("C3",), extras=("deep", "mcmc"))
 def run(context: Context) -> Outcome:
     """Sample the references, train every method, compare, and judge C3."""
     data, full = moons(), context.scale == "full"

@@ -44,13 +44,13 @@ def moons(num: int = 100, noise: float = 0.1, *, columns: int = 61, rows: int = 
     """The demo's data, two half circles with Gaussian noise (random state 1), and ``num_test`` fresh points.
 
     Raises:
-        MissingDependencyError: scikit-learn is not installed (extra ``deep``).
+        MissingDependencyError: scikit-learn is not installed (extra ``experiments``).
     """
     try:
         from sklearn.datasets import make_moons
     except ImportError as error:
         raise MissingDependencyError(
-            "the two-moons data need scikit-learn; install it with `pip install fenchel[deep]`."
+            "the two-moons data need scikit-learn; install it with `pip install the extra experiments`."
         ) from error
     inputs, labels = make_moons(num, noise=noise, random_state=1)
     test_inputs, test_labels = make_moons(num_test, noise=noise, random_state=2)

@@ -41,7 +41,7 @@ def _jax() -> Any:
         import numpyro.infer  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(
-            "the NUTS reference needs numpyro; install it with `pip install fenchel[mcmc]`."
+            "the NUTS reference needs numpyro; install it with `pip install -e '.[mcmc]'`."
         ) from error
     return jax
 

@@ -3,12 +3,9 @@
 `BSAM` and `SAM` take closures; `VOGN` takes per-example losses; `IVON` closures; `SWAG` watches another optimizer.
 """
 
-import importlib.util
+from fenchel.errors import need_torch
 
-from fenchel.errors import MissingDependencyError
-
-if importlib.util.find_spec("torch") is None:
-    raise MissingDependencyError("fenchel.optim needs torch: pip install 'fenchel[deep]'")
+need_torch("fenchel.optim")
 
 from fenchel.optim.adam import UncorrectedAdam
 from fenchel.optim.batch_norm import frozen_statistics, reestimate_statistics

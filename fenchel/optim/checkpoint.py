@@ -71,7 +71,7 @@ def save_checkpoint(path: str | os.PathLike[str], **parts: Any) -> None:
     try:
         from safetensors.torch import save_file
     except ImportError:
-        raise MissingDependencyError("checkpoints need safetensors: pip install 'fenchel[deep]'") from None
+        raise MissingDependencyError("checkpoints need safetensors: pip install 'fenchel[experiments]'") from None
     tensors, rest = flatten({"parts": parts, "generator": torch.get_rng_state()})
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -90,7 +90,7 @@ def load_checkpoint(path: str | os.PathLike[str], *, restore_generator: bool = T
     try:
         from safetensors import safe_open
     except ImportError:
-        raise MissingDependencyError("checkpoints need safetensors: pip install 'fenchel[deep]'") from None
+        raise MissingDependencyError("checkpoints need safetensors: pip install 'fenchel[experiments]'") from None
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         if "tree" not in metadata:

@@ -132,7 +132,7 @@ def fit_laplace(
 
     Raises:
         ValueError: ``prior_precision`` is not positive, or ``structure`` unknown.
-        MissingDependencyError: laplace-torch is not installed (extra ``deep``).
+        MissingDependencyError: laplace-torch is not installed (extra ``experiments``).
     """
     if not prior_precision > 0:
         raise ValueError(f"prior_precision must be positive, got {prior_precision!r}")
@@ -158,7 +158,7 @@ def _fit(network: nn.Module, loader: Iterable[Any], structure: str, prior_precis
         from laplace import Laplace
     except ImportError as error:
         raise MissingDependencyError(
-            "Laplace approximations need laplace-torch; install it with `pip install fenchel[deep]`."
+            "Laplace approximations need laplace-torch; install it with `pip install fenchel[experiments]`."
         ) from error
     laplace = Laplace(
         network,
