@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import QhullError
 
 from fenchel.certificates import of_biconjugate
 from fenchel.checks import check_problem, check_tolerance, probe_points
 from fenchel.closed.closed_forms import closed_form_biconjugate
 from fenchel.closed.sums import sum_of_biconjugates
+from fenchel.errors import DomainError, SolverError
 from fenchel.gaussian import Gaussian
 from fenchel.losses import LinearPredictorLoss, Loss
 from fenchel.moments.certificate import LowerBound
@@ -33,6 +35,7 @@ __all__ = ["METHODS", "biconjugate"]
 Array = NDArray[np.float64]
 METHODS = ("cutting-plane", "sampled", "hull", "closed-form")
 MASTERS = ("highs", "cvxpy")
+_SMALLEST = 1e-150
 
 
 def biconjugate(
@@ -102,9 +105,15 @@ def _bracket(
     reference: SolverOptions | None,
 ) -> BiconjugateResult:
     if method == "hull":
-        from fenchel.hull.surface import hull_biconjugate
-
-        return hull_biconjugate(loss, q, tol=tol, structure=family)
+        hull, failure = _hull(loss, q, family, tol, budget.max_seconds)
+        if hull is not None and (hull.certified or np.isinf(hull.value)):
+            return hull
+        found = _bracket(loss, q, "cutting-plane", family, tol, warm, budget, None)
+        if hull is not None and hull.gap <= found.gap:
+            return hull
+        return replace(
+            found, message="; ".join(text for text in (f"by cutting planes: {failure}", found.message) if text)
+        )
     frame = MomentFrame.of(q.mean, q.cov, family)
     if method == "closed-form":
         return _closed_form(loss, q, frame, tol)
@@ -117,6 +126,24 @@ def _bracket(
     solve = None if reference is None else _reference(frame, reference)
     outcome = cutting_plane(white, tol=tol, start=start, budget=budget, master=solve)
     return _result(frame, outcome, tol, time.perf_counter() - begin)
+
+
+def _hull(loss: Loss, q: Gaussian, family: str, tol: float, max_seconds: float) -> tuple[BiconjugateResult | None, str]:
+    """f** by the hull, and why there is none or why it is not certified."""
+    from fenchel.hull.surface import hull_biconjugate
+
+    if q.dim > 1:
+        raise ValueError(f"method 'hull' is for losses of one parameter, the loss has P = {q.dim}")
+    if np.sqrt(q.cov[0, 0]) < 1e-8 * abs(q.mean[0]):
+        return None, "the hull cannot resolve a deviation so small beside the mean"
+    try:
+        with np.errstate(all="ignore"):
+            found = hull_biconjugate(loss, q, tol=tol, structure=family, max_seconds=max_seconds)
+    except (ValueError, IndexError, FloatingPointError, QhullError, SolverError) as error:
+        return None, f"the hull failed ({type(error).__name__}: {' '.join(str(error).split())[:80]})"
+    if np.isnan(found.value) or np.isnan(found.gap):
+        return None, "the hull gave no number"
+    return found, "the hull's bracket stayed wide"
 
 
 def _checked(
@@ -135,6 +162,12 @@ def _checked(
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}.")
     check_tolerance(tol)
+    variances = np.diag(q.cov)
+    if variances.min() < _SMALLEST or variances.max() > 1.0 / _SMALLEST:
+        raise DomainError(
+            f"q has variances from {variances.min():.3g} to {variances.max():.3g}, beyond what double precision can "
+            "square; use other units."
+        )
     if structure is not None and structure not in STRUCTURES:
         raise ValueError(f"structure must be one of {', '.join(STRUCTURES)}; got {structure!r}.")
     if master not in MASTERS:

@@ -175,3 +175,30 @@ def test_bad_input() -> None:
             call()
     with pytest.raises(TypeError, match="loss"):
         biconjugate_surface(np.exp, [0.0], [1.0])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("loss", "mean", "variance"),
+    [
+        (L.from_expression("1 - cos(2*(x - 2.17))", ["x"]), 0.3, 5.9),
+        (L.ReLU(1e8), 1e8, 1e-12),
+        (L.Softplus(), 1.0, 1e-30),
+        (L.ThreeWells(), 0.2, 1e-100),
+        (L.Softplus(), 0.0, 1e10),
+    ],
+)
+def test_where_the_hull_fails_the_cutting_planes_take_over(loss: L.Loss, mean: float, variance: float) -> None:
+    q = Gaussian([mean], [[variance]])
+    found = biconjugate(loss, q, method="hull", max_seconds=5.0)
+    other = biconjugate(loss, q, max_seconds=5.0)
+    room = 1e-7 * max(1.0, abs(other.value))
+    assert found.lower <= found.upper
+    assert found.lower <= other.upper + room
+    assert found.upper >= other.lower - room
+    assert found.certified
+
+
+def test_scales_beyond_double_precision_are_refused() -> None:
+    for variance in (1e-300, 1e-160, 1e300):
+        with pytest.raises(ValueError, match="variances"):
+            biconjugate(L.Softplus(), Gaussian([0.0], [[variance]]))

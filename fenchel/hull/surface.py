@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fenchel.checks import check_loss
 from fenchel.conjugate import conjugate
+from fenchel.errors import SolverError
 from fenchel.gaussian import Gaussian
 from fenchel.hull.lifted_curve import LiftedCurve, growth, sample_nodes
 from fenchel.hull.majorant_excess import excess_over
@@ -72,7 +73,13 @@ def biconjugate_surface_result(loss: Loss, means: Any, stds: Any) -> Surface:
 
 
 def hull_biconjugate(
-    loss: Loss, q: Gaussian, *, tol: float = 1e-8, structure: str | None = None, max_rounds: int = 12
+    loss: Loss,
+    q: Gaussian,
+    *,
+    tol: float = 1e-8,
+    structure: str | None = None,
+    max_rounds: int = 12,
+    max_seconds: float = np.inf,
 ) -> BiconjugateResult:
     """f** at one q by the hull (P = 1), certified by a global search for a violation of the hull's majorant.
 
@@ -87,16 +94,19 @@ def hull_biconjugate(
     best: tuple[float, Surface, float, float] | None = None
     boxes = 0
     for _ in range(max_rounds):
+        left = max_seconds - (time.perf_counter() - start)
+        if left <= 0.0:
+            break
         surface = _solve(Plane(loss, np.array([mean]), np.array([np.sqrt(variance)])), extra, bracket=True)
         upper = float(surface.value[0, 0])
         if not np.isfinite(upper):
             break
         lam1, lam2 = float(surface.lam1[0, 0]), float(surface.lam2[0, 0])
-        found = conjugate(loss, np.array([lam1]), lam2, tol=0.1 * tol)
+        found = conjugate(loss, np.array([lam1]), lam2, tol=0.1 * tol, max_seconds=left)
         if np.isinf(found.upper):
             # Escaping mass puts the gradient on the edge of dom f*; a hair inside is a valid bound too.
             lam2 -= 1e-10 * (1.0 + abs(lam2))
-            found = conjugate(loss, np.array([lam1]), lam2, tol=0.1 * tol)
+            found = conjugate(loss, np.array([lam1]), lam2, tol=0.1 * tol, max_seconds=left)
         searches, boxes = searches + 1, boxes + found.boxes
         lower = lam1 * mean + lam2 * (variance + mean * mean) - found.upper
         if best is None or lower > best[0] or upper < float(best[1].value[0, 0]):
@@ -106,6 +116,8 @@ def hull_biconjugate(
         extra = np.unique(np.concatenate([extra, found.argmax]))
     seconds = time.perf_counter() - start
     if best is None:
+        if seconds >= max_seconds:
+            raise SolverError(f"the hull was not found within {max_seconds:g} seconds")
         return _without_bracket(surface, family, searches, seconds)
     lower, surface, lam1, lam2 = best
     weights, atoms = surface.weights[0, 0], surface.atoms[0, 0]

@@ -101,7 +101,10 @@ def design(dim: int) -> Array:
         radii = np.concatenate([near, far])
         return np.concatenate([[0.0], radii, -radii])[:, None]
     directions = _directions(dim)
-    radii = np.geomspace(0.25, 12.0, 12 if dim == 2 else 9) if dim <= 3 else np.sqrt(dim) * np.geomspace(0.3, 4.0, 7)
+    if dim <= 3:
+        radii = np.geomspace(0.25, 12.0, 12 if dim == 2 else 9)
+    else:
+        radii = np.sqrt(dim) * np.geomspace(0.3, 4.0, 7) if dim <= 5 else np.array([1.0, 2.0, 4.0])
     near = (radii[:, None, None] * directions).reshape(-1, dim)
     axes = np.concatenate([np.eye(dim), -np.eye(dim)])
     far_points = (far[:, None, None] * axes).reshape(-1, dim)
@@ -109,11 +112,11 @@ def design(dim: int) -> Array:
 
 
 def _directions(dim: int) -> Array:
-    """Unit vectors in +- pairs: even on the circle, fixed pseudo-random for P <= 5, the axes above."""
+    """Unit vectors in +- pairs: even on the circle, fixed pseudo-random up to P = 16, the axes above."""
     if dim == 2:
         angle = np.pi * np.arange(12) / 12
         half = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    elif dim > 5:
+    elif dim > 16:
         # The linear program has of the order of dim^2 rows here, and every column is paid for.
         half = np.eye(dim)
     else:

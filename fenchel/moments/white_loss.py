@@ -47,7 +47,9 @@ class WhiteLoss:
         if frame.structure == "diagonal":
             basis, live = np.eye(frame.dim), np.any(rows != 0.0, axis=0)
         else:
-            _, singular, basis = np.linalg.svd(rows, full_matrices=True)
+            # Of many rows the triangular factor has the same singular values, without an n x n matrix.
+            factor = np.linalg.qr(rows, mode="r") if rows.shape[0] > frame.dim else rows
+            _, singular, basis = np.linalg.svd(factor, full_matrices=True)
             singular = np.concatenate([singular, np.zeros(frame.dim - singular.size)])
             live = singular > 1e-13 * max(rows.shape) * max(float(singular[0]), 1e-300)
         if live.all() or not live.any():

@@ -66,6 +66,7 @@ class LinearModel(_Frame):
         self.loss = loss
         self.groups = [Terms(g.link, g.rows @ basis, g.predictors(origin), g.weights) for g in loss.groups]
         self._sizes = [np.abs(g.rows).T for g in self.groups]
+        self.terms = sum(g.rows.shape[0] for g in self.groups)
         self.convex = all(g.link.convex for g in self.groups)
         self.continuous = loss.continuous
 
@@ -141,7 +142,7 @@ class UserModel(_Frame):
     ) -> None:
         super().__init__(origin, basis, concave, linear, constant)
         self.loss = loss
-        self.convex, self.continuous = False, True
+        self.convex, self.continuous, self.terms = False, True, 1
         curved = loss.curvature * (basis.T @ basis) if np.isfinite(loss.curvature) else None
         self._bound = None if curved is None else curved - concave
         q = loss.majorizer

@@ -5,6 +5,8 @@ A genuine maximization over mean and covariance that knows nothing of the right 
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,21 +48,27 @@ def supremum_over_gaussians(
     starts: int = 6,
     floor: float = 1e-7,
     seed: int = 0,
+    max_seconds: float = np.inf,
 ) -> GaussianSupremum:
     """Maximize <lambda', mu> + E_q[l] over all q of the family; lam2 in the family's blocks.
 
     ``samples`` random Gaussians are tried and the best ``starts`` climbed from; standard deviations stay above
-    ``floor``, lowered to it in steps. The supremum itself is only approached as they go to zero.
+    ``floor``, lowered to it in steps. The supremum itself is only approached as they go to zero. After ``max_seconds``
+    the best q met is returned, and ``message`` says so.
     """
     first = np.atleast_1d(np.asarray(lam1, dtype=float))
-    problem = _Problem(loss, first, np.asarray(lam2, dtype=float), structure)
+    problem = _Problem(loss, first, np.asarray(lam2, dtype=float), structure, time.perf_counter() + max_seconds)
     rng = np.random.default_rng(seed)
     center, spread = problem.region()
     grown = problem.unbounded(rng, center)
     if grown is not None:
         return GaussianSupremum(np.inf, None, np.zeros((0, 2)), problem.evaluations, grown)
-    tried = [problem.random(rng, center, spread) for _ in range(samples)]
-    heights = np.array([-problem.objective(x)[0] for x in tried])
+    tried, heights = [], np.zeros(0)
+    for _ in range(samples):
+        tried.append(problem.random(rng, center, spread))
+        heights = np.append(heights, -problem.objective(tried[-1])[0])
+        if problem.late():
+            break
     best_x, path = tried[int(np.argmax(heights))], []
     pool = [tried[k] for k in np.argsort(-heights)[:starts]]
     for level in np.geomspace(1e-1, floor, 4):
@@ -70,20 +78,27 @@ def supremum_over_gaussians(
         q = problem.gaussian(best_x)
         path.append((float(np.sqrt(np.linalg.eigvalsh(q.cov)[-1])), ends[0][1]))
         pool = [x for x, _ in ends[: max(2, starts // 2)]]
+        if problem.late():
+            break
     value = max(v for _, v in path)
-    return GaussianSupremum(value, problem.gaussian(best_x), np.array(path), problem.evaluations)
+    message = "the search over Gaussians was stopped by the time limit" if problem.late() else ""
+    return GaussianSupremum(value, problem.gaussian(best_x), np.array(path), problem.evaluations, message)
 
 
 class _Problem:
     """Coordinates x = (mean, logarithms of the Cholesky factor's diagonal, its entries below) of the family."""
 
-    def __init__(self, loss: Loss, lam1: Array, lam2: Array, structure: str) -> None:
+    def __init__(self, loss: Loss, lam1: Array, lam2: Array, structure: str, deadline: float) -> None:
+        self.deadline = deadline
         self.loss, self.lam1, self.lam2, self.structure = loss, lam1, lam2, structure
         self.dim = loss.dim
         self.scales = {"full": self.dim, "diagonal": self.dim, "isotropic": 1}[structure]
         self.below = np.tril_indices(self.dim, -1)
         self.evaluations = 0
         self.full = _dense(lam2, self.dim)
+
+    def late(self) -> bool:
+        return time.perf_counter() > self.deadline
 
     def region(self) -> tuple[Array, Array]:
         """Center and spread of the means to try: the Gaussian that lambda' belongs to, widened by the loss's pull."""
@@ -159,8 +174,19 @@ class _Problem:
         x = x.copy()
         x[self.dim : self.dim + self.scales] = np.maximum(x[self.dim : self.dim + self.scales], low)
         options = {"maxiter": 300, "ftol": 1e-15, "gtol": 1e-10}
-        found = minimize(self.objective, x, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
-        return found.x, -float(found.fun)
+        best: list[Any] = [x, np.inf]
+
+        def objective(point: Array) -> tuple[float, Array]:
+            value, slope = self.objective(point)
+            if value < best[1]:
+                best[:] = point.copy(), value
+            if self.late():
+                raise StopIteration
+            return value, slope
+
+        with suppress(StopIteration):
+            minimize(objective, x, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+        return best[0], -float(best[1])
 
 
 def _dense(block: Array, dim: int) -> Array:

@@ -1,0 +1,81 @@
+"""How far the certified computations reach, and that they do the same on any processor and keep their limits."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fenchel
+from fenchel import Gaussian, losses
+
+ROOT = Path(__file__).parents[1]
+
+
+def _problem(dim: int, count: int, seed: int = 1) -> tuple[losses.Loss, Gaussian]:
+    rng = np.random.default_rng(seed)
+    rows, labels = rng.normal(size=(count, dim)), rng.integers(0, 2, count)
+    root = rng.normal(size=(dim, dim)) / np.sqrt(dim)
+    mean = 0.5 * rng.normal(size=dim)
+    return losses.LogisticRegression(rows, labels), Gaussian(mean, root @ root.T + 0.2 * np.eye(dim))
+
+
+@pytest.mark.parametrize(("dim", "count"), [(6, 10), (7, 12), (8, 10)])
+def test_six_to_eight_parameters_are_certified(dim: int, count: int) -> None:
+    loss, q = _problem(dim, count)
+    found = fenchel.biconjugate(loss, q, tol=1e-6)
+    assert found.certified, found.message
+
+
+def test_memory_grows_with_the_data_and_not_with_their_square() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(20_000, 2))
+    loss = losses.LogisticRegression(rows, rows @ [1.0, 0.5] + rng.normal(size=20_000) > 0.0)
+    tracemalloc.start()
+    found = fenchel.biconjugate(loss, Gaussian([0.5, 0.2], 0.01 * np.eye(2)), tol=1e-5)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.certified
+    assert peak < 0.5e9  # a square matrix would have 3.2 GB
+
+
+_COUNT = """
+import fenchel
+from fenchel.search import bounds
+calls = 0
+plain = bounds.LinearModel.derivatives
+def counted(self, u):
+    global calls
+    calls += 1
+    return plain(self, u)
+bounds.LinearModel.derivatives = counted
+q = fenchel.Gaussian([0.5, 2.0], [[0.3, 0.1], [0.1, 0.8]])
+fenchel.biconjugate(fenchel.problems.murphy_logistic_regression(), q, tol=1e-6)
+print(calls)
+"""
+
+
+def test_the_search_does_as_much_on_any_processor() -> None:
+    counts = []
+    for setting in ({}, {"OPENBLAS_CORETYPE": "Nehalem"}, {"NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4"}):
+        run = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", _COUNT],
+            capture_output=True, text=True, cwd=ROOT, env=os.environ | setting, check=False,
+        )  # fmt: skip
+        if run.returncode:  # such a feature cannot be switched off in this build
+            continue
+        counts.append(int(run.stdout))
+    assert max(counts) - min(counts) <= 2
+    assert max(counts) < 90
+
+
+def test_a_theorem_is_checked_within_its_time() -> None:
+    formula = "0.1*(x**2 + y**2) - 3*exp(-((x - 1)**2 + (y + 1)**2)/0.1) - 2*exp(-((x + 1)**2 + y**2)/0.5)"
+    verdict = fenchel.verify_theorem1(losses.from_expression(formula, ["x", "y"]), max_seconds=3.0)
+    assert verdict.holds in (True, None)
+    assert any("time limit" in row["message"] for row in verdict.measured["rows"])
