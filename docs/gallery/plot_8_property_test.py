@@ -13,17 +13,16 @@ cases, and makes the first failure as simple as it can.
 # test is called by hand.
 
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import fenchel
+from fenchel.testing import assert_theorem1, assert_theorem2, gaussians, natural_parameters
 
 loss = fenchel.losses.from_expression("log(1 + (x - 1)**2)", variables=["x"])
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
-@given(mean=st.floats(-3, 3), variance=st.floats(0.01, 4))
-def test_relaxation_is_below(mean, variance):
-    q = fenchel.Gaussian([mean], variance)
+@given(gaussians(dim=1))
+def test_relaxation_is_below(q):
     result = fenchel.biconjugate(loss, q)
     assert result.certified
     assert result.lower <= -fenchel.expected_loss(loss, q) + 1e-9
@@ -37,17 +36,19 @@ test_relaxation_is_below()
 # Theorem 1 at any natural parameter with a positive precision; of Theorem 2 the part that the paper's proof gives, that
 # stationary pairs map both ways, at any radius and any prior. A failure prints the smallest example that was found.
 
+from hypothesis import strategies as st
+
 
 @settings(max_examples=5, deadline=None, derandomize=True)
-@given(mean=st.floats(-2, 2), precision=st.floats(0.1, 5))
-def test_theorem_1(mean, precision):
-    assert fenchel.verify_theorem1(loss, [precision * mean], -0.5 * precision).holds
+@given(natural_parameters(dim=1, structure="isotropic", mean_bound=2.0, smallest=0.45))
+def test_theorem_1(pair):
+    assert_theorem1(loss, *pair)
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(rho=st.floats(0.02, 1.0), delta=st.floats(0.05, 1.0))
 def test_theorem_2_for_pairs(rho, delta):
-    assert fenchel.verify_theorem2(loss, rho, delta).measured["pairs_map"] is not False  # None: undecided
+    assert_theorem2(loss, rho, delta, pairs_only=True)
 
 
 test_theorem_1()

@@ -1,8 +1,8 @@
-"""What torch's own suite asks of an optimizer, by torch's helpers (`torch.testing._internal.common_optimizers`).
+"""What torch's own suite asks of an optimizer, by its helpers (`torch.testing._internal.common_optimizers`).
 
 Its test module itself is not shipped; the statements are its: the loss falls for every configuration and scheduler, a
-checkpoint gives the same training, hooks are called, old checkpoints load, zero gradients move nothing, copies are whole.
-Refused, each with one sentence: sparse gradients (`SparseAdam` alone takes them), complex parameters, ``differentiable``.
+checkpoint gives the same training, hooks are called, parameters without a gradient stay, copies are whole.
+Refused, each with one sentence: sparse gradients (`SparseAdam` alone takes them), complex parameters.
 VOGN takes the losses of single examples in place of one loss, and is closed over below.
 """
 
@@ -226,7 +226,7 @@ def test_what_is_not_supported_is_refused_with_a_reason(kind: Any, kwargs: dict[
     with pytest.raises((RuntimeError, ValueError, TypeError), match="sparse"):
         opt.step(sparse)
     if kind is not SamSGD:  # its base decides
-        with pytest.raises((TypeError, ValueError), match="complex|floating"):
+        with pytest.raises((TypeError, ValueError), match=r"complex|floating"):
             kind([nn.Parameter(torch.ones(2, dtype=torch.complex64))], **kwargs)
     with pytest.raises(TypeError):
         kind([nn.Parameter(torch.ones(2))], **(kwargs | {"no_such_setting": True}))
