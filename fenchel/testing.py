@@ -1,7 +1,7 @@
 """For test suites: hypothesis strategies for Gaussians, natural parameters and losses, and the theorems as assertions.
 
-    @given(gaussians(dim=1))
-    def test_relaxation(q): assert fenchel.biconjugate(loss, q).lower <= -fenchel.expected_loss(loss, q) + 1e-9
+@given(gaussians(dim=1))
+def test_relaxation(q): assert fenchel.biconjugate(loss, q).lower <= -fenchel.expected_loss(loss, q) + 1e-9
 """
 
 from __future__ import annotations

@@ -202,3 +202,14 @@ def test_scales_beyond_double_precision_are_refused() -> None:
     for variance in (1e-300, 1e-160, 1e300):
         with pytest.raises(ValueError, match="variances"):
             biconjugate(L.Softplus(), Gaussian([0.0], [[variance]]))
+
+
+def test_a_hinge_far_away_and_a_narrow_spike_are_seen() -> None:
+    """The squared hinge grows as its majorant does, whatever its threshold; a spike lies between all first nodes."""
+    assert biconjugate_surface(L.SquaredReLU(1e4), [0.0], [1.0])[0, 0] == pytest.approx(-1.0, abs=1e-6)
+    for center in (2.17, 5.03, -7.77):
+        spike = L.from_expression(f"3*exp(-(x - ({center}))**2/2/0.01**2)", ["x"])
+        found = biconjugate(spike, Gaussian([0.0], [[1.0]]))
+        # Cantelli: at most 1/(1 + c^2) of the mass lies beyond c.
+        assert found.certified
+        assert found.value == pytest.approx(-3.0 / (1.0 + center**2), rel=2e-2)

@@ -145,8 +145,13 @@ def growth(loss: Loss, window: Window) -> float:
     """lim sup l / u^2 at infinity: -inf for a bounded domain, inf for a loss that outgrows every quadratic."""
     if loss.bounds is not None:
         return -np.inf
-    if isinstance(loss, LinearPredictorLoss):  # links grow at most linearly
-        return float(0.5 * loss.H[0, 0] * window.scale**2)
+    if isinstance(loss, LinearPredictorLoss):
+        # Links grow at most linearly, but for those with a bend, where their predictor goes to +infinity.
+        bends = [
+            sum(float(g.link.bend * (g.weights * np.maximum(side * g.rows[:, 0], 0.0) ** 2).sum()) for g in loss.groups)
+            for side in (1.0, -1.0)
+        ]
+        return float(0.5 * (loss.H[0, 0] + max(bends)) * window.scale**2)
     if isinstance(loss, UserLoss) and np.isinf(loss.curvature) and loss.majorizer is None:
         return np.inf
     with np.errstate(all="ignore"):

@@ -221,7 +221,7 @@ def _returned(result: Any, shape: tuple[int, ...], name: str, theta: Array) -> A
         raise ValueError(f"{name} must return shape {shape} for theta of shape {theta.shape}, got {array.shape}")
     array = np.asarray(array, dtype=float).reshape(shape)
     bad = ~np.isfinite(array) if name == "hessian" else np.isnan(array)
-    missing = bad.reshape(shape[0], -1).any(axis=1) & (np.abs(theta).max(axis=1) <= _NEAR)
+    missing = bad.reshape(shape[0], int(np.prod(shape[1:]))).any(axis=1) & (np.abs(theta).max(axis=1) <= _NEAR)
     if missing.any():
         raise ValueError(f"{name} returned NaN or infinity at theta = {theta[int(np.argmax(missing))].tolist()}")
     return array

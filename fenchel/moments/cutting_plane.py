@@ -288,21 +288,27 @@ class _Rounds:
             self.best = Candidate(candidate.coefficients, candidate.points, candidate.violations, proved)
             self.add(found.maximizers)
             return True
-        if found.upper == np.inf:
-            self.confine(candidate.coefficients)
+        # Where the declared growth is as steep as Q nothing confines the search: a steeper Q is searched instead.
+        if found.upper == np.inf or (not found.certified and found.boxes == 0):
+            excess = self.confine(candidate)
+            if excess > allowed:
+                worth = -float(candidate.coefficients @ self.frame.target) - excess
+                self.best = Candidate(candidate.coefficients, candidate.points, candidate.violations, worth)
+                return True
         if out.gap() > allowed and not found.certified:
             out.message = found.message or "the global search was stopped before its proof was complete"
             return False
         return True
 
-    def confine(self, c: Array) -> None:
+    def confine(self, candidate: Candidate) -> float:
         """Lower bounds from what is declared of the growth of a user's loss, where that is steeper than Q.
 
-        The declared quadratic itself; and Q, steep enough for the global search to be confined by it.
+        The declared quadratic itself; and Q, steep enough for the global search to be confined by it. Returns by how
+        much the loss exceeds Q at the points that this search met; they join the atoms.
         """
-        declared, frame = self.white.majorizer(), self.frame
+        declared, frame, c = self.white.majorizer(), self.frame, candidate.coefficients
         if declared is None:
-            return
+            return 0.0
         _, _, w = frame.quadratic(c)
         short = max(0.0, float(np.linalg.eigvalsh(declared[2] - w)[-1]))
         if np.array_equal(frame.quadratic(frame.coefficients(*declared))[2], declared[2]):
@@ -312,6 +318,7 @@ class _Rounds:
             slack = 1e-14 * float(np.abs(own) @ np.abs(frame.target))
             self.outcome.offer_lower(LowerBound(value - slack, lam1, lam2, "declared majorizer"))
         square = frame.coefficients(0.0, np.zeros(frame.dim), np.eye(frame.dim))
+        excess = 0.0
         for margin in _MARGINS:
             # A wider margin costs more of the bound, but confines the search to a smaller region.
             steep = c + (short + margin * max(1.0, float(np.abs(declared[2]).max()))) * square
@@ -320,6 +327,10 @@ class _Rounds:
             bound, found = certify_lower(self.white, steep, tol=allowed, starts=starts, max_boxes=_CONFINED_BOXES)
             self.outcome.offer_lower(bound)
             self.outcome.boxes += found.boxes
+            above = self.white.value(found.maximizers) - frame.features(found.maximizers) @ c
+            excess = max(excess, float(above.max(initial=0.0)))
+            self.add(found.maximizers[above > allowed])
+        return excess
 
 
 def cutting_plane(
