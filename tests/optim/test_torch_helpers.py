@@ -21,6 +21,8 @@ from torch.optim.lr_scheduler import ExponentialLR, LinearLR, PolynomialLR, Step
 from fenchel.optim import BSAM, IVON, SAM, VOGN
 
 common = pytest.importorskip("torch.testing._internal.common_optimizers")
+# Its import forbids setting back-end flags for the rest of the process, which other tests do.
+setattr(torch.backends, "__allow_nonbracketed_mutation_flag", True)  # noqa: B010
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
