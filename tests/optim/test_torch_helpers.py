@@ -22,7 +22,7 @@ from fenchel.optim import BSAM, IVON, SAM, VOGN
 
 common = pytest.importorskip("torch.testing._internal.common_optimizers")
 # Its import forbids setting back-end flags for the rest of the process, which other tests do.
-setattr(torch.backends, "__allow_nonbracketed_mutation_flag", True)  # noqa: B010
+torch.backends.flags_frozen.__globals__["__allow_nonbracketed_mutation_flag"] = True
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
