@@ -13,6 +13,7 @@ from figures.style import EXACT, NEUTRAL, RELAXED, TEXT_WIDTH, TRUTH
 
 __all__ = ["draw"]
 
+_SLICE = "#8B0000"
 _SHADES = ("#009E73", "#E69F00", "#CC79A7")
 
 
@@ -31,8 +32,10 @@ def draw(stored: Stored) -> Any:
         Line2D([], [], color=EXACT, lw=1.0, label=r"$f$ (mesh)"),
         Line2D([], [], color=RELAXED, lw=4.0, alpha=0.7, label=r"$f^{**}$ (surface)"),
         Line2D([], [], color=TRUTH, lw=1.8, label=r"$-\ell$ at $\sigma\to0$"),
+        Line2D([], [], color=EXACT, lw=1.8, label=r"slices of $f$"),
+        Line2D([], [], color=_SLICE, lw=1.8, label=r"slices of $f^{**}$"),
     ]
-    figure.legend(handles=handles, loc="lower center", ncols=3, bbox_to_anchor=(0.5, 0.0))
+    figure.legend(handles=handles, loc="lower center", ncols=5, bbox_to_anchor=(0.5, 0.0), fontsize=7)
     return figure
 
 
@@ -105,8 +108,9 @@ def _surface_over_std(axis: Any, stored: Stored) -> None:
         k = int(np.argmin(np.abs(a["stds"] - sigma)))
         level = np.full_like(a["means"], a["stds"][k])
         axis.plot(a["means"], level, a["expected"][:, k], color=EXACT, lw=1.6, zorder=9)
-        axis.plot(a["means"], level, a["relaxed"][:, k], color="#8B0000", lw=1.6, zorder=9)
+        axis.plot(a["means"], level, a["relaxed"][:, k], color=_SLICE, lw=1.6, zorder=9)
     axis.set(xlabel=r"$m$", ylabel=r"$\sigma$")
+    axis.set_yticks([0.0, 0.5, 1.0, 1.5, 2.0])
     axis.yaxis.set_rotate_label(False)
     axis.set_title(r"(c) the same over $(m,\sigma)$, with slices", y=0.98)
     _tidy(axis, (32.0, -72.0))
@@ -116,6 +120,9 @@ def _tidy(axis: Any, view: tuple[float, float]) -> None:
     axis.view_init(*view)
     axis.patch.set_alpha(0.0)
     axis.tick_params(pad=-3, labelsize=6)
+    axis.tick_params(axis="z", pad=2)  # else the axis runs through the minus signs
+    axis.set_zticks([-4, -3, -2, -1])
+    axis.set_zlabel(r"$f$, $f^{**}$", labelpad=-2)
     axis.xaxis.labelpad = axis.yaxis.labelpad = -6
     for pane in (axis.xaxis, axis.yaxis, axis.zaxis):
         pane.set_pane_color((1.0, 1.0, 1.0, 0.0))
