@@ -13,10 +13,10 @@ from flint import arb, arb_mat
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from fenchel.certificates.record import hexes
 from fenchel.checker.majorant import Excess, height, middle, outside, summit, with_multipliers
 from fenchel.checker.numbers import Refused
 from fenchel.errors import CertificateError
+from fenchel.losses.exact_text import hexes
 
 __all__ = ["Open", "Tree", "grow"]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from fenchel.certificates.boxes import Open, grow
-from fenchel.certificates.record import Certificate, hexes, loss_record
+from fenchel.certificates.record import Certificate
 from fenchel.checker import VERSION, check_record
 from fenchel.checker.majorant import Excess
 from fenchel.checker.majorant import Loss as Exact
@@ -22,6 +22,7 @@ from fenchel.checker.numbers import Refused, above, balls, exact, exacts
 from fenchel.errors import CertificateError
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
+from fenchel.losses.exact_text import hexes
 from fenchel.losses.linear_predictor import LinearPredictorLoss
 from fenchel.moments.atoms import moment_error, repair_by_moving
 from fenchel.moments.moment_frame import MomentFrame
@@ -80,7 +81,7 @@ def biconjugate_certificate(
     family = result.structure
     frame = MomentFrame.of(mean, cov, family)
     block = _block(cov, family)
-    written = loss_record(loss)
+    written = loss.record()
     known = Exact.read(written)
     scale = max(1.0, abs(result.value))
     moments = {"mean": hexes(mean), "covariance": hexes(block)}
@@ -129,7 +130,7 @@ def conjugate_certificate(
     inner = found.info["conjugate"] if isinstance(found, ObjectiveResult) else found
     if inner.argmax is None:
         raise ValueError("an infinite value of f* has no certificate")
-    written = loss_record(loss)
+    written = loss.record()
     family = ("isotropic", "diagonal", "full")[lam2.ndim]
     matrix = lam2 * np.eye(loss.dim) if lam2.ndim == 0 else np.diag(lam2) if lam2.ndim == 1 else lam2
     scale = max(1.0, abs(inner.value))
@@ -156,7 +157,7 @@ def sam_certificate(
     loss: Loss, found: ObjectiveResult, theta: Array, rho: float, delta: float, limits: Limits
 ) -> Certificate:
     """The certificate of a certified SAM objective (Eq. 1)."""
-    written = loss_record(loss)
+    written = loss.record()
     known = Exact.read(written)
     assert found.argmax is not None
     scale = max(1.0, abs(found.value))

@@ -4,31 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fenchel.losses import Loss, UserLoss
-from fenchel.losses.expression import ExpressionLoss
-from fenchel.losses.linear_predictor import LinearPredictorLoss
-from fenchel.losses.links import AbsLink, BumpLink, HuberLink, IndicatorLink, ReLULink, SoftplusLink
-from fenchel.losses.more_links import SquaredReLULink
-
-__all__ = ["Certificate", "hexes", "loss_record"]
-
-Array = NDArray[np.float64]
-_NAMES = {
-    SoftplusLink: "softplus",
-    ReLULink: "relu",
-    AbsLink: "absolute",
-    HuberLink: "huber",
-    BumpLink: "bump",
-    IndicatorLink: "indicator",
-    SquaredReLULink: "squared-relu",
-}
+__all__ = ["Certificate"]
 
 
 @dataclass(frozen=True)
@@ -64,41 +43,3 @@ class Certificate:
         if not isinstance(record, dict) or "claim" not in record:
             raise ValueError(f"{path} is not a certificate: it has no claim")
         return cls(record)
-
-
-def hexes(value: Any) -> Any:
-    """Numbers (floats, Fractions, arrays, nested lists of them) as strings that read back exactly."""
-    if isinstance(value, Fraction):
-        return f"{value.numerator}/{value.denominator}"
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        return hexes(value.item())
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return [hexes(part) for part in value]
-    return float(value).hex()
-
-
-def loss_record(loss: Loss) -> dict[str, Any]:
-    """The loss as the checker reads it.
-
-    Raises:
-        ValueError: a loss of callables, of which nothing can be checked.
-    """
-    if isinstance(loss, ExpressionLoss):
-        return loss.record()
-    if isinstance(loss, LinearPredictorLoss):
-        groups = []
-        for group in loss.groups:
-            if type(group.link) not in _NAMES:
-                raise ValueError(f"a certificate cannot hold {group.link!r}, which is given by callables")
-            record: dict[str, Any] = {"link": _NAMES[type(group.link)]}
-            if isinstance(group.link, HuberLink):
-                record["delta"] = hexes(group.link.delta)
-            record |= {name: hexes(getattr(group, name)) for name in ("rows", "offsets", "weights")}
-            groups.append(record)
-        quadratic = {name: hexes(getattr(loss, name)) for name in ("H", "b", "c")}
-        return {"kind": "linear-predictors", "dim": loss.dim, **quadratic, "groups": groups}
-    kind = "callables" if isinstance(loss, UserLoss) else type(loss).__name__
-    raise ValueError(
-        f"a loss given by {kind} cannot be put into a certificate, since nobody else could evaluate it; "
-        "write it with losses.from_expression"
-    )

@@ -37,6 +37,17 @@ class Loss(ABC):
         """What certificates about this loss take on trust, as sentences; nothing for built-in losses."""
         return ()
 
+    def record(self) -> dict[str, Any]:
+        """The loss as certificates hold it, in exact numbers.
+
+        Raises:
+            ValueError: the loss is given by code, which nobody else could evaluate.
+        """
+        raise ValueError(
+            f"{self!r} is given by code, which a certificate cannot hold, since nobody else could evaluate it; "
+            "write it with losses.from_expression"
+        )
+
     def minorant(self) -> tuple[float, Array, Array] | None:
         """(c, g, H): c + g.theta + theta^T H theta / 2 <= l(theta) everywhere; None where none is known."""
         return None

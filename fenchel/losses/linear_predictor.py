@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fenchel.losses.accurate import accurate_predictors
 from fenchel.losses.base import Loss
+from fenchel.losses.exact_text import hexes
 from fenchel.losses.inputs import finite_array, finite_number, symmetric_matrix
 from fenchel.losses.links import Link
 
@@ -105,6 +106,15 @@ class LinearPredictorLoss(Loss):
                 # An infinite curvature times a zero entry of x stays out of the sum.
                 total[outer_sum(kinked.astype(float), np.abs(group.rows)) > 0.0] = np.inf
         return total
+
+    def record(self) -> dict[str, Any]:
+        """The loss as certificates hold it; ValueError for links of which the checker knows nothing."""
+        groups = []
+        for group in self.groups:
+            parts = {name: hexes(getattr(group, name)) for name in ("rows", "offsets", "weights")}
+            groups.append(group.link.record() | parts)
+        quadratic = {name: hexes(getattr(self, name)) for name in ("H", "b", "c")}
+        return {"kind": "linear-predictors", "dim": self.dim, **quadratic, "groups": groups}
 
     def minorant(self) -> tuple[float, Array, Array] | None:
         """The quadratic, tangents of convex terms at 0, and what bounded terms are least."""

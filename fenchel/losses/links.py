@@ -45,6 +45,15 @@ class Link(ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 
+    #: Under which the checker of certificates knows it.
+    name: ClassVar[str] = ""
+
+    def record(self) -> dict[str, str]:
+        """What certificates say of the link; ValueError where the checker knows nothing of it."""
+        if not self.name:
+            raise ValueError(f"a certificate cannot hold {self!r}, which is given by code")
+        return {"link": self.name}
+
     @abstractmethod
     def value(self, z: Array) -> Array: ...
 
@@ -125,6 +134,7 @@ class _EvenLink(Link):
 class SoftplusLink(_EvenLink):
     """log(1 + exp z)."""
 
+    name = "softplus"
     slopes = (0.0, 1.0)
     rule = (0.5, 0.0)
 
@@ -152,6 +162,7 @@ class SoftplusLink(_EvenLink):
 class ReLULink(_EvenLink):
     """max(z, 0)."""
 
+    name = "relu"
     kinks = (0.0,)
     slopes = (0.0, 1.0)
     rule = (0.5, 0.0)
@@ -178,6 +189,7 @@ class ReLULink(_EvenLink):
 class AbsLink(_EvenLink):
     """|z|."""
 
+    name = "absolute"
     kinks = (0.0,)
     slopes = (-1.0, 1.0)
 
@@ -216,6 +228,11 @@ def _two_piece_curvature(z0: Array, lo: Array, hi: Array, jump: float) -> Array:
 class HuberLink(_EvenLink):
     """z^2/2 for |z| <= delta, delta |z| - delta^2/2 beyond."""
 
+    name = "huber"
+
+    def record(self) -> dict[str, str]:
+        return super().record() | {"delta": self.delta.hex()}
+
     def __init__(self, delta: float) -> None:
         self.delta = positive_number(delta, "delta")
         self.slopes = (-self.delta, self.delta)
@@ -240,6 +257,7 @@ class HuberLink(_EvenLink):
 class IndicatorLink(Link):
     """1 for z >= 0, else 0: the upper semicontinuous indicator."""
 
+    name = "indicator"
     convex = False
     bounded = True
     least = 0.0
@@ -277,6 +295,7 @@ class IndicatorLink(Link):
 class BumpLink(Link):
     """-exp(-z^2/2): a well of depth 1 and width 1."""
 
+    name = "bump"
     convex = False
     bounded = True
     least = -1.0

@@ -69,6 +69,7 @@ class SquareConcaveLink(Link):
 class SquaredReLULink(Link):
     """max(z, 0)^2: of quadratic growth on one side."""
 
+    name = "squared-relu"
     rule = None
     bend = 2.0
     slopes = (0.0, np.inf)
