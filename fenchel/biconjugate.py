@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from scipy.spatial import QhullError
 
 from fenchel.certificates import of_biconjugate
-from fenchel.checks import check_problem, check_tolerance, probe_points
+from fenchel.checks import check_count, check_problem, check_tolerance, probe_points
 from fenchel.closed.closed_forms import closed_form_biconjugate
 from fenchel.closed.sums import sum_of_biconjugates
 from fenchel.errors import DomainError, SolverError
 from fenchel.gaussian import Gaussian
 from fenchel.losses import LinearPredictorLoss, Loss
+from fenchel.losses.inputs import finite_array
 from fenchel.moments.certificate import LowerBound
 from fenchel.moments.cutting_plane import Master, cutting_plane
 from fenchel.moments.moment_frame import STRUCTURES, MomentFrame
@@ -82,7 +83,7 @@ def biconjugate(
         TypeError, ValueError: bad input, each with one sentence.
         SolverError: a convex solver is missing or failed.
     """
-    family = _checked(loss, q, method, tol, structure, master, num_pieces, max_rounds, max_seconds)
+    family = _checked(loss, q, method, tol, structure, master, num_pieces, max_rounds, max_seconds, max_boxes)
     options = solver if isinstance(solver, SolverOptions) else SolverOptions(solver or "CLARABEL")
     if method == "sampled":
         generator = rng if isinstance(rng, np.random.Generator) else np.random.default_rng(0 if rng is None else rng)
@@ -156,6 +157,7 @@ def _checked(
     num_pieces: Any,
     max_rounds: Any,
     max_seconds: Any,
+    max_boxes: Any,
 ) -> str:
     """The family to use; TypeError or ValueError with one sentence for bad input."""
     check_problem(loss, q=q)
@@ -172,9 +174,8 @@ def _checked(
         raise ValueError(f"structure must be one of {', '.join(STRUCTURES)}; got {structure!r}.")
     if master not in MASTERS:
         raise ValueError(f"master must be one of {', '.join(MASTERS)}; got {master!r}.")
-    for name, count in (("num_pieces", num_pieces), ("max_rounds", max_rounds)):
-        if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {count!r}.")
+    for name, count in (("num_pieces", num_pieces), ("max_rounds", max_rounds), ("max_boxes", max_boxes)):
+        check_count(count, name)
     if max_seconds is not None:
         check_tolerance(max_seconds, "max_seconds")
     return str(structure or q.structure)
@@ -186,7 +187,7 @@ def _start(loss: Loss, q: Gaussian, frame: MomentFrame, warm: Any) -> Start:
         return _warm_start(frame, warm)
     points = np.zeros((0, frame.dim))
     if warm is not None:
-        theta = np.asarray(warm, dtype=float)
+        theta = finite_array(warm, "warm", np.ndim(warm))
         if theta.ndim != 2 or theta.shape[1] != q.dim or not np.all(np.isfinite(theta)):
             raise ValueError(f"warm must be a BiconjugateResult or finite atoms of shape (K, {q.dim}).")
         points = frame.to_white(theta)
@@ -212,6 +213,10 @@ def _warm_start(frame: MomentFrame, warm: BiconjugateResult) -> Start:
     """The atoms, and in the same family the active set. No bound is taken over: it might belong to another loss."""
     if warm.atoms.ndim != 2 or warm.atoms.shape[1] != frame.mean.size or warm.natural is None:
         raise ValueError(f"warm must be a result for {frame.mean.size} parameters, with atoms and a natural parameter.")
+    if not (np.isfinite(warm.atoms).all() and np.isfinite(warm.weights).all() and (warm.weights >= 0.0).all()):
+        raise ValueError("warm must have finite atoms and finite weights that are not negative.")
+    if not (np.isfinite(warm.natural.lam1).all() and np.isfinite(warm.natural.lam2).all()):
+        raise ValueError("warm must have a finite natural parameter.")
     points = frame.to_white(warm.atoms)
     offset = warm.info.get("majorant_offset")
     if warm.structure != frame.structure or offset is None or not np.isfinite(offset) or points.shape[0] == 0:

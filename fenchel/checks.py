@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
 
-__all__ = ["check_loss", "check_problem", "check_tolerance", "check_unbounded", "probe_points"]
+__all__ = ["check_count", "check_loss", "check_problem", "check_tolerance", "check_unbounded", "probe_points"]
 
 
 def check_loss(loss: Any) -> None:
@@ -49,6 +49,13 @@ def check_tolerance(tol: Any, name: str = "tol") -> float:
     if isinstance(tol, bool) or not isinstance(tol, (int, float, np.number)) or not 0.0 < float(tol) < np.inf:
         raise ValueError(f"{name} must be a positive number, got {tol!r}.")
     return float(tol)
+
+
+def check_count(value: Any, name: str, least: int = 1) -> int:
+    """``value`` as an integer of at least ``least``; ValueError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
+    return int(value)
 
 
 @cache

@@ -40,7 +40,7 @@ class Gaussian:
     """
 
     def __init__(self, mean: Any, cov: Any) -> None:
-        mean = np.atleast_1d(np.asarray(mean, dtype=float)) if np.ndim(mean) == 0 else mean
+        mean = [mean] if np.ndim(mean) == 0 else mean
         self._mean = finite_array(mean, "mean", 1)
         if self._mean.size == 0:
             raise ValueError("mean must have at least one entry")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -70,6 +71,36 @@ def test_one_sentence_that_names_the_argument(name: str, argument: str, value: A
     text = str(caught.value)
     assert "\n" not in text
     assert argument in text or {"delta0": "prior"}.get(argument, argument) in text, text
+
+
+def _warm(**changes: Any) -> Any:
+    found = fenchel.biconjugate(L, Q)
+    return dataclasses.replace(found, **changes)
+
+
+@pytest.mark.parametrize(
+    ("call", "argument"),
+    [
+        (lambda: fenchel.biconjugate(L, Q, max_boxes="a"), "max_boxes"),
+        (lambda: fenchel.biconjugate(L, Q, max_rounds=1.5), "max_rounds"),
+        (lambda: fenchel.biconjugate(L, Q, warm="x"), "warm"),
+        (lambda: fenchel.biconjugate(L, Q, warm=_warm(weights=np.array([np.nan, 1.0]))), "warm"),
+        (lambda: fenchel.biconjugate(L, Q, warm=_warm(atoms=np.array([[np.nan], [1.0]]))), "warm"),
+        (lambda: fenchel.conjugate(L, 0.0, -1.0, max_boxes=-1), "max_boxes"),
+        (lambda: fenchel.conjugate(L, 0.0, -1.0, max_seconds="a"), "max_seconds"),
+        (lambda: fenchel.bayesian_learning_rule(L, Q, learning_rate="a"), "learning_rate"),
+        (lambda: fenchel.bayesian_learning_rule(L, Q, max_iterations="a"), "max_iterations"),
+        (lambda: fenchel.minimize_relaxed(L, Q, tol="a"), "tol"),
+        (lambda: fenchel.laplace(L, Q, at="a"), "at"),
+        (lambda: fenchel.verify_theorem1(L, count="a"), "count"),
+        (lambda: fenchel.verify_theorem1(L, structures=3), "structures"),
+        (lambda: Gaussian("a", 1.0), "mean"),
+        (lambda: Gaussian([0.0], "a"), "cov"),
+    ],
+)
+def test_options_too(call: Callable[[], Any], argument: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^{argument} must"):
+        call()
 
 
 def _cosine(**changes: Any) -> losses.Loss:

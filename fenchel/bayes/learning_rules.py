@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from fenchel.bayes.acceleration import Anderson
 from fenchel.bayes.objectives import raise_block
 from fenchel.bayes.surrogates import Evaluation, Surrogate, make_surrogate
-from fenchel.checks import check_problem
+from fenchel.checks import check_count, check_problem, check_tolerance
 from fenchel.errors import DomainError, SolverError
 from fenchel.gaussian import STRUCTURES, Gaussian
 from fenchel.losses import Loss
+from fenchel.losses.inputs import finite_number
 from fenchel.results import BiconjugateResult, Natural
 
 __all__ = ["LearningResult", "bayesian_learning_rule", "family_member"]
@@ -212,7 +213,7 @@ class _Run:
 
     def step(self, t: int) -> bool:
         """One iteration; False where no step of any length keeps the objective from rising."""
-        rate = float(self.rate(t) if callable(self.rate) else self.rate)
+        rate = finite_number(self.rate(t) if callable(self.rate) else self.rate, "learning_rate")
         if not 0.0 < rate <= 1.0:
             raise ValueError(f"learning_rate must be in (0, 1], got {rate} at iteration {t}.")
         if self.anderson is not None and self.try_extrapolation(rate):
@@ -314,10 +315,8 @@ def _check(
     loss: Loss, prior: Gaussian, max_iterations: int, tol: float, parameter_tol: float, family: str, memory: int
 ) -> None:
     check_problem(loss, prior=prior)
-    if max_iterations < 1:
-        raise ValueError(f"max_iterations must be at least 1, got {max_iterations}.")
-    if not (tol > 0 and parameter_tol > 0):
-        raise ValueError(f"tol and parameter_tol must be positive, got {tol} and {parameter_tol}.")
-    if memory < 0:
-        raise ValueError(f"acceleration must not be negative, got {memory}.")
+    check_count(max_iterations, "max_iterations")
+    check_tolerance(tol)
+    check_tolerance(parameter_tol, "parameter_tol")
+    check_count(memory, "acceleration", 0)
     family_member(prior, family)

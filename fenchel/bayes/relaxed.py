@@ -21,7 +21,7 @@ from fenchel.bayes.relaxed_search import Search, certified_search, local_search,
 from fenchel.bayes.simplex_qp import simplex_qp
 from fenchel.bayes.statistics import Statistics
 from fenchel.biconjugate import biconjugate
-from fenchel.checks import check_problem
+from fenchel.checks import check_count, check_problem, check_tolerance
 from fenchel.closed.sums import sum_of_biconjugates
 from fenchel.errors import DomainError
 from fenchel.gaussian import Gaussian
@@ -100,8 +100,8 @@ def minimize_relaxed(
         DomainError: no start has a finite f*.
     """
     check_problem(loss, prior=prior)
-    if not tol > 0 or max_iterations < 1:
-        raise ValueError(f"tol must be positive and max_iterations at least 1, got {tol} and {max_iterations}.")
+    check_tolerance(tol)
+    check_count(max_iterations, "max_iterations")
     prior_member = family_member(prior, structure)
     named = relaxed_starts(loss, prior_member, structure) if starts is None else _named(starts, structure)
     runs: list[tuple[str, _Bundle]] = []

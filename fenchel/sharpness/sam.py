@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fenchel.certificates import of_sam
-from fenchel.checks import check_loss, check_tolerance
+from fenchel.checks import check_count, check_loss, check_tolerance
 from fenchel.losses import Loss
 from fenchel.losses.inputs import finite_array, finite_number
 from fenchel.results import ObjectiveResult
@@ -41,6 +41,8 @@ def sam_objective(
     point = _point(loss, theta)
     rho, delta = _nonnegative(rho, "rho"), _nonnegative(delta, "delta")
     check_tolerance(tol)
+    if max_boxes is not None:
+        check_count(max_boxes, "max_boxes")
     penalty = 0.5 * delta * float(point @ point)
     if rho == 0.0:
         value = float(loss(point)) + penalty

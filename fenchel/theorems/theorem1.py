@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fenchel.checks import check_loss, check_tolerance, check_unbounded
+from fenchel.checks import check_count, check_loss, check_tolerance, check_unbounded
 from fenchel.conjugate import conjugate
 from fenchel.gaussian import STRUCTURES
 from fenchel.losses import LinearPredictorLoss, Loss, UserLoss
@@ -60,6 +60,9 @@ def verify_theorem1(
         block = np.asarray(lam2, dtype=float)
         cases.append((("isotropic", "diagonal", "full")[min(block.ndim, 2)], np.atleast_1d(lam1), block))
     else:
+        check_count(count, "count")
+        if not isinstance(structures, (list, tuple)):
+            raise TypeError(f"structures must be a tuple of names, got {type(structures).__name__}.")
         for structure in structures:
             if structure not in STRUCTURES:
                 raise ValueError(f"structure must be one of {', '.join(STRUCTURES)}, got {structure!r}")
