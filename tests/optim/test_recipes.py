@@ -35,14 +35,15 @@ def test_a_recipe_runs_as_printed_and_learns(name: str, tmp_path: Path) -> None:
     assert accuracy >= 0.85
 
 
-def test_the_recipe_for_two_processes_equals_one(tmp_path: Path) -> None:
+def test_the_recipe_for_several_processes_runs_on_two(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = os.environ | {"PYTHONPATH": str(RECIPES.parents[1]), "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
         [*command, str(RECIPES / "fsdp_processes.py")],
         capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300, check=False,
     )  # fmt: skip
-    assert run.returncode == 0, run.stderr[-2000:]
+    # After the script's last line gloo's threads sometimes abort the interpreter on its way out.
+    assert run.returncode == 0 or "terminate called without an active exception" in run.stderr, run.stderr[-2000:]
     assert float(run.stdout.rsplit(":", 1)[1]) >= 0.85
 
 
