@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.spatial import QhullError
 
 from fenchel.certificates import of_biconjugate
-from fenchel.checks import check_count, check_problem, check_tolerance, probe_points
+from fenchel.checks import check_count, check_problem, check_seconds, check_tolerance, probe_points
 from fenchel.closed.closed_forms import closed_form_biconjugate
 from fenchel.closed.sums import sum_of_biconjugates
 from fenchel.errors import DomainError, SolverError
@@ -176,8 +176,7 @@ def _checked(
         raise ValueError(f"master must be one of {', '.join(MASTERS)}; got {master!r}.")
     for name, count in (("num_pieces", num_pieces), ("max_rounds", max_rounds), ("max_boxes", max_boxes)):
         check_count(count, name)
-    if max_seconds is not None:
-        check_tolerance(max_seconds, "max_seconds")
+    check_seconds(max_seconds)
     return str(structure or q.structure)
 
 

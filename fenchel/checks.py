@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
 
-__all__ = ["check_count", "check_loss", "check_problem", "check_tolerance", "check_unbounded", "probe_points"]
+__all__ = [
+    "check_count",
+    "check_loss",
+    "check_problem",
+    "check_seconds",
+    "check_tolerance",
+    "check_unbounded",
+    "probe_points",
+]
 
 
 def check_loss(loss: Any) -> None:
@@ -49,6 +57,11 @@ def check_tolerance(tol: Any, name: str = "tol") -> float:
     if isinstance(tol, bool) or not isinstance(tol, (int, float, np.number)) or not 0.0 < float(tol) < np.inf:
         raise ValueError(f"{name} must be a positive number, got {tol!r}.")
     return float(tol)
+
+
+def check_seconds(value: Any, name: str = "max_seconds") -> float:
+    """A time limit: inf for None, else a positive number of seconds; ValueError otherwise."""
+    return np.inf if value is None or value == np.inf else check_tolerance(value, name)
 
 
 def check_count(value: Any, name: str, least: int = 1) -> int:

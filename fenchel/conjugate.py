@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fenchel.certificates import of_conjugate
-from fenchel.checks import check_count, check_loss, check_tolerance, probe_points
+from fenchel.checks import check_count, check_loss, check_seconds, check_tolerance, probe_points
 from fenchel.losses import Loss
 from fenchel.losses.inputs import finite_array
 from fenchel.results import ConjugateResult
@@ -42,8 +42,7 @@ def conjugate(
     check_loss(loss)
     check_tolerance(tol)
     check_count(max_boxes, "max_boxes")
-    if max_seconds is not None:
-        check_tolerance(max_seconds, "max_seconds")
+    check_seconds(max_seconds)
     first = finite_array([lam1] if np.ndim(lam1) == 0 else lam1, "lam1", 1)
     second = second_block(lam2, loss.dim)
     found = maximize(loss, first, second, tol=tol, starts=starts, max_boxes=max_boxes, max_seconds=max_seconds)

@@ -41,8 +41,10 @@ def test_surface_against_closed_forms(name: str) -> None:
     surface = biconjugate_surface_result(loss, MEANS, STDS)
     np.testing.assert_allclose(surface.value, truth, rtol=1e-9, atol=1e-9)
     assert (surface.lower <= truth + 1e-9).all()
-    if name != "indicator":
-        assert np.median(surface.upper - surface.lower) < 1e-6
+    if name == "quadratic":  # its majorant touches everywhere, and rounding makes it cross: not all are proved tightly
+        assert np.median(surface.upper - surface.lower) < 1e-9
+    elif name != "indicator":  # for which no lower end is proved
+        assert (surface.upper - surface.lower).max() < 1e-9
     # Atoms have the moments, and the gradient is that of the closed form in the mean.
     atoms = np.nan_to_num(surface.atoms)
     carried = np.sum(surface.weights, axis=2) > 0.5

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fenchel.checks import check_count, check_loss, check_tolerance, check_unbounded
+from fenchel.checks import check_count, check_loss, check_seconds, check_tolerance, check_unbounded
 from fenchel.conjugate import conjugate
 from fenchel.gaussian import STRUCTURES
 from fenchel.losses import LinearPredictorLoss, Loss, UserLoss
@@ -67,7 +67,7 @@ def verify_theorem1(
             if structure not in STRUCTURES:
                 raise ValueError(f"structure must be one of {', '.join(STRUCTURES)}, got {structure!r}")
             cases += [(structure, *pair) for pair in random_naturals(loss, structure, count, seed)]
-    limit = np.inf if max_seconds is None else check_tolerance(max_seconds, "max_seconds")
+    limit = check_seconds(max_seconds)
     begin, rows = time.perf_counter(), []
     for k, case in enumerate(cases):
         left = limit - (time.perf_counter() - begin)
@@ -90,7 +90,7 @@ def verify_theorem1(
 
 
 def _compare(loss: Loss, structure: str, lam1: Array, lam2: Array, *, seed: int, max_seconds: float) -> dict[str, Any]:
-    theta = conjugate(loss, lam1, lam2, tol=1e-10, max_seconds=None if np.isinf(max_seconds) else 0.5 * max_seconds)
+    theta = conjugate(loss, lam1, lam2, tol=1e-10, max_seconds=0.5 * max_seconds)
     mu = supremum_over_gaussians(loss, lam1, lam2, structure, seed=seed, max_seconds=max_seconds - theta.seconds)
     both = bool(np.isfinite(theta.value) and np.isfinite(mu.value))
     return {
