@@ -279,3 +279,23 @@ def test_the_checker_shares_no_code_with_the_solver() -> None:
             for name in names:
                 assert not name.startswith("fenchel") or name.startswith("fenchel.checker"), (file.name, name)
                 assert name.split(".")[0] not in ("numpy", "scipy", "cvxpy"), (file.name, name)
+
+
+def test_the_picture_of_a_proof() -> None:
+    """The majorant touches the loss at the atoms and lies above it; the boxes cover where the loss comes near it."""
+    loss = CASES["logistic"]
+    result = fenchel.biconjugate(loss, _moments(2, "full"))
+    certificate = result.certificate()
+    atoms = result.atoms[result.weights > 1e-6]
+    assert np.abs(certificate.majorant(atoms) - loss(atoms)).max() < 1e-6
+    theta = result.atoms[0] + 6.0 * np.random.default_rng(0).normal(size=(2000, 2))
+    assert (certificate.majorant(theta) >= loss(theta)).all()
+    boxes = certificate.boxes()
+    assert boxes.shape[1:] == (4, 2)
+    for atom in atoms:
+        center, axes = boxes.mean(axis=1), boxes[:, [1, 2]] - boxes[:, [0]]
+        inside = np.abs(np.linalg.solve(axes.transpose(0, 2, 1), (atom - center)[:, :, None])[:, :, 0]) <= 0.5 + 1e-9
+        assert inside.all(axis=1).any()
+    flat = fenchel.biconjugate(losses.Quadratic([[1.0]], [0.0]), Gaussian([0.2], 1.0)).certificate()
+    assert flat.boxes().shape == (0, 2, 1)
+    assert flat.majorant(np.array([[2.0]]))[0] == pytest.approx(2.0, abs=1e-9)

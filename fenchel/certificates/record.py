@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 __all__ = ["Certificate"]
 
 
@@ -29,6 +32,33 @@ class Certificate:
         """A copy, made of what JSON knows."""
         return dict(json.loads(json.dumps(self.record)))
 
+    def majorant(self, theta: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The quadratic Q above the loss, of a certificate of f**: (n, P) -> (n,)."""
+        q = self.record["majorant"]
+        step = np.asarray(theta, dtype=float) - _floats(q["center"])
+        block = _floats(q["curvature"])
+        curved = step @ block if block.ndim == 2 else step * block
+        return np.asarray(float(_floats(q["constant"])) + step @ _floats(q["slope"]) + np.sum(curved * step, axis=1))
+
+    def boxes(self) -> NDArray[np.float64]:
+        """The corners (B, 2^P, P) of the boxes that prove the majorant, in theta; none where one quadratic did."""
+        proof = self.record["proof"]["lower"]
+        origin, basis = _floats(proof["origin"]), _floats(proof["basis"])
+        dim = origin.size
+        if not proof["tree"]:
+            return np.zeros((0, 2**dim, dim))
+        stack = [(_floats(proof["root"]["lo"]), _floats(proof["root"]["hi"]))]
+        found = []
+        for axis, number, *_ in proof["tree"]:
+            lo, hi = stack.pop()
+            if axis < 0:  # closed
+                found.append([np.where(corner, hi, lo) for corner in np.ndindex(*[2] * dim)])
+                continue
+            above, below = lo.copy(), hi.copy()
+            above[axis] = below[axis] = float.fromhex(number)
+            stack += [(above, hi), (lo, below)]
+        return np.asarray(origin + np.array(found) @ basis.T)
+
     def save(self, path: str | Path) -> None:
         """Write the certificate as JSON."""
         Path(path).write_text(json.dumps(self.record, separators=(",", ":")) + "\n", encoding="utf-8")
@@ -43,3 +73,10 @@ class Certificate:
         if not isinstance(record, dict) or "claim" not in record:
             raise ValueError(f"{path} is not a certificate: it has no claim")
         return cls(record)
+
+
+def _floats(numbers: Any) -> NDArray[np.float64]:
+    """Nested lists of hexadecimal floats as an array."""
+    if isinstance(numbers, list):
+        return np.array([_floats(part) for part in numbers], dtype=float)
+    return np.array(float.fromhex(numbers))
