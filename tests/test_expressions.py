@@ -93,3 +93,35 @@ def test_sympy_expressions_are_taken() -> None:
 def test_what_cannot_be_used_is_refused_in_one_sentence(formula: str, names: list[str], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         losses.from_expression(formula, names)
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "log(1 + (x - y)**2 + 2*y**2)",
+        "3*sqrt(1 + x**2 + y**2)",
+        "-2*exp(-x**2 - (y - 1)**2)",
+        "2*softplus(x - 2*y + 0.3)",
+    ],
+)
+def test_the_checkers_tangents_lie_above_their_terms(formula: str) -> None:
+    from flint import arb
+
+    from fenchel.checker.tangents import tangent_bound
+
+    loss = losses.from_expression(formula, ["x", "y"])
+    rng = np.random.default_rng(0)
+    for at in rng.normal(size=(20, 2)):
+        found = tangent_bound(loss.remainder, [arb(x) for x in at], arb(0))
+        assert found is not None
+        c, b, A = float(found[0]), np.array([float(x) for x in found[1]]), np.array(found[2]).astype(float)
+
+        def bound(theta: np.ndarray, c: float = c, b: np.ndarray = b, A: np.ndarray = A) -> np.ndarray:
+            return c + theta @ b + np.einsum("ni,ij,nj->n", theta, A, theta)
+
+        assert bound(at[None, :])[0] == pytest.approx(loss(at), abs=1e-3)
+        theta = at + rng.normal(size=(2000, 2)) * rng.choice([0.1, 1.0, 10.0], size=(2000, 1))
+        assert (bound(theta) >= loss(theta) - 1e-9 * (1.0 + np.abs(loss(theta)))).all()
+    # What is not of the kind is left to the growth of the term.
+    for other in ("exp(-x**2)", "tanh(x)**2", "cos(x)"):
+        assert tangent_bound(losses.from_expression(other, ["x"]).remainder, [arb(0.3)], arb(0)) is None

@@ -51,17 +51,17 @@ print(refused.valid, "-", refused.message)
 import matplotlib.pyplot as plt
 import numpy as np
 
-wells = fenchel.losses.ThreeWells() + fenchel.losses.Huber(0.3)
-line = fenchel.biconjugate(wells, fenchel.Gaussian([1.0], 4.0))
+wells = fenchel.losses.from_expression("1 - cos(2*x) + tanh(x)", ["x"])
+line = fenchel.biconjugate(wells, fenchel.Gaussian([0.4], 0.7))
 proof = line.certificate()
-theta = np.linspace(-9.0, 11.0, 600)
+theta = np.linspace(-5.0, 5.0, 600)
 figure, axis = plt.subplots(figsize=(6.4, 3.2))
 axis.plot(theta, wells(theta), color="black", label="loss")
 axis.plot(theta, proof.majorant(theta[:, None]), color="#D55E00", label="majorant Q")
 axis.scatter(line.atoms[:, 0], wells(line.atoms), s=300 * line.weights, color="#0072B2", zorder=3, label="atoms")
 for ends in proof.boxes()[:, :, 0]:
     axis.axvspan(*ends, ymax=0.06, color="#999999", ec="white", lw=0.8)
-axis.set(xlabel="theta", ylim=(-0.5, 9.0))
+axis.set(xlabel="theta", xlim=(-5.0, 5.0), ylim=(-1.5, 7.0))
 axis.legend(title="grey: intervals of the proof", fontsize=8, title_fontsize=8)
 figure.tight_layout()
 

@@ -9,6 +9,7 @@ from flint import arb, arb_mat, fmpq
 
 from fenchel.checker.growth import growth, opened
 from fenchel.checker.numbers import Refused, ball, column
+from fenchel.checker.tangents import tangent_bound
 
 __all__ = ["Remainder"]
 
@@ -60,13 +61,32 @@ class FramedRemainder:
         return value + (shift.transpose() * (slope + turn / 2))[0, 0], slope + turn, bent
 
     def everywhere(self, anchor: Any, spread: arb) -> Any:
-        """(k, l, K): from the growth of the expression, whose slopes are traded for curvature at ``spread``."""
+        """(k, l, K): term by term, tangent at the anchor in a quadratic inner part, else by the term's growth."""
+        n = self.basis.nrows()
+        theta = (self.origin + self.basis * anchor[0]).entries()
+        total = (arb(0), column([arb(0)] * n), arb_mat(n, n))
+        for node in self.remainder.tree[1:] if opened(self.remainder.tree)[0] == "add" else [self.remainder.tree]:
+            bound = tangent_bound(node, theta, spread)
+            part = self._grown(node, spread) if bound is None else self._turned(*bound)
+            total = (total[0] + part[0], total[1] + part[1], total[2] + part[2])
+        return total
+
+    def _turned(self, c: arb, b: list[arb], A: list[list[arb]]) -> Any:
+        """c + b.theta + theta^T A theta in the coordinates u, as (k, l, K)."""
+        n = range(len(b))
+        linear, bent = column(b), arb_mat(len(b), len(b), [A[i][j] + A[j][i] for i in n for j in n])
+        at = bent * self.origin
+        constant = c + (self.origin.transpose() * (linear + at / 2))[0, 0]
+        turned = self.basis.transpose()
+        return constant, turned * (linear + at), turned * bent * self.basis
+
+    def _grown(self, node: Any, spread: arb) -> Any:
         n = self.basis.nrows()
         if not spread > 0:
             raise Refused("the spread of the growth bound must be positive")
         lengths = [sum((self.basis[i, j] ** 2 for j in range(n)), arb(0)).sqrt() for i in range(n)]
         sizes = [(abs(self.origin[i, 0]), lengths[i], arb(0)) for i in range(n)]
-        c0, c1, c2 = growth(self.remainder.tree, sizes, spread)
+        c0, c1, c2 = growth(node, sizes, spread)
         bend = 2 * c2 + c1 / spread
         eye = arb_mat(n, n, [bend if i == j else arb(0) for i in range(n) for j in range(n)])
         return c0 + c1 * spread / 2, column([arb(0)] * n), eye

@@ -8,7 +8,7 @@ from flint import arb
 
 from fenchel.checker.numbers import Refused, ball
 
-__all__ = ["growth", "opened"]
+__all__ = ["growth", "opened", "value_range"]
 
 Growth = tuple[arb, arb, arb]
 _INFINITE = arb.pos_inf()
@@ -26,7 +26,7 @@ def growth(node: Any, sizes: list[Growth], spread: arb) -> Growth:
 
     ``sizes``: the same for the absolute values of the variables. Logarithms are bounded by a tangent at spread^2.
     """
-    top = _range(node)[1]
+    top = value_range(node)[1]
     if top.is_finite():
         return top, arb(0), arb(0)
     name, *parts = opened(node)
@@ -49,7 +49,7 @@ def growth(node: Any, sizes: list[Growth], spread: arb) -> Growth:
 
 def _size(node: Any, sizes: list[Growth], spread: arb) -> Growth:
     """The same for the absolute value."""
-    lo, hi = _range(node)
+    lo, hi = value_range(node)
     if lo.is_finite() and hi.is_finite():
         return abs(lo).max(abs(hi)), arb(0), arb(0)
     name, *parts = opened(node)
@@ -98,7 +98,7 @@ def _without_constants(parts: list[Any]) -> Any:
     return rest[0] if len(rest) == 1 else ["mul", *rest]
 
 
-def _range(node: Any) -> tuple[arb, arb]:
+def value_range(node: Any) -> tuple[arb, arb]:
     """Bounds (lo, hi) over all theta, possibly infinite."""
     name, *parts = opened(node)
     if name == "const":
@@ -108,15 +108,15 @@ def _range(node: Any) -> tuple[arb, arb]:
     if name == "atan":
         return arb(-2), arb(2)
     if name == "add":
-        ends = [_range(part) for part in parts]
+        ends = [value_range(part) for part in parts]
         return sum((e[0] for e in ends), arb(0)), sum((e[1] for e in ends), arb(0))
     if name == "mul":
-        total = _range(parts[0])
+        total = value_range(parts[0])
         for part in parts[1:]:
-            total = _times(total, _range(part))
+            total = _times(total, value_range(part))
         return total
     if name in ("pow", "exp", "log", "sqrt", "softplus"):
-        lo, hi = _range(parts[0])
+        lo, hi = value_range(parts[0])
         if name == "pow":
             return _raised(lo, hi, parts[1])
         if name == "exp":
