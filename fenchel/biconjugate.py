@@ -23,6 +23,7 @@ from fenchel.moments.certificate import LowerBound
 from fenchel.moments.cutting_plane import Master, cutting_plane
 from fenchel.moments.moment_frame import STRUCTURES, MomentFrame
 from fenchel.moments.moment_problem import MasterSolution
+from fenchel.moments.nested import nested_start
 from fenchel.moments.polish import ActiveSet
 from fenchel.moments.programs import SolverOptions, reference_master
 from fenchel.moments.quadratics import quadratic_moment_problem
@@ -124,6 +125,8 @@ def _bracket(
     white = WhiteLoss.reduced(loss, frame)
     frame = white.frame
     start = _start(loss, q, frame, warm)
+    if start.active is None:
+        start = nested_start(white, start, tol, budget)
     solve = None if reference is None else _reference(frame, reference)
     outcome = cutting_plane(white, tol=tol, start=start, budget=budget, master=solve)
     return _result(frame, outcome, tol, time.perf_counter() - begin)

@@ -178,6 +178,8 @@ class _Rounds:
             return out
         if start.lower is not None:
             out.offer_lower(start.lower)
+        for bound in start.uppers:
+            out.offer_upper(bound)
         self.add(start.points)
         if start.active is not None and self.resume(start.active):
             out.atoms = self.problem.values.size

@@ -26,12 +26,13 @@ class Budget:
 
 @dataclass(frozen=True)
 class Start:
-    """Whitened atoms (K, P), quadratics, a proved lower bound, and the active set of a nearby problem to begin from."""
+    """Whitened atoms (K, P), quadratics, proved bounds, and the active set of a nearby problem to begin from."""
 
     points: Array
     coefficients: tuple[Array, ...] = ()
     lower: LowerBound | None = None
     active: ActiveSet | None = None
+    uppers: tuple[UpperBound | None, ...] = ()
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from fenchel.moments.jumps import JumpPlanes
 from fenchel.moments.moment_frame import MomentFrame
 from fenchel.search.maximize import SearchResult, local_maximizers, maximize
 
-__all__ = ["WhiteLoss"]
+__all__ = ["Minor", "WhiteLoss"]
 
 Array = NDArray[np.float64]
 
@@ -43,19 +43,35 @@ class WhiteLoss:
         if not isinstance(loss, LinearPredictorLoss) or frame.structure == "isotropic":
             return cls(loss, frame)
         white = loss.compose(frame.factor, frame.mean)
-        rows = np.concatenate([white.H, *(group.rows[group.weights > 0.0] for group in white.groups)])
-        if frame.structure == "diagonal":
-            basis, live = np.eye(frame.dim), np.any(rows != 0.0, axis=0)
-        else:
-            # Of many rows the triangular factor has the same singular values, without an n x n matrix.
-            factor = np.linalg.qr(rows, mode="r") if rows.shape[0] > frame.dim else rows
-            _, singular, basis = np.linalg.svd(factor, full_matrices=True)
-            singular = np.concatenate([singular, np.zeros(frame.dim - singular.size)])
-            live = singular > 1e-13 * max(rows.shape) * max(float(singular[0]), 1e-300)
+        basis, singular = _directions(white, frame.structure)
+        live = singular > (0.0 if frame.structure == "diagonal" else 1e-13 * max(_rows(white).shape) * singular.max())
         if live.all() or not live.any():
             return cls(loss, frame)
         kept, left = basis[live].T, basis[~live].T
         return cls(loss, frame.reduced(kept, left, left.T @ white.b))
+
+    def split(self, share: float) -> Minor | None:
+        """The directions along which the rows are below ``share`` of the largest, told from the others; or None."""
+        if self._white is None or self.frame.structure == "isotropic":
+            return None
+        basis, singular = _directions(self._white, self.frame.structure)
+        major = singular > share * singular.max()
+        if major.all() or not major.any():
+            return None
+        kept = basis[major].T
+        frame = MomentFrame.of(np.zeros(kept.shape[1]), np.eye(kept.shape[1]), self.frame.structure)
+        return Minor(WhiteLoss(self._white.compose(kept), frame), kept, basis[~major].T)
+
+    def bend(self, basis: Array) -> Array:
+        """A matrix (K, K) of the size of the curvature along ``basis`` (P, K), free of cancellation.
+
+        For a loss of linear predictors: sum_i w_i z_i z_i^T + |H|, of the projected rows z_i.
+        """
+        if self._white is None:
+            raise TypeError("only a loss of linear predictors has rows")
+        quadratic = basis.T @ self._white.H @ basis
+        rows = np.concatenate([np.sqrt(g.weights)[:, None] * (g.rows @ basis) for g in self._white.groups])
+        return np.asarray(rows.T @ rows + float(np.linalg.norm(quadratic)) * np.eye(basis.shape[1]))
 
     def value(self, x: Array) -> Array:
         """(K, P) -> (K,)."""
@@ -222,6 +238,32 @@ class WhiteLoss:
         found = maximize(self.loss, lam1, lam2, tol=tol / max(1.0, abs(t)), starts=theta, **budget)
         pairing, size = self.frame.pairing(lam1, lam2)
         return _shifted(found, t, self.frame.to_white), t - pairing, size + abs(t)
+
+
+@dataclass(frozen=True)
+class Minor:
+    """x = kept x_1 + left x_2, orthonormal bases (P, r) and (P, P - r); ``major`` is the loss as a function of x_1."""
+
+    major: WhiteLoss
+    kept: Array
+    left: Array
+
+
+def _rows(white: LinearPredictorLoss) -> Array:
+    return np.concatenate([white.H, *(group.rows[group.weights > 0.0] for group in white.groups)])
+
+
+def _directions(white: LinearPredictorLoss, structure: str) -> tuple[Array, Array]:
+    """An orthonormal basis (P, P) of the directions that the family tells apart, and the size of the rows along each.
+
+    Of many rows the triangular factor has the same singular values, without an n x n matrix.
+    """
+    rows, dim = _rows(white), white.dim
+    if structure == "diagonal":
+        return np.eye(dim), np.linalg.norm(rows, axis=0)
+    factor = np.linalg.qr(rows, mode="r") if rows.shape[0] > dim else rows
+    _, singular, basis = np.linalg.svd(factor, full_matrices=True)
+    return basis, np.concatenate([singular, np.zeros(dim - singular.size)])
 
 
 def _shifted(found: SearchResult, t: float, convert: Any) -> SearchResult:
