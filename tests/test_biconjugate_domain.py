@@ -74,6 +74,19 @@ def test_a_user_loss_known_too_loosely_gets_a_wide_but_true_bracket() -> None:
     assert np.isfinite(result.lower)
     assert result.lower <= truth <= result.upper + 1e-12
     assert "not confined" in result.message
+    assert "majorizer" in result.message
+
+
+def test_a_number_above_a_bounded_loss_closes_its_bracket() -> None:
+    """1 - cos 2t at mean 0 and variance 1: two atoms at +-1 are optimal, so f** = cos 2 - 1."""
+    value, slope = lambda t: 1.0 - np.cos(2.0 * t[:, 0]), lambda t: 2.0 * np.sin(2.0 * t)
+    result = fenchel.biconjugate(
+        L.from_function(value, slope, 1, curvature=4.0, majorizer=2.0), fenchel.Gaussian([0.0], [[1.0]])
+    )
+    assert result.certified
+    assert result.value == pytest.approx(np.cos(2.0) - 1.0, abs=1e-7)
+    with pytest.raises(ValueError, match="majorizer lies below the loss"):
+        L.from_function(value, slope, 1, curvature=4.0, majorizer=1.5)
 
 
 @pytest.mark.parametrize("sigma", [1e-6, 1e-2, 1e3])

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fenchel.losses.base import Loss
 from fenchel.losses.builtin import Quadratic
-from fenchel.losses.inputs import finite_array
+from fenchel.losses.inputs import finite_array, finite_number
 
 __all__ = ["UserLoss", "from_function"]
 
@@ -149,15 +149,16 @@ def from_function(
     *,
     hessian: Callable[[Array], Any] | None = None,
     curvature: float,
-    majorizer: Quadratic | None = None,
+    majorizer: Quadratic | float | None = None,
     bounds: tuple[Any, Any] | None = None,
 ) -> UserLoss:
     """A loss from callables: value (n, P) -> (n,), gradient (n, P) -> (n, P), hessian (n, P) -> (n, P, P).
 
     ``curvature`` is an upper bound of the largest eigenvalue of the Hessian everywhere (in ``bounds``), inf if
-    there is none; ``majorizer`` a `Quadratic` above the loss everywhere, which confines the global search (without
-    one, the curvature gives one); ``bounds`` = (lo, hi) a box outside of which nothing is claimed: suprema are then
-    taken over the box and results say so.
+    there is none; ``majorizer`` a `Quadratic` (or a number) above the loss everywhere, which confines the global search;
+    ``bounds`` = (lo, hi) a box outside of which nothing is claimed: suprema are then taken over the box and results say
+    so. With a curvature alone the loss may still grow as steeply as that far from every point tried. The lower end of
+    f** is then the best that can be proved, but the bracket only closes for losses that do grow so.
     Certificates rest on these declarations (`UserLoss.assumes`), which are compared with the callables at random
     points and at those that a search ends in: ValueError where they are false there, or where shapes are wrong;
     TypeError for callables that do not return float64.
@@ -172,8 +173,11 @@ def from_function(
         raise TypeError(f"curvature must be a number or inf, got {curvature!r}") from error
     if np.isnan(bound):
         raise ValueError("curvature must be a number or inf, got NaN")
+    if isinstance(majorizer, (int, float, np.number)):
+        height = finite_number(majorizer, "majorizer")
+        majorizer = Quadratic(np.zeros((dim, dim)), np.zeros(dim), height)
     if majorizer is not None and (not isinstance(majorizer, Quadratic) or majorizer.dim != dim):
-        raise ValueError(f"majorizer must be a Quadratic of dimension {dim}")
+        raise ValueError(f"majorizer must be a number or a Quadratic of dimension {dim}")
     box = None
     if bounds is not None:
         lo = finite_array(np.broadcast_to(bounds[0], (dim,)), "bounds[0]", 1)

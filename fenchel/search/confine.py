@@ -147,7 +147,10 @@ def _prepare_user(loss: UserLoss, lam1: Array, lam2: Array) -> Setting | Unbound
     basis = units[:, None] * axes / np.sqrt(np.where(flat, 1.0, values))
     model = UserModel(loss, *_transformed(lam1, lam2, np.zeros(dim), basis))
     note = (
-        "lam2 + H/2 is not negative definite for the declared majorizer (or curvature), so the search is not confined"
+        "the search is not confined: the quadratic grows no faster than the declared "
+        + ("majorizer" if loss.majorizer is not None else "curvature allows the loss to")
+        + ", and nothing else is known of the loss far away; declare a majorizer that grows more slowly (a number, for "
+        "a loss that is bounded), or bounds, or write the loss as a formula (losses.from_expression)"
     )
     return Setting(model, confined=False, note=note)
 
