@@ -155,7 +155,7 @@ def from_function(
     """A loss from callables: value (n, P) -> (n,), gradient (n, P) -> (n, P), hessian (n, P) -> (n, P, P).
 
     ``curvature`` is an upper bound of the largest eigenvalue of the Hessian everywhere (in ``bounds``), inf if
-    there is none; ``majorizer`` a `Quadratic` (or a number) above the loss everywhere, which confines the global search;
+    there is none; ``majorizer`` a `Quadratic` (or a number) above the loss everywhere, which confines the search;
     ``bounds`` = (lo, hi) a box outside of which nothing is claimed: suprema are then taken over the box and results say
     so. With a curvature alone the loss may still grow as steeply as that far from every point tried. The lower end of
     f** is then the best that can be proved, but the bracket only closes for losses that do grow so.
