@@ -19,6 +19,7 @@ from fenchel.losses import (
     Softplus,
     Terms,
     ThreeWells,
+    from_expression,
     from_function,
 )
 from fenchel.losses.links import BumpLink
@@ -326,3 +327,23 @@ def test_the_window_maximum_sees_interior_hills() -> None:
     sampled = loss((a[:, None] + np.linspace(0, 2, 2001)[None, :]).reshape(-1, 1)).reshape(a.size, -1).max(axis=1)
     assert (exact >= sampled - 1e-12).all()
     assert exact == pytest.approx(sampled, abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", [0, 8, 15])
+def test_the_best_of_narrow_wells_is_found_and_bracketed(seed: int) -> None:
+    """Wells .2 to .5 wide in the plane: no point of a grid is lower, and the lower end is proved to 1 %."""
+    rng = np.random.default_rng(seed)
+    centers, widths, depths = rng.uniform(-3, 3, (4, 2)), rng.uniform(0.2, 0.5, 4), rng.uniform(2, 8, 4)
+    wells = " ".join(
+        f"- {d:.4f}*exp(-((x - ({c[0]:.4f}))**2 + (y - ({c[1]:.4f}))**2)/{2 * w * w:.4f})"
+        for c, w, d in zip(centers, widths, depths, strict=True)
+    )
+    loss, rho, delta = from_expression(f"8 + 0.05*(x**2 + y**2) {wells}", ["x", "y"]), 0.2, 0.05
+    found = minimize_sam(loss, rho, delta)
+    axis = np.linspace(-4.0, 4.0, 161)
+    theta = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
+    angles = np.linspace(0.0, 2.0 * np.pi, 24, endpoint=False)
+    ring = rho * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    grid = np.max([loss(theta + eps) for eps in (*ring, *(0.5 * ring))], axis=0) + 0.5 * delta * (theta**2).sum(axis=1)
+    assert found.value <= grid.min() + 1e-6
+    assert found.value - 0.01 * max(1.0, abs(found.value)) <= found.lower <= found.value

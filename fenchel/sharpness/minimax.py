@@ -7,6 +7,7 @@ program over the branches' weights); at a kink several branches stay active, and
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from scipy.optimize import minimize, nnls
 
 from fenchel.losses import Loss
 
-__all__ = ["Branches", "Descent", "branch_derivatives", "descend"]
+__all__ = ["Branches", "Descent", "branch_derivatives", "descend", "descents"]
 
 Array = NDArray[np.float64]
 
@@ -42,6 +43,18 @@ class Descent:
     weights: Array
     residual: float
     steps: int
+
+
+def descents(
+    inner: Callable[[Array, Array | None], Branches], starts: list[Array], delta: float, *, radius: float, end: float
+) -> list[Descent]:
+    """`descend` from the first of ``starts``, and from as many of the others as begin before ``end`` on the clock."""
+    runs: list[Descent] = []
+    for theta in starts:
+        if runs and time.perf_counter() > end:
+            break
+        runs.append(descend(inner, theta, delta, radius=radius))
+    return runs
 
 
 def descend(

@@ -13,6 +13,8 @@ Where l~ = l this is the ordinary MAP problem: sigma only fills the wells that a
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
@@ -21,7 +23,7 @@ from fenchel.losses import Loss
 from fenchel.search.maximize import SearchResult, local_maximizers, maximize
 from fenchel.sharpness.extent import confining_box
 from fenchel.sharpness.line_minimum import OuterMinimum, minimize_proximal_line
-from fenchel.sharpness.minimax import Branches, branch_derivatives, descend
+from fenchel.sharpness.minimax import Branches, branch_derivatives, descents
 from fenchel.sharpness.sam import gathered, minorant_bound, spread_starts
 
 __all__ = ["closing_on_line", "minimize_proximal", "prior_precision", "proximal_sup"]
@@ -61,13 +63,21 @@ def proximal_sup(
 
 
 def minimize_proximal(
-    loss: Loss, sigma: float, delta: float, *, tol: float = 1e-9, starts: Array | None = None
+    loss: Loss,
+    sigma: float,
+    delta: float,
+    *,
+    tol: float = 1e-9,
+    starts: Array | None = None,
+    max_seconds: float = np.inf,
 ) -> OuterMinimum:
     """argmin over m of E(m) above, sigma and delta' = ``delta`` given (the constant in sigma left out).
 
     P = 1: certified by branch and bound. P >= 2: descent from many starts, the value at the best point certified; the
     lower bound is min_x l + delta0/2 |x|^2 for convex losses: ``certified`` says that the minimizer is the MAP's image.
+    After ``max_seconds`` no further descent begins (P >= 2).
     """
+    end = time.perf_counter() + max_seconds
     if loss.dim == 1:
         return minimize_proximal_line(loss, sigma, delta, tol=tol)
     zero = proximal_sup(loss, np.zeros(loss.dim), sigma, tol=1e-6)
@@ -105,11 +115,12 @@ def minimize_proximal(
     pool += [proximal_sup(loss, m, sigma, tol=1e-4).maximizers[:3] for m in begin[:3]]
     radius = 0.5 * float((hi - lo).max())
     for _ in range(6):
-        runs = [descend(inner, m, delta, radius=radius) for m in begin]
+        runs = descents(inner, list(begin), delta, radius=radius, end=end)
         best = min(runs, key=lambda run: run.value)
         top = proximal_sup(loss, best.theta, sigma, tol=0.1 * tol, starts=best.eps)
         penalty = 0.5 * delta * float(best.theta @ best.theta)
-        if top.lower + penalty <= best.value + 1e-10 * (1.0 + abs(best.value)):
+        settled = top.lower + penalty <= best.value + 1e-10 * (1.0 + abs(best.value))
+        if settled or time.perf_counter() > end:
             break
         pool.append(top.maximizers[:3])
         begin, radius = np.array([run.theta for run in runs]), 0.3 * radius

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,20 +11,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fenchel.certificates import of_sam
-from fenchel.checks import check_count, check_loss, check_tolerance
+from fenchel.checks import check_count, check_loss, check_seconds, check_tolerance
 from fenchel.losses import Loss
 from fenchel.losses.inputs import finite_array, finite_number
 from fenchel.results import ObjectiveResult
 from fenchel.sharpness.ball import ball_maximum
+from fenchel.sharpness.cells import cover, lower_bound
 from fenchel.sharpness.extent import confining_box
 from fenchel.sharpness.line_minimum import OuterMinimum, minimize_sam_line
-from fenchel.sharpness.minimax import Branches, Descent, branch_derivatives, descend
+from fenchel.sharpness.minimax import Branches, Descent, branch_derivatives, descend, descents
 
 __all__ = ["minimize_sam", "sam_branches", "sam_objective"]
 
 Array = NDArray[np.float64]
 # Boxes in the inner search above P = 3, where it is only asked for a valid upper bound.
 _BOXES_HIGH = 2_000
+# Branch and bound over theta: up to this P, from this many starts, to this share of the value.
+_CELL_DIM = 3
+_STARTS = 12
+_FEW = 100_000
+_CELL_TOL = 1e-4
 
 
 def sam_objective(
@@ -64,17 +71,27 @@ def sam_objective(
     )
 
 
-def minimize_sam(loss: Loss, rho: float, delta: float, *, tol: float = 1e-10, starts: Any = None) -> OuterMinimum:
+def minimize_sam(
+    loss: Loss,
+    rho: float,
+    delta: float,
+    *,
+    tol: float = 1e-10,
+    starts: Any = None,
+    max_seconds: float | None = None,
+) -> OuterMinimum:
     """argmin over theta of E_SAM(theta; rho, delta); rho > 0, delta >= 0.
 
-    P = 1: branch and bound over theta, ``certified`` globally. P >= 2: descent from many starts (a grid for P = 2), at
-    whose best point the inner maximum is certified; the minimum itself is certified for convex losses only (by a
-    subgradient), and otherwise ``lower`` is only what a minorant of the loss gives.
+    P = 1: branch and bound over theta, ``certified`` globally. P >= 2: descent from many starts, at whose best point
+    the inner maximum is certified; the minimum itself is certified for convex losses only (by a subgradient). For
+    others ``lower`` comes from branch and bound (P <= 3, to 1e-4 of the value where the budget allows), or from a
+    minorant of the loss. After ``max_seconds`` no further descent begins (P >= 2).
     ValueError for discontinuous losses and where the objective has no minimizer.
     """
     check_loss(loss)
     check_tolerance(tol)
     rho, delta = _nonnegative(rho, "rho"), _nonnegative(delta, "delta")
+    end = time.perf_counter() + check_seconds(max_seconds)
     if rho == 0.0:
         raise ValueError("rho must be positive to minimize the SAM objective")
     if not loss.continuous:
@@ -85,27 +102,33 @@ def minimize_sam(loss: Loss, rho: float, delta: float, *, tol: float = 1e-10, st
     def inner(theta: Array, warm: Array | None) -> Branches:
         return sam_branches(loss, theta, rho, warm)
 
-    ring = _perturbations(loss.dim)
-
-    def rough(theta: Array) -> Array:
-        shifted = theta[:, None, :] + rho * ring[None, :, :]
-        values = np.asarray(loss(shifted.reshape(-1, loss.dim))).reshape(theta.shape[0], -1)
-        return np.asarray(values.max(axis=1) + 0.5 * delta * np.square(theta).sum(axis=1))
-
     level = float(ball_maximum(loss, np.zeros(loss.dim), rho, certify=False).lower)
-    lo, hi, _ = confining_box(loss, delta, level)
-    begin = spread_starts(rough, lo, hi, given=starts)
-    runs = [descend(inner, theta, delta, radius=0.5 * float((hi - lo).max())) for theta in begin]
+    lo, hi, confined = confining_box(loss, delta, level)
+    radius = 0.5 * float((hi - lo).max())
+    given = [] if starts is None else list(np.asarray(starts, dtype=float).reshape(-1, loss.dim))
+    cells = None if loss.convex or loss.dim > _CELL_DIM else cover(loss, rho, delta, lo, hi)
+    if cells is None:
+        given += list(spread_starts(_rough(loss, rho, delta), lo, hi))
+    runs = descents(inner, given, delta, radius=radius, end=end)
+    while cells is not None and len(runs) < len(given) + _STARTS and not (runs and time.perf_counter() > end):
+        # The next descent begins where E_SAM may still be lower than found so far, in a valley not yet visited.
+        begin = cells.apart_from(np.array([run.theta for run in runs]).reshape(-1, loss.dim))
+        if begin.size == 0:
+            break
+        runs.append(descend(inner, begin, delta, radius=radius))
+        cells = cells.below(min(run.value for run in runs))
+        if len(cells.centers) * 2**loss.dim < _FEW:
+            cells = cells.halved()
     best = min(runs, key=lambda run: run.value)
     top = sam_objective(loss, best.theta, rho, delta, tol=0.1 * tol)
     if top.lower > best.value + tol * max(1.0, abs(best.value)):
         # The certified search met a perturbation that no descent had seen.
-        assert top.argmax is not None
-        again = descend(inner, best.theta, delta, radius=0.1 * rho)
-        runs.append(again)
+        runs.append(descend(inner, best.theta, delta, radius=0.1 * rho))
         best = min(runs, key=lambda run: run.value)
         top = sam_objective(loss, best.theta, rho, delta, tol=0.1 * tol)
     lower = _lower_bound(loss, best, delta)
+    if cells is not None and confined and lower < top.upper - _CELL_TOL * max(1.0, abs(top.upper)):
+        lower = max(lower, min(lower_bound(cells, top.upper, _CELL_TOL), min(run.value for run in runs)))
     return gathered(runs, top.lower, lower, top.upper, tol)
 
 
@@ -163,7 +186,7 @@ def gathered(runs: list[Descent], value: float, lower: float, upper: float, tol:
         if run.value <= best.value + band and all(np.abs(run.theta - p).max() > 1e-4 for p in points):
             points.append(run.theta)
     certified = bool(upper - lower <= max(tol, 1e-9) * max(1.0, abs(value)))
-    message = "" if certified else "the best of many local descents; no proof that it is the global minimum"
+    message = "" if certified else "the best of many local descents; the minimum is not proved beyond the lower end"
     return OuterMinimum(value, min(lower, value), upper, best.theta, np.array(points), certified, band, message)
 
 
@@ -185,6 +208,18 @@ def minorant_bound(loss: Loss, delta: float) -> float:
     if np.linalg.eigvalsh(matrix)[0] <= 0.0:
         return -np.inf
     return constant - 0.5 * float(slope @ np.linalg.solve(matrix, slope))
+
+
+def _rough(loss: Loss, rho: float, delta: float) -> Callable[[Array], Array]:
+    """E_SAM (N,) at theta (N, P), the maximum taken over fixed perturbations."""
+    ring = rho * _perturbations(loss.dim)
+
+    def rough(theta: Array) -> Array:
+        shifted = theta[:, None, :] + ring[None, :, :]
+        values = np.asarray(loss(shifted.reshape(-1, loss.dim))).reshape(theta.shape[0], -1)
+        return np.asarray(values.max(axis=1) + 0.5 * delta * np.square(theta).sum(axis=1))
+
+    return rough
 
 
 def _perturbations(dim: int) -> Array:

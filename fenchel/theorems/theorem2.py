@@ -10,6 +10,7 @@ follows, and the minimizer of relaxed Bayes at the pair's sigma is computed and 
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from fenchel.checks import check_loss, check_tolerance, check_unbounded
+from fenchel.checks import check_loss, check_seconds, check_tolerance, check_unbounded
 from fenchel.losses import Loss
 from fenchel.losses.inputs import positive_number
 from fenchel.results import Verdict
@@ -118,18 +119,23 @@ def _crossing(first: tuple[float, float] | None, second: tuple[float, float] | N
     return second[0] + 0.5 * nu * (rho * rho - second[1]), nu
 
 
-def pairs_correspond(loss: Loss, rho: float, delta: float) -> dict[str, Any]:
+def pairs_correspond(loss: Loss, rho: float, delta: float, *, max_seconds: float = np.inf) -> dict[str, Any]:
     """Claim B3: SAM pairs are relaxed pairs at sigma^2 = rho/|grad|, and relaxed pairs are SAM pairs at rho = |eps|.
 
     ``forward`` and ``back`` are the largest violations of the other problem's conditions; ``forward_distance`` and
     ``back_distance`` the largest distances to the nearest pair of the other problem, found without using the map, for
-    the ``valid_priors`` pairs whose delta0 = 1/(1/delta - sigma^2) is positive.
+    the ``valid_priors`` pairs whose delta0 = 1/(1/delta - sigma^2) is positive. ``complete``: no pair was left out, by
+    the searches or since ``max_seconds`` had passed.
     """
+    end = time.perf_counter() + max_seconds
     pairs, complete = sam_pairs(loss, rho, delta)
     forward = back = forward_distance = back_distance = 0.0
     count = 0
     valid = 0
     for pair in pairs:
+        if time.perf_counter() > end:
+            complete = False
+            break
         slope = loss.gradient(pair.worst)
         mapped = StationaryPair(pair.theta, pair.eps, 1.0 / (rho / float(np.linalg.norm(slope))), delta)
         forward = max(forward, residual(loss, mapped))
@@ -169,7 +175,15 @@ def _nearest(pair: StationaryPair, others: list[StationaryPair]) -> float:
     return min(distances, default=np.inf)
 
 
-def verify_theorem2(loss: Loss, rho: Any, delta: Any, *, tol: float = 1e-8, pairs: bool = True) -> Verdict:
+def verify_theorem2(
+    loss: Loss,
+    rho: Any,
+    delta: Any,
+    *,
+    tol: float = 1e-8,
+    pairs: bool = True,
+    max_seconds: float | None = None,
+) -> Verdict:
     """Does Theorem 2 hold here: does relaxed Bayes at the mapped (sigma, delta' = delta) recover argmin E_SAM?
 
     ``holds`` is True where the SAM minimizer is a stationary pair (|eps*| = rho) whose image is a global minimizer of
@@ -194,7 +208,12 @@ def verify_theorem2(loss: Loss, rho: Any, delta: Any, *, tol: float = 1e-8, pair
     check_unbounded(loss, "Theorem 2")
     rho, delta = positive_number(rho, "rho"), positive_number(delta, "delta")
     check_tolerance(tol)
-    outer = minimize_sam(loss, rho, delta)
+    end = time.perf_counter() + check_seconds(max_seconds)
+
+    def left(share: float) -> float:
+        return max(1e-3, share * (end - time.perf_counter()))
+
+    outer = minimize_sam(loss, rho, delta, max_seconds=left(0.4))
     theta = outer.argmin
     measured: dict[str, Any] = {
         "theta": theta,
@@ -203,7 +222,7 @@ def verify_theorem2(loss: Loss, rho: Any, delta: Any, *, tol: float = 1e-8, pair
         "minimizers": len(outer.minimizers),
     }
     if pairs:
-        found = pairs_correspond(loss, rho, delta)
+        found = pairs_correspond(loss, rho, delta, max_seconds=left(0.5))
         measured |= {
             "pairs": found["pairs"],
             "pair_residual": max(found["forward"], found["back"]),
@@ -216,7 +235,7 @@ def verify_theorem2(loss: Loss, rho: Any, delta: Any, *, tol: float = 1e-8, pair
         measured["pairs_map"] = exact and near if (found["complete"] or near) else (None if exact else False)
     ball = ball_maximum(loss, theta, rho)
     measured |= _at_minimizer(loss, theta, rho, delta, ball)
-    return _proved(_judged(loss, outer, ball, measured, rho, delta, tol), outer)
+    return _proved(_judged(loss, outer, ball, measured, rho, delta, tol, left(1.0)), outer)
 
 
 def _proved(verdict: Verdict, outer: OuterMinimum) -> Verdict:
@@ -245,7 +264,14 @@ def _at_minimizer(loss: Loss, theta: Array, rho: float, delta: float, ball: Ball
 
 
 def _judged(
-    loss: Loss, outer: OuterMinimum, ball: BallMaximum, measured: dict[str, Any], rho: float, delta: float, tol: float
+    loss: Loss,
+    outer: OuterMinimum,
+    ball: BallMaximum,
+    measured: dict[str, Any],
+    rho: float,
+    delta: float,
+    tol: float,
+    seconds: float,
 ) -> Verdict:
     theta = outer.argmin
     if not measured["kink"] and measured["slope_size"] * rho <= 1e-10 * (1.0 + abs(ball.lower)):
@@ -270,7 +296,9 @@ def _judged(
     measured["proximal_maximizer"] = inner
     # At the edge of sigma's domain Eq. 12 is +inf but on a subspace, and duality alone speaks.
     searchable = nu > 0.0 and not (dual.edge and measured["kink"])
-    relaxed = minimize_proximal(loss, measured["sigma"], delta, starts=theta[None, :]) if searchable else None
+    relaxed = None
+    if searchable:
+        relaxed = minimize_proximal(loss, measured["sigma"], delta, starts=theta[None, :], max_seconds=seconds)
     if relaxed is not None:
         measured |= {
             "relaxed_argmin": relaxed.argmin,
