@@ -18,84 +18,147 @@ __all__ = ["Node", "curvature_bound", "jets"]
 
 Array = NDArray[np.float64]
 Node = list[Any]
-Jet = tuple[Array, Array, Array]
+Values = Any  # (n,), or a number for all points
+Outer = tuple[Values, Values, Values]
 _OUTWARD = 1.0 + 1e-12
 
 
-def jets(node: Node, theta: Array, order: int) -> Jet:
-    """Value (n,), gradient (n, P) and Hessian (n, P, P) at theta (n, P), as far as ``order`` asks."""
+def jets(node: Node, theta: Array, order: int) -> tuple[Array, Array, Array]:
+    """Value (n,), gradient (n, P) and Hessian (n, P, P) at theta (n, P), as far as ``order`` asks; zeros beyond it."""
     n, dim = theta.shape
-    name, *parts = node
-    flat = np.zeros((n, dim)), np.zeros((n, dim, dim)) if order > 1 else np.zeros((n, 0, 0))
-    if name == "const":
-        return np.full(n, float.fromhex(parts[0])), *flat
-    if name == "var":
-        flat[0][:, parts[0]] = 1.0
-        return theta[:, parts[0]].copy(), *flat
-    if name == "add":
-        found = [jets(part, theta, order) for part in parts]
-        return tuple(sum(jet[k] for jet in found[1:]) + found[0][k] for k in range(3))  # type: ignore[return-value]
-    if name == "mul":
-        total = jets(parts[0], theta, order)
-        for part in parts[1:]:
-            total = _product(total, jets(part, theta, order), order)
-        return total
-    inner, slope, bend = jets(parts[0], theta, order)
+    gradient, bend = np.zeros((n, dim)), np.zeros((n, dim, dim) if order > 1 else (n, 0, 0))
     with np.errstate(all="ignore"):
-        value, first, second = (_power(parts[1]) if name == "pow" else _OUTER[name])(inner)
-        gradient = first[:, None] * slope
-        if order < 2:
-            return value, gradient, bend
-        outer = slope[:, :, None] * slope[:, None, :]
-        return value, gradient, second[:, None, None] * outer + first[:, None, None] * bend
+        jet = _jet(node, list(np.ascontiguousarray(theta.T)), order)
+    for i, slope in jet.slope.items():
+        gradient[:, i] = slope
+    for (i, j), entry in jet.bend.items():
+        bend[:, i, j] = bend[:, j, i] = entry
+    return np.broadcast_to(jet.value, (n,)).astype(float), gradient, bend
 
 
-def _product(a: Jet, b: Jet, order: int) -> Jet:
-    gradient = a[0][:, None] * b[1] + b[0][:, None] * a[1]
-    if order < 2:
-        return a[0] * b[0], gradient, a[2]
-    cross = a[1][:, :, None] * b[1][:, None, :]
-    bend = a[0][:, None, None] * b[2] + b[0][:, None, None] * a[2] + cross + cross.transpose(0, 2, 1)
-    return a[0] * b[0], gradient, bend
+@dataclass(frozen=True)
+class _Jet:
+    """A value, and the derivatives that are not zero: by variable, and by pairs i <= j; numbers where constant."""
+
+    value: Values
+    slope: dict[int, Values]
+    bend: dict[tuple[int, int], Values]
+
+    def scaled(self, factor: Values) -> _Jet:
+        return _Jet(
+            factor * self.value,
+            {i: factor * s for i, s in self.slope.items()},
+            {ij: factor * h for ij, h in self.bend.items()},
+        )
+
+    def plus(self, other: _Jet) -> _Jet:
+        return _Jet(self.value + other.value, _summed(self.slope, other.slope), _summed(self.bend, other.bend))
+
+    def times(self, other: _Jet, order: int) -> _Jet:
+        if not self.slope:
+            return other.scaled(self.value)
+        if not other.slope:
+            return self.scaled(other.value)
+        slope = _summed(self.scaled(other.value).slope, other.scaled(self.value).slope) if order > 0 else {}
+        bend = _summed(self.scaled(other.value).bend, other.scaled(self.value).bend)
+        if order > 1:
+            for i, a in self.slope.items():
+                for j, b in other.slope.items():
+                    pair = (min(i, j), max(i, j))
+                    bend[pair] = bend.get(pair, 0.0) + (2.0 * a * b if i == j else a * b)
+        return _Jet(self.value * other.value, slope, bend)
 
 
-def _power(k: int) -> Callable[[Array], Jet]:
-    def outer(x: Array) -> Jet:
-        first = k * x ** (k - 1.0) if k else 0.0 * x
-        return x ** float(k), first, k * (k - 1) * x ** (k - 2.0) if k * (k - 1) else 0.0 * x
+def _summed(a: dict[Any, Values], b: dict[Any, Values]) -> dict[Any, Values]:
+    return a | {key: a[key] + value if key in a else value for key, value in b.items()}
+
+
+def _jet(node: Node, x: list[Array], order: int) -> _Jet:
+    name, *parts = node
+    if name == "const":
+        return _Jet(float.fromhex(parts[0]), {}, {})
+    if name == "var":
+        return _Jet(x[parts[0]], {parts[0]: 1.0} if order > 0 else {}, {})
+    if name in ("add", "mul"):
+        total = _jet(parts[0], x, order)
+        for part in parts[1:]:
+            other = _jet(part, x, order)
+            total = total.plus(other) if name == "add" else total.times(other, order)
+        return total
+    inner = _jet(parts[0], x, order)
+    value, first, second = (_power(parts[1]) if name == "pow" else _OUTER[name])(inner.value, order)
+    slope = {i: first * s for i, s in inner.slope.items()}
+    bend = {pair: first * h for pair, h in inner.bend.items()}
+    if order > 1:
+        for i, a in inner.slope.items():
+            for j, b in inner.slope.items():
+                if i <= j:
+                    bend[i, j] = bend.get((i, j), 0.0) + second * a * b
+    return _Jet(value, slope, bend)
+
+
+def _power(k: int) -> Callable[[Values, int], Outer]:
+    def outer(x: Values, order: int) -> Outer:
+        if k == 2:
+            return x * x, 2.0 * x, 2.0
+        x = np.asarray(x, dtype=float)
+        value = x ** float(k)
+        first = k * x ** (k - 1.0) if k and order > 0 else 0.0
+        return value, first, k * (k - 1) * x ** (k - 2.0) if k * (k - 1) and order > 1 else 0.0
 
     return outer
 
 
-def _tanh(x: Array) -> Jet:
+def _tanh(x: Values, order: int) -> Outer:
     t = np.tanh(x)
-    return t, 1.0 - t * t, -2.0 * t * (1.0 - t * t)
+    first = 1.0 - t * t if order > 0 else 0.0
+    return t, first, -2.0 * t * first
 
 
-def _softplus(x: Array) -> Jet:
-    s = expit(x)
+def _softplus(x: Values, order: int) -> Outer:
+    s = expit(x) if order > 0 else 0.0
     return np.logaddexp(0.0, x), s, s * (1.0 - s)
 
 
-def _atan(x: Array) -> Jet:
-    d = 1.0 / (1.0 + x * x)
+def _atan(x: Values, order: int) -> Outer:
+    d = 1.0 / (1.0 + x * x) if order > 0 else 0.0
     return np.arctan(x), d, -2.0 * x * d * d
 
 
-def _sqrt(x: Array) -> Jet:
+def _sqrt(x: Values, order: int) -> Outer:
     r = np.sqrt(x)
     return r, 0.5 / r, -0.25 / (r * x)
 
 
-_OUTER: dict[str, Callable[[Array], Jet]] = {
-    "exp": lambda x: (np.exp(x),) * 3,
-    "log": lambda x: (np.log(x), 1.0 / x, -1.0 / (x * x)),
+def _exp(x: Values, order: int) -> Outer:
+    value = np.exp(x)
+    return value, value, value
+
+
+def _log(x: Values, order: int) -> Outer:
+    first = np.divide(1.0, x)
+    return np.log(x), first, -first * first
+
+
+def _sin(x: Values, order: int) -> Outer:
+    sine = np.sin(x)
+    return sine, np.cos(x) if order > 0 else 0.0, -sine
+
+
+def _cos(x: Values, order: int) -> Outer:
+    cosine = np.cos(x)
+    return cosine, -np.sin(x) if order > 0 else 0.0, -cosine
+
+
+_OUTER: dict[str, Callable[[Values, int], Outer]] = {
+    "exp": _exp,
+    "log": _log,
     "sqrt": _sqrt,
     "tanh": _tanh,
     "softplus": _softplus,
     "atan": _atan,
-    "sin": lambda x: (np.sin(x), np.cos(x), -np.sin(x)),
-    "cos": lambda x: (np.cos(x), -np.sin(x), -np.cos(x)),
+    "sin": _sin,
+    "cos": _cos,
 }
 
 
@@ -210,7 +273,7 @@ def _outer_bounds(name: str, inner: _Bounds, k: int) -> tuple[Range, Range, Rang
             ends = float(np.exp(lo)), float(np.exp(hi))
             return ends, ends, ends
         if name in ("log", "sqrt") and lo > 0.0:
-            value, first, second = _OUTER[name](np.array([lo, hi]))
+            value, first, second = _OUTER[name](np.array([lo, hi]), 2)
             top = second[1] if np.isfinite(hi) else 0.0
             return (value[0], value[1]), (first[1] if np.isfinite(hi) else 0.0, first[0]), (second[0], top)
         if name == "pow" and k == 2:

@@ -53,7 +53,7 @@ def descents(
     for theta in starts:
         if runs and time.perf_counter() > end:
             break
-        runs.append(descend(inner, theta, delta, radius=radius))
+        runs.append(descend(inner, theta, delta, radius=radius, end=end))
     return runs
 
 
@@ -64,8 +64,12 @@ def descend(
     *,
     radius: float = 0.5,
     steps: int = 120,
+    end: float = np.inf,
 ) -> Descent:
-    """From ``theta`` to a local minimizer; ``inner(theta, warm)`` climbs to the inner maximizers from warm (K, P)."""
+    """From ``theta`` to a local minimizer, or as far as it comes before ``end`` on the clock.
+
+    ``inner(theta, warm)`` climbs to the inner maximizers from warm (K, P).
+    """
     branches = inner(theta, None)
     best = _top(branches, theta, delta)
     weights = np.zeros(branches.values.size)
@@ -73,7 +77,7 @@ def descend(
     for count in range(1, steps + 1):
         move, weights, predicted = _step(branches, theta, delta, radius)
         length = float(np.linalg.norm(move))
-        if length <= 1e-15 * (1.0 + float(np.linalg.norm(theta))) or radius < 1e-14:
+        if length <= 1e-15 * (1.0 + float(np.linalg.norm(theta))) or radius < 1e-14 or time.perf_counter() > end:
             break
         trial = theta + move
         # Every eighth step looks for branches afresh, so that one that was never met cannot stay hidden.

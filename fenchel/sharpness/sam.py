@@ -115,7 +115,7 @@ def minimize_sam(
         begin = cells.apart_from(np.array([run.theta for run in runs]).reshape(-1, loss.dim))
         if begin.size == 0:
             break
-        runs.append(descend(inner, begin, delta, radius=radius))
+        runs.append(descend(inner, begin, delta, radius=radius, end=end))
         cells = cells.below(min(run.value for run in runs))
         if len(cells.centers) * 2**loss.dim < _FEW:
             cells = cells.halved()

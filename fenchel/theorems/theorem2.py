@@ -201,6 +201,7 @@ def verify_theorem2(
       defined, and sigma^2 = 1/nu with the multiplier nu of the dual problem takes its place);
     - theta, sam_value, certified, sigma, relaxed_argmin, relaxed_value, relaxed_at_theta, distance.
 
+    After ``max_seconds`` no further search begins (P >= 2), and what was reached is judged.
     loss must be continuous; rho, delta > 0. ValueError otherwise, and where E_SAM has no minimizer. The statement is
     about differentiable losses: at a kink of the loss itself one subgradient is taken, which may balance nothing.
     """
