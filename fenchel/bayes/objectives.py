@@ -119,7 +119,13 @@ def proximal_objective(
     block = _precision_block(sigma, precision, loss.dim)
     prior = _prior(delta0, loss.dim)
     lam1 = block @ mean if block.ndim == 2 else np.asarray(block * mean)
-    natural = Natural(lam1, np.asarray(-0.5 * block))
+    return objective_at(loss, Natural(lam1, np.asarray(-0.5 * block)), prior, tol=tol, **options)
+
+
+def objective_at(
+    loss: Loss, natural: Natural, prior: Gaussian, *, tol: float = 1e-9, **options: Any
+) -> ObjectiveResult:
+    """`proximal_objective` at lambda' = ``natural``, lam2 in its family's shape."""
     found = conjugate(loss, natural.lam1, natural.lam2, tol=tol, **options)
     constant = normalizer(natural, prior)
     return ObjectiveResult(

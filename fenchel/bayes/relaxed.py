@@ -8,6 +8,7 @@ the linearized log Z', with the Lagrangian's curvature; f* itself is certified b
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,11 +17,12 @@ from numpy.typing import NDArray
 
 from fenchel.bayes.exact import posterior_modes
 from fenchel.bayes.learning_rules import family_member, parameter_distance
-from fenchel.bayes.objectives import normalizer, raise_block, relaxed_posterior
+from fenchel.bayes.objectives import normalizer, objective_at, raise_block, relaxed_posterior
 from fenchel.bayes.relaxed_search import Search, certified_search, local_search, sharpened
 from fenchel.bayes.simplex_qp import simplex_qp
 from fenchel.bayes.statistics import Statistics
 from fenchel.biconjugate import biconjugate
+from fenchel.certificates import Certificate
 from fenchel.checks import check_count, check_problem, check_tolerance
 from fenchel.closed.sums import sum_of_biconjugates
 from fenchel.errors import DomainError
@@ -52,7 +54,7 @@ class RelaxedResult:
     ``value`` = f*(lambda') - log Z'(lambda'), with the proved bracket ``lower``, ``upper`` of that value at ``natural``
     (an upper bound on the global minimum, which no local method proves). ``posterior`` = q*. ``atoms`` (K, P) with
     ``weights`` (K,) are the maximizers that tie: sum_k w_k T(theta_k) = E_q*[T] up to ``residual``, in q*'s own units.
-    ``minima`` are all distinct local minima met, best first.
+    ``minima`` are all distinct local minima met, best first. ``assumes``: see `fenchel.results`.
     """
 
     value: float
@@ -69,6 +71,14 @@ class RelaxedResult:
     evaluations: int
     minima: tuple[LocalMinimum, ...] = field(default=())
     message: str = ""
+    assumes: tuple[str, ...] = ()
+    evidence: Callable[[], Certificate] | None = field(default=None, repr=False, compare=False)
+
+    def certificate(self) -> Certificate:
+        """The proof of the bracket of Eq. 18 at ``natural`` (`fenchel.check`). ValueError if it is not certified."""
+        if not self.certified or self.evidence is None:
+            raise ValueError("only a certified result has a certificate")
+        return self.evidence()
 
 
 def minimize_relaxed(
@@ -125,12 +135,13 @@ def minimize_relaxed(
     stopped = "" if best.converged else f"stopped at residual {best.residual:.1e}"
     border = "at the border of dom f*; stationarity checked by f** at q*" if best.by_value else ""
     several = f"{len(minima)} distinct local minima" if len(minima) > 1 else ""
+    natural = best.statistics.natural(best.point.c)
     return RelaxedResult(
         value=best.point.value,
         lower=best.point.value,
         upper=best.point.upper,
         posterior=best.point.q,
-        natural=best.statistics.natural(best.point.c),
+        natural=natural,
         atoms=best.point.atoms[best.weights > 1e-12],
         weights=best.weights[best.weights > 1e-12],
         residual=best.residual,
@@ -140,6 +151,8 @@ def minimize_relaxed(
         evaluations=sum(run.evaluations for _, run in runs),
         minima=minima,
         message="; ".join(text for text in (stopped, border, several) if text),
+        assumes=loss.assumes,
+        evidence=lambda: objective_at(loss, natural, prior, tol=search_tol).certificate(),
     )
 
 
