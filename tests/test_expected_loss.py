@@ -158,7 +158,7 @@ def test_a_users_link_is_integrated() -> None:
 
 
 def test_rules_on_polynomials() -> None:
-    square = trapezoid(lambda x: np.stack([np.ones(len(x)), x[:, 0] ** 2 * x[:, 1] ** 4]), 2)
+    square, _ = trapezoid(lambda x: np.stack([np.ones(len(x)), x[:, 0] ** 2 * x[:, 1] ** 4]), 2)
     np.testing.assert_allclose(square.value, [1.0, 3.0], rtol=1e-12)
     sobol = scrambled_sobol(lambda x: (x**2).sum(axis=1)[None, :], 5, points=1024)
     assert sobol.value[0] == pytest.approx(5.0, abs=6.0 * sobol.error[0])
@@ -181,3 +181,24 @@ def test_bad_input() -> None:
     boxed = L.from_function(lambda t: t[:, 0], np.ones_like, 1, curvature=0.0, bounds=(-1.0, 1.0))
     with pytest.raises(ValueError, match="bounds"):
         expected_loss(boxed, Gaussian([0.0], 1.0))
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+@pytest.mark.parametrize("seed", range(4))
+def test_narrow_wells_are_found_or_the_error_says_so(dim: int, seed: int) -> None:
+    """Wells 1e-3 (P = 1) or .01 (P = 2) to 1 wide and up to 1000 deep: E_q has a closed form."""
+    rng = np.random.default_rng(seed)
+    centers, depths = 2.0 * rng.normal(size=(3, dim)), 10.0 ** rng.uniform(-1.0, 3.0, 3)
+    widths = 10.0 ** rng.uniform(-3.0 if dim == 1 else -2.0, 0.0, 3)
+    names = ["x", "y"][:dim]
+    wells = "".join(
+        f" - {float(d)!r}*exp(-({'+'.join(f'({n} - ({float(a)!r}))**2' for n, a in zip(names, c, strict=True))})"
+        f"/{float(2.0 * w * w)!r})"
+        for c, d, w in zip(centers, depths, widths, strict=True)
+    )
+    mean, variance = rng.normal(size=dim), 0.7
+    found = expected_loss_result(L.from_expression("1" + wells, names), Gaussian(mean, variance * np.eye(dim)))
+    square = widths**2
+    far = np.square(centers - mean).sum(axis=1)
+    shares = (square / (square + variance)) ** (dim / 2) * np.exp(-0.5 * far / (variance + square))
+    assert abs(found.value - (1.0 - depths @ shares)) <= 3.0 * found.error + 1e-13 * depths.max()

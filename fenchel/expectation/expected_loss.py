@@ -13,7 +13,17 @@ from numpy.typing import NDArray
 
 from fenchel.checks import check_problem, check_tolerance, check_unbounded
 from fenchel.expectation.link_moments import link_moments
-from fenchel.expectation.quadrature import Estimate, Integrand, PanelRule, adaptive_boxes, scrambled_sobol, trapezoid
+from fenchel.expectation.quadrature import (
+    REACH,
+    Estimate,
+    Integrand,
+    PanelRule,
+    adaptive_boxes,
+    hidden,
+    scan,
+    scrambled_sobol,
+    trapezoid,
+)
 from fenchel.gaussian import Gaussian
 from fenchel.losses import LinearPredictorLoss, Loss
 
@@ -129,7 +139,8 @@ def _trace(H: Array, block: Array) -> float:
 
 def _general(loss: Loss, q: Gaussian, derivatives: bool, tol: float, points: int, seed: int) -> ExpectedLoss:
     dim = loss.dim
-    factor = np.linalg.cholesky(q.cov) if q.cov_block.ndim == 2 else np.diag(np.sqrt(np.diag(q.cov)))
+    root = np.linalg.cholesky(q.cov) if q.cov_block.ndim == 2 else np.diag(np.sqrt(np.diag(q.cov)))
+    factor: Array = np.array(root, dtype=np.float64)
     packed = np.tril_indices(dim)
 
     def integrand(x: Array) -> Array:
@@ -143,13 +154,14 @@ def _general(loss: Loss, q: Gaussian, derivatives: bool, tol: float, points: int
             rows += [slope.T, outer[:, packed[0], packed[1]].T]
         return np.concatenate(rows)
 
-    found = _integrate(integrand, dim, tol, points, seed)
+    bend = float(np.linalg.eigvalsh(factor.T @ _bend(loss, q, factor) @ factor)[-1]) if dim <= 3 else 0.0
+    found = _integrate(integrand, dim, max(bend, 0.0), tol, points, seed)
     value, error = float(found.value[0]), float(found.error[0])
     smooth = dim > 3 or found.within(1e-6, np.abs(found.value) + abs(value))
     if not derivatives:
         nothing, square = np.full(dim, np.nan), np.full((dim, dim), np.nan)
         return ExpectedLoss(value, error, nothing, square, nothing, square, np.nan, smooth, found.points, found.method)
-    inverse: Array = np.linalg.inv(factor)
+    inverse: Array = np.array(np.linalg.inv(factor), dtype=np.float64)
     gradient = inverse.T @ found.value[1 : 1 + dim]
     in_x = np.zeros((dim, dim))
     in_x[packed] = found.value[1 + dim :]
@@ -161,18 +173,31 @@ def _general(loss: Loss, q: Gaussian, derivatives: bool, tol: float, points: int
     return ExpectedLoss(value, error, gradient, hessian, mu1, mu2, slack, smooth, found.points, found.method)
 
 
-def _integrate(integrand: Integrand, dim: int, tol: float, points: int, seed: int) -> Estimate:
+def _bend(loss: Loss, q: Gaussian, factor: Array) -> Array:
+    """A bound (P, P) of the Hessian where q has mass; 0 where none is known, and so nothing can be said with it."""
+    reach = REACH * np.linalg.norm(factor, axis=1)
+    bend = loss.hessian_upper((q.mean - reach)[None, :], (q.mean + reach)[None, :])[0]
+    return bend if np.isfinite(bend).all() else np.zeros_like(bend)
+
+
+def _integrate(integrand: Integrand, dim: int, bend: float, tol: float, points: int, seed: int) -> Estimate:
+    """``bend`` bounds the second derivative along every line: what a dip between the points used may hide."""
     if dim == 1:
-        return PanelRule(tol=0.01 * tol).expect(integrand)
+        step, breaks = scan(lambda x: integrand(x)[0], bend, tol)
+        found = PanelRule(breaks, tol=0.01 * tol).expect(integrand)
+        return found.plus(hidden(bend, step, 1))
     if dim > 3:
         return scrambled_sobol(integrand, dim, points=points, seed=seed)
-    found = trapezoid(integrand, dim, tol=0.1 * tol)
+    near = integrand(np.concatenate([np.zeros((1, dim)), 3.0 * np.eye(dim), -3.0 * np.eye(dim)]))[0]
+    # A dip as deep as the loss varies is at least this wide.
+    width = np.sqrt(np.ptp(near) / bend) if bend > 0.0 else np.inf
+    found, step = trapezoid(integrand, dim, tol=0.1 * tol, step=0.5 * width)
     if found.within(tol, np.maximum(np.abs(found.value), np.abs(found.value[0]))):
-        return found
-    if np.all(found.error <= 1e-6 * np.abs(found.value).max()):
-        return found  # smooth, but the points ran out
-    boxes = adaptive_boxes(integrand, dim, tol=tol)
-    return boxes if boxes.error[0] < found.error[0] else found
+        return found if step <= width else found.plus(hidden(bend, step, dim))
+    if not np.all(found.error <= 1e-6 * np.abs(found.value).max()):  # not smooth: more than that the points ran out
+        boxes = adaptive_boxes(integrand, dim, tol=tol)
+        found = boxes if boxes.error[0] < found.error[0] else found
+    return found if step <= width else found.plus(hidden(bend, step, dim))
 
 
 def _finite(values: Array, name: str) -> Array:

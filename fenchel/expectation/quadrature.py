@@ -7,7 +7,7 @@ All rules integrate a function of x ~ N(0, I) with values (k, n): k integrands a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 from scipy.stats import qmc
 
-__all__ = ["Estimate", "PanelRule", "adaptive_boxes", "gauss_legendre_panels", "scrambled_sobol", "trapezoid"]
+__all__ = [
+    "Estimate",
+    "PanelRule",
+    "adaptive_boxes",
+    "gauss_legendre_panels",
+    "hidden",
+    "scan",
+    "scrambled_sobol",
+    "trapezoid",
+]
 
 Array = NDArray[np.float64]
 Integrand = Callable[[Array], Array]
@@ -23,6 +32,7 @@ Integrand = Callable[[Array], Array]
 # The Gaussian mass beyond is 1e-20, and still 1e-15 of it after multiplication by x^4.
 REACH = 9.3
 _BATCH = 50_000
+_MOST_BREAKS = 20
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,10 @@ class Estimate:
         """All errors are at most tol times scale."""
         return bool(np.all(self.error <= tol * scale))
 
+    def plus(self, error: float) -> Estimate:
+        """The same with a further error of the first expectation."""
+        return replace(self, error=self.error + error * np.eye(self.error.size)[0])
+
 
 def gauss_legendre_panels(edges: Array, degree: int) -> tuple[Array, Array]:
     """Composite Gauss-Legendre nodes and weights on the intervals between ``edges`` (increasing)."""
@@ -48,6 +62,41 @@ def gauss_legendre_panels(edges: Array, degree: int) -> tuple[Array, Array]:
     half = 0.5 * np.diff(edges)
     middle = 0.5 * (edges[1:] + edges[:-1])
     return (middle[:, None] + half[:, None] * x).ravel(), (half[:, None] * w).ravel()
+
+
+def hidden(bend: float, step: float, dim: int) -> float:
+    """What one dip or spike between neighbours on a lattice of this step contributes at most, where q is densest.
+
+    Where no second derivative exceeds ``bend``, a function known at both ends of an interval leaves its chord by no
+    more than bend step^2 / 8, and by two thirds of that in the mean.
+    """
+    return float(bend * step**2 / 12.0 * (step / np.sqrt(2.0 * np.pi)) ** dim)
+
+
+def scan(function: Callable[[Array], Array], bend: float, tol: float) -> tuple[float, list[float]]:
+    """A step so small that nothing above ``tol`` is `hidden` on the line, if affordable, and where to break panels.
+
+    Breaks are set around the points where the function leaves the chord of its neighbours most, at several scales.
+    """
+    power = 12
+    while True:
+        step = 2.0 * REACH / 2**power
+        x = -REACH + step * np.arange(2**power + 1)
+        values = function(x)
+        if power >= 20 or hidden(bend, step, 1) <= tol * float(np.abs(values).mean()):
+            break
+        power = min(20, power + 4)
+    breaks: list[float] = []
+    for stride in (1, 4, 16, 64, 256):
+        # Only every stride-th point: the finer strides see what is narrower.
+        coarse = values[::stride]
+        rise = np.abs(np.diff(coarse, n=2))
+        around = np.maximum(np.append(rise[1:], 0.0), np.insert(rise[:-1], 0, 0.0))
+        peaks = np.flatnonzero((rise >= around) & (rise * stride * step > tol * float(np.abs(values).mean())))
+        for index in peaks[np.argsort(-rise[peaks])[:_MOST_BREAKS]]:
+            at = x[stride * (index + 1)]
+            breaks += [at - 4.0 * stride * step, at, at + 4.0 * stride * step]
+    return step, breaks
 
 
 class PanelRule:
@@ -87,27 +136,30 @@ class PanelRule:
         return np.einsum("kpn,pn->kp", values, weights), np.einsum("kpn,pn->kp", np.abs(values), weights)
 
 
-def trapezoid(integrand: Integrand, dim: int, *, tol: float = 1e-12, max_points: int = 2_500_000) -> Estimate:
+def trapezoid(
+    integrand: Integrand, dim: int, *, tol: float = 1e-12, step: float = np.inf, max_points: int = 2_500_000
+) -> tuple[Estimate, float]:
     """The trapezoidal rule on a ball, its step halved until converged: for smooth integrands on R^P, P <= 3.
 
     For an integrand analytic in a strip of half-width d the error is about exp(-2 pi d / step): halving the step
     squares it, which Gauss-Hermite rules do not achieve. The estimate is the last change, or its power 3/2 where the
-    changes themselves shrank as fast as that.
+    changes themselves shrank as fast as that. Also returns the last step, which is at most ``step`` unless the points
+    run out before.
     """
-    step, points = 0.6, 0
+    finest, step, points = step, 0.6, 0
     total, size = _lattice(integrand, dim, step, None)
     gaps: list[Array] = []
     while True:
         points = int(np.ceil(2 * REACH / step)) ** dim
         if points * 2**dim > max_points and gaps:
-            return Estimate(total, _trapezoid_error(gaps, size), points, "trapezoidal rule")
+            return Estimate(total, _trapezoid_error(gaps, size), points, "trapezoidal rule"), step
         step *= 0.5
         finer, magnitude = _lattice(integrand, dim, step, (total, size))
         gaps.append(np.abs(finer - total) + 1e-15 * magnitude)
         total, size = finer, magnitude
         error = _trapezoid_error(gaps, size)
-        if np.all(error <= tol * size):
-            return Estimate(total, error, points * 2**dim, "trapezoidal rule")
+        if np.all(error <= tol * size) and step <= finest:
+            return Estimate(total, error, points * 2**dim, "trapezoidal rule"), step
 
 
 def _trapezoid_error(gaps: list[Array], size: Array) -> Array:
