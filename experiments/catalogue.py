@@ -44,6 +44,12 @@ _TABLE = (
     Experiment("theorem2", "Theorem 2: where SAM and relaxed Bayes correspond", "theory.theorem2", claims=("B3", "B4")),
     Experiment("worst_case", "The worst-case distribution behind f**, beside the Gaussian", "theory.worst_case"),
     Experiment(
+        "inference",
+        "The relaxation as a method of inference: tempered, corrected, confined",
+        "theory.inference",
+        extras=("experiments", "mcmc"),
+    ),
+    Experiment(
         "fig3",
         "Predictive probabilities: exact Bayes, SAM, SAM + Laplace, bSAM",
         "toy.fig3",
