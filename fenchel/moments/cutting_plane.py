@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fenchel.moments.atoms import design, sigma_points
 from fenchel.moments.certificate import LowerBound, certify_lower, make_upper
+from fenchel.moments.ensemble import ensemble
 from fenchel.moments.moment_problem import MasterSolution, MomentProblem
 from fenchel.moments.polish import ActiveSet, free_directions, least_step, polish
 from fenchel.moments.rounds import Budget, Candidate, Outcome, Start, distinct, distinct_from
@@ -29,6 +31,8 @@ _TURNS = 8
 _MARGINS = (1e-9, 1e-6, 1e-3)
 _CONFINED_BOXES = 100_000
 _ACTIVE_STEPS = 6
+_FEW = 5
+_ENSEMBLE = 6
 _LIFTS = np.array([1e-12, 1e-10, 1e-8, 1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4])
 
 
@@ -185,6 +189,7 @@ class _Rounds:
             out.atoms = self.problem.values.size
             return out
         self.add(design(self.frame.dim))
+        start = self.many(start)
         for c in start.coefficients:
             self.add(self.look(c, self.starts(c, start.points)).points)
         stalled = 0
@@ -213,6 +218,16 @@ class _Rounds:
             self.certify(self.best)
         out.atoms = self.problem.values.size
         return out
+
+    def many(self, start: Start) -> Start:
+        """In many dimensions the design says little: an ensemble of atoms joins the start, and its quadratic."""
+        found = ensemble(self.white, _ENSEMBLE * (self.frame.dim + 1)) if self.frame.dim > _FEW else None
+        if found is None:
+            return start
+        points, c = found
+        self.add(points)
+        self.outcome.offer_upper(make_upper(self.white, points, np.full(len(points), 1.0 / len(points))))
+        return replace(start, points=np.concatenate([start.points, points]), coefficients=(*start.coefficients, c))
 
     def resume(self, active: ActiveSet) -> bool:
         """Newton straight from the active set of a nearby problem; True where the bracket closes."""
