@@ -8,6 +8,7 @@ from scipy.optimize import linprog
 
 from fenchel import losses as L
 from fenchel.moments.atoms import design, moment_error, repair_by_mixing, repair_by_moving, sigma_points
+from fenchel.moments.ensemble import ensemble
 from fenchel.moments.jumps import JumpPlanes
 from fenchel.moments.moment_frame import STRUCTURES, MomentFrame
 from fenchel.moments.moment_problem import MomentProblem
@@ -196,3 +197,22 @@ def test_reduced_frame_keeps_the_moments_of_what_it_leaves_out() -> None:
     assert moment_error(frame, frame.to_white(theta), spread) < 1e-14
     value = spread @ loss(theta) - weights @ white.value(points)
     assert value == pytest.approx(spread @ (theta @ white.frame.tilt) - white.frame.tilt @ frame.mean, abs=1e-12)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_an_ensemble_keeps_the_moments_and_climbs_to_the_best(structure: str) -> None:
+    """softplus(z) + softplus(-z) is concave in z^2: the mean is largest, at these moments, where all |x_i| = 1."""
+    dim, count = 7, 60
+    frame = MomentFrame.of(np.zeros(dim), np.eye(dim), structure)
+    pairs = L.LogisticRegression(np.vstack([np.eye(dim), np.eye(dim)]), np.repeat([0, 1], dim))
+    white = WhiteLoss(pairs, frame)
+    found = ensemble(white, count)
+    assert found is not None
+    points, c = found
+    weights, best = np.full(count, 1.0 / count), dim * (2.0 * np.log1p(np.exp(-1.0)) + 1.0)
+    assert moment_error(frame, points, weights) < 1e-12
+    assert best - 1e-3 * best <= float(weights @ white.value(points)) <= best + 1e-12 * best
+    # The quadratic lies above the loss at every atom and touches it at one.
+    gap = frame.features(points) @ c - white.value(points)
+    assert gap.min() == pytest.approx(0.0, abs=1e-12)
+    assert float(c @ frame.target) <= best + 0.02 * best
