@@ -17,7 +17,7 @@ from fenchel.closed.closed_forms import closed_form_biconjugate
 from fenchel.closed.sums import sum_of_biconjugates
 from fenchel.errors import DomainError, SolverError
 from fenchel.gaussian import Gaussian
-from fenchel.losses import LinearPredictorLoss, Loss
+from fenchel.losses import Loss
 from fenchel.losses.inputs import finite_array
 from fenchel.moments.certificate import LowerBound
 from fenchel.moments.cutting_plane import Master, cutting_plane
@@ -193,8 +193,8 @@ def _start(loss: Loss, q: Gaussian, frame: MomentFrame, warm: Any) -> Start:
         if theta.ndim != 2 or theta.shape[1] != q.dim or not np.all(np.isfinite(theta)):
             raise ValueError(f"warm must be a BiconjugateResult or finite atoms of shape (K, {q.dim}).")
         points = frame.to_white(theta)
-    groups = loss.groups if isinstance(loss, LinearPredictorLoss) else ()
-    hard = any(g.link.bend or not g.link.continuous for g in groups)
+    linear = loss.in_predictors()
+    hard = linear is not None and any(g.link.bend or not g.link.continuous for g in linear.groups)
     if frame.dim <= 2 and not hard:
         # The starting design already brings the bracket to a few percent here, and costs less. Not so where the best
         # quadratic grows exactly as the loss does, or meets it at a jump: those the terms' closed forms know.

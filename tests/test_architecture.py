@@ -110,3 +110,11 @@ def test_public_names_are_exported() -> None:
 
     for name in fenchel.__all__:
         assert hasattr(fenchel, name), name
+
+
+def test_a_loss_is_asked_and_not_inspected() -> None:
+    """No switch on the class of a loss outside fenchel/losses, so that a user's own class is like any other."""
+    switch = re.compile(r"isinstance\([\w.]*loss, *[\w.]*(Linear|User|Expression)\w*Loss")
+    files = [p for p in (ROOT / "fenchel").rglob("*.py") if "losses" not in p.relative_to(ROOT).parts]
+    assert len(files) > 50
+    assert not [str(p) for p in files if switch.search(p.read_text())]

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fenchel
 from fenchel import losses as L
 from fenchel.losses.links import AbsLink, BumpLink, HuberLink, IndicatorLink, Link, ReLULink, SoftplusLink
 from fenchel.losses.more_links import SquareConcaveLink, SquaredReLULink
@@ -252,3 +253,35 @@ def test_bad_input_is_a_sentence(name: str) -> None:
     with pytest.raises((ValueError, TypeError)) as caught:
         BAD[name]()
     assert len(str(caught.value)) > 20
+
+
+class _Cosines(L.Loss):
+    """A loss of a user's own class: what it knows of itself it says in `Loss`'s attributes."""
+
+    dim = 2
+    curvature = 4.0
+    majorizer = L.Quadratic(np.zeros((2, 2)), np.zeros(2), 4.0)
+
+    def _value(self, theta: np.ndarray) -> np.ndarray:
+        return np.sum(1.0 - np.cos(2.0 * theta), axis=1)
+
+    def _gradient(self, theta: np.ndarray) -> np.ndarray:
+        return 2.0 * np.sin(2.0 * theta)
+
+    def _hessian(self, theta: np.ndarray) -> np.ndarray:
+        return 4.0 * np.cos(2.0 * theta)[:, :, None] * np.eye(2)
+
+    def hessian_upper(self, lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(4.0 * np.eye(2), (len(lo), 2, 2)).copy()
+
+
+def test_a_class_of_the_users_own_is_a_loss_like_any_other() -> None:
+    found = fenchel.biconjugate(_Cosines(), fenchel.Gaussian([0.0, 0.0], np.eye(2)))
+    assert found.certified
+    assert found.value == pytest.approx(2.0 * (np.cos(2.0) - 1.0), abs=1e-6)
+    best = fenchel.sam_objective(_Cosines(), [0.0, 0.0], 0.3, 0.1)
+    assert best.certified
+    assert best.value == pytest.approx(2.0 - 2.0 * np.cos(2.0 * 0.3 / np.sqrt(2.0)), abs=1e-8)
+    assert fenchel.expected_loss(_Cosines(), fenchel.Gaussian([0.0, 0.0], np.eye(2))) == pytest.approx(
+        2.0 * (1.0 - np.exp(-2.0)), abs=1e-10
+    )

@@ -34,14 +34,15 @@ def nuts_posterior(
     """
     from fenchel.bayes.exact import ExactPosterior, joint_log_density, posterior_modes
 
-    if not isinstance(loss, LinearPredictorLoss) or not all(isinstance(g.link, SoftplusLink) for g in loss.groups):
+    linear = loss.in_predictors()
+    if linear is None or not all(isinstance(g.link, SoftplusLink) for g in linear.groups):
         raise ValueError("NUTS is offered for logistic regressions only; this loss has other terms.")
     if draws < 100 or chains < 1:
         raise ValueError(f"draws must be at least 100 and chains at least 1, got {draws} and {chains}.")
     mode = posterior_modes(loss, prior)[0]
     hessian = np.asarray(loss.hessian(mode)) + prior.precision
     factor = np.linalg.inv(np.linalg.cholesky(hessian)).T
-    white, fields = _run(loss, prior, mode, factor, int(rng.integers(2**31)), draws, chains)
+    white, fields = _run(linear, prior, mode, factor, int(rng.integers(2**31)), draws, chains)
     flat = white.reshape(-1, loss.dim)
     points = mode + flat @ factor.T
     mean = points.mean(axis=0)

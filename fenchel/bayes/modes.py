@@ -47,16 +47,17 @@ class _Energy:
         self.kinks: list[tuple[Array, Array]] = []
         self.jump = 0.0
         self.smooth = loss
-        if isinstance(loss, LinearPredictorLoss):
+        linear = loss.in_predictors()
+        if linear is not None:
             plain = []
-            for group in loss.groups:
+            for group in linear.groups:
                 if not group.link.continuous:
                     self.jump += float(group.weights.sum())
                 elif group.link.kinks and group.link.convex:
                     self.kinks.append((np.abs(group.rows), group.weights * np.ptp(group.link.slopes)))
                 else:
                     plain.append(group)
-            self.smooth = LinearPredictorLoss(plain, dim=loss.dim, H=loss.H, b=loss.b, c=loss.c)
+            self.smooth = LinearPredictorLoss(plain, dim=loss.dim, H=linear.H, b=linear.b, c=linear.c)
 
     def value(self, theta: Array) -> Array:
         step = theta - self.mean

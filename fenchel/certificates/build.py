@@ -23,7 +23,6 @@ from fenchel.errors import CertificateError
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
 from fenchel.losses.exact_text import hexes
-from fenchel.losses.linear_predictor import LinearPredictorLoss
 from fenchel.moments.atoms import moment_error, repair_by_moving
 from fenchel.moments.moment_frame import MomentFrame
 from fenchel.moments.white_loss import WhiteLoss
@@ -377,9 +376,10 @@ def _lowest_on_jumps(loss: Loss, majorant: Majorant, theta: Array, basis: Array,
 
 def _jumps(loss: Loss) -> tuple[Array, Array] | None:
     """The planes rows.theta + offsets = 0 on which terms jump; None for a continuous loss."""
-    if not isinstance(loss, LinearPredictorLoss) or loss.continuous:
+    linear = loss.in_predictors()
+    if linear is None or linear.continuous:
         return None
-    groups = [g for g in loss.groups if not g.link.continuous]
+    groups = [g for g in linear.groups if not g.link.continuous]
     return np.concatenate([g.rows for g in groups]), np.concatenate([g.offsets for g in groups])
 
 
@@ -399,11 +399,11 @@ def _distinct(theta: Array, basis: Array) -> Array:
 
 def _jump_slopes(loss: Loss, reference: Excess, theta: Array, u: Array) -> Array | None:
     """Slopes >= 0 for the terms that jump at this contact, such that l - Q has none there; None without jumps."""
-    planes = _jumps(loss)
-    if planes is None or not isinstance(loss, LinearPredictorLoss):
+    planes, linear = _jumps(loss), loss.in_predictors()
+    if planes is None or linear is None:
         return None
     rows, offsets = planes
-    weights = np.concatenate([g.weights for g in loss.groups if not g.link.continuous])
+    weights = np.concatenate([g.weights for g in linear.groups if not g.link.continuous])
     touched = np.abs(rows @ theta + offsets) <= 1e-9 * (np.abs(rows) @ np.abs(theta) + np.abs(offsets))
     slopes = np.zeros(touched.size)
     if touched.any():

@@ -35,19 +35,22 @@ def closed_form_biconjugate(loss: Loss, q: Any, structure: str | None = None) ->
     the full family, diagonal H in the diagonal, multiples of I in the isotropic).
     """
     structure = check_structure(q.structure if structure is None else structure)
-    if not isinstance(loss, LinearPredictorLoss) or loss.dim != q.mean.shape[0]:
+    linear = loss.in_predictors()
+    if linear is None or linear.dim != q.mean.shape[0]:
         return None
     mean, cov = np.asarray(q.mean, dtype=float), np.asarray(q.cov, dtype=float)
-    terms, constant = merged(loss)
+    terms, constant = merged(linear)
     if not terms:
-        value, natural, worst, error = quadratic_biconjugate(loss.H, loss.b, loss.c + constant, mean, cov, structure)
+        value, natural, worst, error = quadratic_biconjugate(
+            linear.H, linear.b, linear.c + constant, mean, cov, structure
+        )
         if error > 1e-10 * max(1.0, abs(value)):
             return None
         atoms, weights = covariance_atoms(mean, worst)
         return value, natural, atoms, weights, error
-    if len(terms) > 1 or terms[0].rows.shape[0] > 1 or not _is_statistic(loss.H, structure):
+    if len(terms) > 1 or terms[0].rows.shape[0] > 1 or not _is_statistic(linear.H, structure):
         return None
-    return _single(terms[0], loss, constant, mean, cov, structure)
+    return _single(terms[0], linear, constant, mean, cov, structure)
 
 
 def _single(

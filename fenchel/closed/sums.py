@@ -12,7 +12,7 @@ from fenchel.checks import check_problem
 from fenchel.closed.projections import check_structure, majorant_natural, projected_variance, uncertainty
 from fenchel.closed.quadratic_forms import quadratic_biconjugate
 from fenchel.closed.scalar_forms import scalar_form
-from fenchel.losses import LinearPredictorLoss, Loss
+from fenchel.losses import Loss
 from fenchel.losses.accurate import accurate_predictors
 from fenchel.results import Natural, SumOfBiconjugates
 
@@ -34,14 +34,15 @@ def sum_of_biconjugates(loss: Loss, q: Any, structure: str | None = None) -> Sum
     start = time.perf_counter()
     check_problem(loss, q=q)
     structure = check_structure(q.structure if structure is None else structure)
-    if not isinstance(loss, LinearPredictorLoss):
+    linear = loss.in_predictors()
+    if linear is None:
         raise TypeError(f"loss must be a sum of terms (a LinearPredictorLoss), got {type(loss).__name__}.")
     mean, cov = q.mean, q.cov
-    value, natural, _, error = quadratic_biconjugate(loss.H, loss.b, loss.c, mean, cov, structure)
+    value, natural, _, error = quadratic_biconjugate(linear.H, linear.b, linear.c, mean, cov, structure)
     lam1, lam2 = natural.lam1, natural.lam2
     size, count = abs(value), 0
-    for group in loss.groups:
-        step = max(1, _CHUNK_ENTRIES // loss.dim)
+    for group in linear.groups:
+        step = max(1, _CHUNK_ENTRIES // linear.dim)
         for first in range(0, group.rows.shape[0], step):
             rows = group.rows[first : first + step]
             weights = group.weights[first : first + step]

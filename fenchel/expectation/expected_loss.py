@@ -88,8 +88,9 @@ def expected_loss_result(
     check_problem(loss, q=q)
     check_tolerance(tol)
     check_unbounded(loss, "an expected loss")
-    if isinstance(loss, LinearPredictorLoss):
-        return _of_predictors(loss, q)
+    linear = loss.in_predictors()
+    if linear is not None:
+        return _of_predictors(linear, q)
     return _general(loss, q, derivatives, tol, points, seed)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import ConvexHull
 
-from fenchel.losses import LinearPredictorLoss, Loss, UserLoss
+from fenchel.losses import Loss
 
 __all__ = ["LiftedCurve", "Window", "growth", "interval_tops", "jump_nodes", "sample_nodes"]
 
@@ -145,14 +145,18 @@ def growth(loss: Loss, window: Window) -> float:
     """lim sup l / u^2 at infinity: -inf for a bounded domain, inf for a loss that outgrows every quadratic."""
     if loss.bounds is not None:
         return -np.inf
-    if isinstance(loss, LinearPredictorLoss):
+    linear = loss.in_predictors()
+    if linear is not None:
         # Links grow at most linearly, but for those with a bend, where their predictor goes to +infinity.
         bends = [
-            sum(float(g.link.bend * (g.weights * np.maximum(side * g.rows[:, 0], 0.0) ** 2).sum()) for g in loss.groups)
+            sum(
+                float(g.link.bend * (g.weights * np.maximum(side * g.rows[:, 0], 0.0) ** 2).sum())
+                for g in linear.groups
+            )
             for side in (1.0, -1.0)
         ]
-        return float(0.5 * (loss.H[0, 0] + max(bends)) * window.scale**2)
-    if isinstance(loss, UserLoss) and np.isinf(loss.curvature) and loss.majorizer is None:
+        return float(0.5 * (linear.H[0, 0] + max(bends)) * window.scale**2)
+    if np.isinf(loss.curvature) and loss.majorizer is None:
         return np.inf
     with np.errstate(all="ignore"):
         ratios = [
@@ -166,8 +170,9 @@ def growth(loss: Loss, window: Window) -> float:
 def jump_nodes(loss: Loss, window: Window) -> Array:
     """u at which a loss of linear predictors may jump, on the side where it is higher."""
     found = [np.zeros(0)]
-    if isinstance(loss, LinearPredictorLoss):
-        for group in loss.groups:
+    linear = loss.in_predictors()
+    if linear is not None:
+        for group in linear.groups:
             if not group.link.continuous:
                 live = group.rows[:, 0] != 0.0
                 found += [(k - group.offsets[live]) / group.rows[live, 0] for k in group.link.kinks]
@@ -244,13 +249,14 @@ def _separate(u: Array, kept: Array) -> Array:
 
 def _features(loss: Loss, finest: float) -> Array:
     """Points near the kinks and the nonconvex terms of a loss of linear predictors, at the scale of each."""
-    if not isinstance(loss, LinearPredictorLoss):
+    linear = loss.in_predictors()
+    if linear is None:
         return np.zeros(0)
     bumps = np.array([-3.5, -2.0, -1.0, 0.0, 1.0, 2.0, 3.5])
     steps = finest * 2.0 ** np.arange(-1, 7)
     around = np.concatenate([-steps, [0.0], steps])
     found = [np.zeros(0)]
-    for group in loss.groups:
+    for group in linear.groups:
         live = group.rows[:, 0] != 0.0
         rows, offsets = group.rows[live, 0], group.offsets[live]
         if rows.size > 64:

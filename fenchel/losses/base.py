@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from fenchel.losses.builtin import Quadratic
+    from fenchel.losses.linear_predictor import LinearPredictorLoss
 
 __all__ = ["Loss"]
 
@@ -28,6 +32,10 @@ class Loss(ABC):
     continuous: bool = True
     #: (lo, hi), each (P,): the box to which l, and every certificate about it, is limited; None for all of R^P.
     bounds: tuple[Array, Array] | None = None
+    #: No eigenvalue of the Hessian is larger anywhere; inf where no such number is known.
+    curvature: float = np.inf
+    #: A quadratic above l everywhere; None where none is known.
+    majorizer: Quadratic | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(dim={self.dim})"
@@ -36,6 +44,10 @@ class Loss(ABC):
     def assumes(self) -> tuple[str, ...]:
         """What certificates about this loss take on trust, as sentences; nothing for built-in losses."""
         return ()
+
+    def in_predictors(self) -> LinearPredictorLoss | None:
+        """The loss as one of linear predictors, of which everything can be derived; None for any other."""
+        return None
 
     def record(self) -> dict[str, Any]:
         """The loss as certificates hold it, in exact numbers.

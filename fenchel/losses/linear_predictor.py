@@ -73,6 +73,10 @@ class LinearPredictorLoss(Loss):
         self.convex = smallest >= -1e-13 * np.abs(self.H).max() and all(g.link.convex for g in self.groups)
         self.continuous = all(group.link.continuous for group in self.groups)
 
+    def in_predictors(self) -> LinearPredictorLoss:
+        """The loss itself."""
+        return self
+
     def _value(self, theta: Array) -> Array:
         total = np.full(theta.shape[0], self.c)
         if self._has_quadratic:

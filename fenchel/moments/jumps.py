@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fenchel.losses import Loss
-from fenchel.losses.linear_predictor import LinearPredictorLoss
 
 __all__ = ["JumpPlanes"]
 
@@ -27,8 +26,9 @@ class JumpPlanes:
     def of(cls, loss: Loss) -> JumpPlanes:
         """The planes of a loss of linear predictors; a user's loss is taken to be continuous."""
         rows, offsets = [np.zeros((0, loss.dim))], [np.zeros(0)]
-        if isinstance(loss, LinearPredictorLoss):
-            for group in loss.groups:
+        linear = loss.in_predictors()
+        if linear is not None:
+            for group in linear.groups:
                 if not group.link.continuous:
                     for kink in group.link.kinks:
                         rows.append(group.rows)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fenchel.losses import Loss, UserLoss
+from fenchel.losses import Loss
 from fenchel.losses.accurate import EPS
 from fenchel.losses.linear_predictor import LinearPredictorLoss
 from fenchel.moments.jumps import JumpPlanes
@@ -30,7 +30,8 @@ class WhiteLoss:
     def __init__(self, loss: Loss, frame: MomentFrame) -> None:
         self.loss = loss
         self.frame = frame
-        self._white = loss.compose(frame.factor, frame.mean) if isinstance(loss, LinearPredictorLoss) else None
+        self._linear = loss.in_predictors()
+        self._white = None if self._linear is None else self._linear.compose(frame.factor, frame.mean)
         self._white_jumps = JumpPlanes.of(loss if self._white is None else self._white)
         self._jumps = JumpPlanes.of(loss)
 
@@ -40,9 +41,10 @@ class WhiteLoss:
 
         Along an affine direction the best quadratic is flat, so that the supremum would be attained on whole planes.
         """
-        if not isinstance(loss, LinearPredictorLoss) or frame.structure == "isotropic":
+        linear = loss.in_predictors()
+        if linear is None or frame.structure == "isotropic":
             return cls(loss, frame)
-        white = loss.compose(frame.factor, frame.mean)
+        white = linear.compose(frame.factor, frame.mean)
         basis, singular = _directions(white, frame.structure)
         live = singular > (0.0 if frame.structure == "diagonal" else 1e-13 * max(_rows(white).shape) * singular.max())
         if live.all() or not live.any():
@@ -93,8 +95,8 @@ class WhiteLoss:
         The predictors are off by roundings of the *terms* of x_i . L x, whose sum may be far smaller than they are, and
         the sum over the data by roundings of its terms. Within the error of a jump the loss may be off by the jump.
         """
-        white, loss = self._white, self.loss
-        if white is None or not isinstance(loss, LinearPredictorLoss):
+        white, loss = self._white, self._linear
+        if white is None or loss is None:
             return 4.0 * EPS * np.abs(self.value(x))
         size, dim = np.abs(x), self.frame.mean.size + 2
         bent = np.abs(self.frame.factor).T @ np.abs(loss.H)
@@ -197,12 +199,12 @@ class WhiteLoss:
     def superquadratic(self) -> bool:
         """A user's loss declared without a curvature bound, a majorizer or bounds: no quadratic is known above it."""
         loss = self.loss
-        return isinstance(loss, UserLoss) and loss.bounds is None and self.majorizer() is None
+        return self._white is None and loss.bounds is None and self.majorizer() is None
 
     def majorizer(self) -> tuple[float, Array, Array] | None:
         """(u, v, W) of the quadratic a user declared above the loss, or of the one its curvature gives; else None."""
         loss = self.loss
-        if not isinstance(loss, UserLoss) or loss.bounds is not None:
+        if self._white is not None or loss.bounds is not None:
             return None
         mean, factor = self.frame.mean, self.frame.factor
         if loss.majorizer is not None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fenchel.losses import LinearPredictorLoss, Terms, UserLoss
+from fenchel.losses import LinearPredictorLoss, Loss, Terms
 from fenchel.losses.linear_predictor import outer_sum
 
 __all__ = ["Anchors", "LinearModel", "Model", "UserModel"]
@@ -135,11 +135,9 @@ class LinearModel(_Frame):
 
 
 class UserModel(_Frame):
-    """A `UserLoss`: bounds from its largest curvature and from its majorizer."""
+    """Any loss: bounds from its largest curvature and from its majorizer."""
 
-    def __init__(
-        self, loss: UserLoss, origin: Array, basis: Array, concave: Array, linear: Array, constant: float
-    ) -> None:
+    def __init__(self, loss: Loss, origin: Array, basis: Array, concave: Array, linear: Array, constant: float) -> None:
         super().__init__(origin, basis, concave, linear, constant)
         self.loss = loss
         self.convex, self.continuous, self.terms = False, True, 1

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fenchel.losses import LinearPredictorLoss, Loss, Quadratic, UserLoss
+from fenchel.losses import LinearPredictorLoss, Loss, Quadratic
 from fenchel.search.bounds import LinearModel, UserModel
 
 __all__ = ["Setting", "Unbounded", "descent_majorizer", "prepare"]
@@ -39,11 +39,8 @@ class Setting:
 
 def prepare(loss: Loss, lam1: Array, lam2: Array) -> Setting | Unbounded:
     """Coordinates for sup_theta l(theta) + lam1.theta + theta^T lam2 theta, or a proof that it is infinite."""
-    if isinstance(loss, LinearPredictorLoss):
-        return _prepare_linear(loss, lam1, lam2)
-    if isinstance(loss, UserLoss):
-        return _prepare_user(loss, lam1, lam2)
-    raise TypeError(f"no certified search for losses of type {type(loss).__name__}; use losses.from_function")
+    linear = loss.in_predictors()
+    return _prepare_user(loss, lam1, lam2) if linear is None else _prepare_linear(linear, lam1, lam2)
 
 
 def _prepare_linear(loss: LinearPredictorLoss, lam1: Array, lam2: Array) -> Setting | Unbounded:
@@ -118,7 +115,7 @@ def _varies(rows: Array, weights: Array, null: Array) -> bool:
     return bool((weights * along > 1e-12 * weights * np.linalg.norm(rows, axis=1)).any())
 
 
-def _prepare_user(loss: UserLoss, lam1: Array, lam2: Array) -> Setting | Unbounded:
+def _prepare_user(loss: Loss, lam1: Array, lam2: Array) -> Setting | Unbounded:
     dim = loss.dim
     if loss.bounds is not None:
         lo, hi = loss.bounds
@@ -162,7 +159,7 @@ def _transformed(lam1: Array, lam2: Array, origin: Array, basis: Array) -> tuple
     return origin, basis, 0.5 * (concave + concave.T), linear, constant
 
 
-def descent_majorizer(loss: UserLoss) -> Quadratic:
+def descent_majorizer(loss: Loss) -> Quadratic:
     """The descent lemma at 0: l(theta) <= l(0) + grad.theta + curvature |theta|^2 / 2."""
     zero = np.zeros((1, loss.dim))
     H = max(loss.curvature, 0.0) * np.eye(loss.dim)

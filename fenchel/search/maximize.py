@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fenchel.checks import check_loss
-from fenchel.losses import LinearPredictorLoss, Loss, UserLoss
+from fenchel.losses import LinearPredictorLoss, Loss
 from fenchel.search.ascent import distinct
 from fenchel.search.bounds import LinearModel
 from fenchel.search.branch import BranchAndBound
@@ -121,14 +121,13 @@ def _result(search: BranchAndBound, loss: Loss, lam1: Array, lam2: Array) -> Sea
 
 def _unconfined_upper(loss: Loss, lam1: Array, lam2: Array, tol: float) -> float:
     """An upper bound where nothing confines the search: bounded terms at their suprema, or the declared majorizer."""
-    if isinstance(loss, UserLoss):
+    linear = loss.in_predictors()
+    if linear is None:
         return np.inf if loss.majorizer is None else maximize(loss.majorizer, lam1, lam2).upper
-    if not isinstance(loss, LinearPredictorLoss):
-        return np.inf
-    kept = [g for g in loss.groups if g.link.convex]
+    kept = [g for g in linear.groups if g.link.convex]
     ends = np.array(-np.inf), np.array(np.inf)
-    most = sum(float(g.weights.sum() * g.link.sup(*ends)) for g in loss.groups if not g.link.convex)
-    rest = LinearPredictorLoss(kept, dim=loss.dim, H=loss.H, b=loss.b, c=loss.c)
+    most = sum(float(g.weights.sum() * g.link.sup(*ends)) for g in linear.groups if not g.link.convex)
+    rest = LinearPredictorLoss(kept, dim=loss.dim, H=linear.H, b=linear.b, c=linear.c)
     return maximize(rest, lam1, lam2, tol=tol).upper + most
 
 
@@ -144,7 +143,8 @@ def _quadratic_result(model: LinearModel, loss: Loss, lam1: Array, lam2: Array) 
 
 def _rounding(loss: Loss, value: float, theta: Array, lam1: Array, lam2: Array) -> float:
     """What rounding can do to h at theta: a few units in the last place of its parts, more where many are summed."""
-    terms = sum(g.rows.shape[0] for g in loss.groups) if isinstance(loss, LinearPredictorLoss) else 0
+    linear = loss.in_predictors()
+    terms = 0 if linear is None else sum(g.rows.shape[0] for g in linear.groups)
     size = abs(value) + float(np.abs(theta * lam1).sum() + np.abs(theta[:, None] * lam2 * theta).sum())
     return (32.0 + 2.0 * float(np.sqrt(terms))) * float(np.finfo(float).eps) * size
 

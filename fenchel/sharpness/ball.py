@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from fenchel.losses import LinearPredictorLoss, Loss, UserLoss
+from fenchel.losses import Loss
 from fenchel.search.ascent import distinct
 from fenchel.search.bounds import LinearModel, UserModel
 from fenchel.search.box_quadratic import box_maximum
@@ -84,14 +84,12 @@ def ball_maximum(
 
 def _model(loss: Loss, center: Array, radius: float) -> Model:
     basis = radius * np.eye(loss.dim)
-    if isinstance(loss, LinearPredictorLoss):
-        slope = loss.b + loss.H @ center
-        constant = loss.c + float(loss.b @ center + 0.5 * center @ loss.H @ center)
-        return LinearModel(loss, center, basis, -radius * radius * loss.H, radius * slope, constant)
-    if isinstance(loss, UserLoss):
-        zero = np.zeros(loss.dim)
-        return UserModel(loss, center, basis, np.zeros((loss.dim, loss.dim)), zero, 0.0)
-    raise TypeError(f"no certified search for losses of type {type(loss).__name__}; use losses.from_function")
+    linear = loss.in_predictors()
+    if linear is None:
+        return UserModel(loss, center, basis, np.zeros((loss.dim, loss.dim)), np.zeros(loss.dim), 0.0)
+    slope = linear.b + linear.H @ center
+    constant = linear.c + float(linear.b @ center + 0.5 * center @ linear.H @ center)
+    return LinearModel(linear, center, basis, -radius * radius * linear.H, radius * slope, constant)
 
 
 def _domain(loss: Loss, center: Array, radius: float) -> tuple[Array, Array] | None:

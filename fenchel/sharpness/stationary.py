@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fenchel.losses import LinearPredictorLoss, Loss
+from fenchel.losses import Loss
 from fenchel.losses.links import BumpLink
 from fenchel.sharpness.ball import ball_maximum
 from fenchel.sharpness.line import isolate_roots
@@ -202,12 +202,13 @@ def _radius(loss: Loss, rho: float, delta: float) -> tuple[float, bool]:
     """No pair has a worst point or a theta beyond this distance: there the slope of the quadratic part wins."""
     if loss.bounds is not None:
         return float(np.linalg.norm(np.maximum(np.abs(loss.bounds[0]), np.abs(loss.bounds[1])))) + rho, True
-    if isinstance(loss, LinearPredictorLoss):
-        steep = float(np.linalg.norm(loss.b))
-        for g in loss.groups:
+    linear = loss.in_predictors()
+    if linear is not None:
+        steep = float(np.linalg.norm(linear.b))
+        for g in linear.groups:
             top = np.exp(-0.5) if isinstance(g.link, BumpLink) else max(abs(s) for s in g.link.slopes)
             steep += float(top * (g.weights @ np.linalg.norm(g.rows, axis=1)))
-        eigen = np.linalg.eigvalsh(loss.H)
+        eigen = np.linalg.eigvalsh(linear.H)
         rest = float(np.abs(eigen + delta).min())
         if rest > 1e-9:
             return (steep + float(np.abs(eigen).max()) * rho + abs(delta) * rho) / rest * (

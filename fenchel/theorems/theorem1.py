@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fenchel.checks import check_count, check_loss, check_seconds, check_tolerance, check_unbounded
 from fenchel.conjugate import conjugate
 from fenchel.gaussian import STRUCTURES
-from fenchel.losses import LinearPredictorLoss, Loss, UserLoss
+from fenchel.losses import Loss
 from fenchel.results import Verdict
 from fenchel.theorems.gaussian_supremum import supremum_over_gaussians
 
@@ -140,9 +140,10 @@ def random_naturals(loss: Loss, structure: str, count: int, seed: int) -> list[t
 
 def _growth_matrix(loss: Loss) -> Array:
     """H of a quadratic that majorizes the loss up to linear terms; 0 for a bounded domain."""
-    if isinstance(loss, LinearPredictorLoss):
-        return np.asarray(loss.H)
-    if isinstance(loss, UserLoss) and loss.bounds is None:
+    linear = loss.in_predictors()
+    if linear is not None:
+        return np.asarray(linear.H)
+    if loss.bounds is None:
         if loss.majorizer is not None:
             return np.asarray(loss.majorizer.H)
         if np.isfinite(loss.curvature):
