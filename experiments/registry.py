@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 __all__ = [
     "Claim",
@@ -21,6 +22,7 @@ __all__ = [
     "Outcome",
     "Stopped",
     "piece",
+    "settle",
     "write_arrays",
 ]
 
@@ -78,6 +80,17 @@ class Claim:
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
             raise ValueError(f"verdict of claim {self.id} must be one of {VERDICTS}, got {self.verdict!r}")
+
+
+def settle(holds: bool, *measured: ArrayLike) -> tuple[str, str]:
+    """A judge's verdict and its condition: *held* or *refuted*, but *undecided* if something measured is NaN.
+
+    Every comparison with NaN is false and Python's ``max`` can pass one over, so that a measurement that failed would
+    count as the best or the worst, by its place in the list.
+    """
+    if any(bool(np.isnan(np.asarray(values, dtype=float)).any()) for values in measured):
+        return "undecided", "something that it rests on could not be measured"
+    return ("held" if holds else "refuted"), ""
 
 
 @dataclass(frozen=True)

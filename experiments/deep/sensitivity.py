@@ -127,6 +127,7 @@ def judge(curves: Curves, rhos: Mapping[str, NDArray[np.float64]], metrics: Sequ
             spreads.setdefault(metric, {})[method] = inside.std(axis=0)
     found, second = _places(ranges), _places(spreads)
     verdict = verdicts.judge_helps(found)
+    verdict = replace(verdict, condition=verdict.condition.removeprefix("on "))  # "against SAM-SGD" is no task
     if cut:
         condition = "; ".join(filter(None, [verdict.condition, "the grid ends within the window of " + ", ".join(cut)]))
         word = "undecided" if verdict.word in ("held", "refuted") else verdict.word

@@ -109,6 +109,8 @@ def judge_helps(found: Sequence[Place]) -> Verdict:
         f"it is better in {len(better)} of {len(found)} places, worse in {len(worse)}, the same within a difference "
         f"worth having in {len(by['same'])}; held needs {need} better and none worse"
     )
+    if not found:
+        return Verdict("undecided", "nothing to compare with", change)
     if len(better) >= need and not worse:
         return Verdict("held", "", change)
     if not better and (len(worse) >= need or not still_open):
@@ -132,12 +134,14 @@ def judge_best(found: Mapping[tuple[str, ...], Sequence[Place]]) -> tuple[Verdic
     """Whether one method is best or tied: its comparisons with every other, by (task, metric); and each place's state.
 
     A place is *beaten* if any other is better after Holm's correction over all comparisons, *best or tied* if none is
-    and the best other's mean is ahead by no more than a difference worth having, else *open*.
+    and the best other's mean is ahead by no more than a difference worth having, else *open*. Another that diverged is
+    not ahead.
     """
     states: dict[str, str] = {}
     tasks: dict[str, list[str]] = {}
     for where, comparisons in found.items():
-        behind = max(-place.difference.mean * (1 if LARGER_IS_BETTER[place.metric] else -1) for place in comparisons)
+        ahead = [-place.difference.mean * (1 if LARGER_IS_BETTER[place.metric] else -1) for place in comparisons]
+        behind = max((value for value in ahead if not np.isnan(value)), default=np.inf)
         if any(place.status == "worse" for place in comparisons):
             state = "beaten"
         else:
@@ -149,6 +153,8 @@ def judge_best(found: Mapping[tuple[str, ...], Sequence[Place]]) -> tuple[Verdic
     change = (
         f"best or tied in {good} of {len(every)} places, beaten in {beaten}; held needs all, refuted needs half beaten"
     )
+    if not every:
+        return Verdict("undecided", "nothing to compare with", change), states
     if good == len(every):
         return Verdict("held", "", change), states
     if 2 * beaten >= len(every):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 
 from experiments.progress import bar
-from experiments.registry import Claim, Context, Outcome, piece
+from experiments.registry import Claim, Context, Outcome, piece, settle
 from fenchel import Gaussian, biconjugate, expected_loss, sum_of_biconjugates
 from fenchel.errors import SolverError
 from fenchel.losses import LogisticRegression
@@ -170,10 +170,11 @@ def _claim_c4(blocks: Mapping[str, Array], counts: tuple[int, ...]) -> Claim:
     excess = (second - lower) / size
     agrees = bool(np.all(excess[dense] >= -1e-9) and np.all(excess[dense] < 2e-3))
     closed = float(np.max(np.abs(second[:, -1] - upper[:, -1]) / size[:, 0]))
-    held = below and agrees and closed < 1e-8
+    word, condition = settle(below and agrees and closed < 1e-8, lower, upper, second[:, -1])
     return Claim(
         id="C4",
-        verdict="held" if held else "refuted",
+        verdict=word,
+        condition=condition,
         statement=(
             f"Sum over m blocks of f_block** against f** of the whole, {len(lower)} pairs of q and order: the sum is "
             f"below the whole in {'every case' if below else 'some cases only'}, strictly at m = n in "

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.registry import Claim
+from experiments.registry import Claim, settle
 from experiments.theory.theorem1_cases import random_gaussians
 from fenchel import Gaussian, biconjugate, expected_loss
 from fenchel import losses as L
@@ -61,10 +61,15 @@ def claim_a1(segments: Mapping[str, Mapping[str, float]], minorants: Mapping[str
     chord = max(r["above_chord"] for r in segments.values())
     above = max(r["above_f"] for r in segments.values())
     room = max(r["room"] for r in minorants.values())
-    held = chord <= _TOL and above <= _TOL and room <= 1e-5
+    word, condition = settle(
+        chord <= _TOL and above <= _TOL and room <= 1e-5,
+        [[r["above_chord"], r["above_f"]] for r in segments.values()],
+        [r["room"] for r in minorants.values()],
+    )
     return Claim(
         id="A1",
-        verdict="held" if held else "refuted",
+        verdict=word,
+        condition=condition,
         statement=(
             f"over {len(segments)} loss/family pairs the certified f** exceeds its chords by at most {chord:.1e}, f by "
             f"at most {above:.1e} (relative), and room for a larger convex minorant is at most {room:.1e}"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.registry import Claim, Context, Outcome
+from experiments.registry import Claim, Context, Outcome, settle
 from experiments.theory.wells_surface import (
     WELLS,
     certified_slice,
@@ -100,10 +100,18 @@ def _claim(
     signs = signs and barriers["B"]["below"] > 0.0 and barriers["B"]["above"] > 0.0
     exact = max(c["difference"] for c in checks.values())
     certified = all(c["certified"] == 1.0 for c in checks.values())
-    held = converges and ordered and agree and signs and certified and exact <= 1e-6
+    word, condition = settle(
+        converges and ordered and agree and signs and certified and exact <= 1e-6,
+        limit["errors"],
+        [list(wells.values()) for wells in lost.values()],
+        list(by_roots.values()),
+        [list(ends.values()) for ends in barriers.values()],
+        [c["difference"] for c in checks.values()],
+    )
     return Claim(
         id="A8",
-        verdict="held" if held else "refuted",
+        verdict=word,
+        condition=condition,
         statement=(
             f"max |f** + l| falls to {limit['errors'][-1]:.1e} at sigma = {limit['sigmas'][-1]} (order "
             f"sigma^{limit['order']:.2f}); f** loses well A at sigma = {lost['relaxed']['A']:.3f} and C at "

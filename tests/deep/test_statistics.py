@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.deep import best, sensitivity, spaces, sqrtn, table3, table4, table5, verdicts
+from experiments.deep import best, large, sensitivity, spaces, sqrtn, table3, table4, table5, verdicts
 from experiments.deep.config import Config
 from experiments.deep.statistics import paired
-from experiments.deep.summary import Groups
+from experiments.deep.summary import NAMES, Groups
 
 METRICS = ("accuracy", "nll", "ece", "auroc")
 
@@ -108,6 +108,65 @@ def test_best_on_one_task_only_and_open() -> None:
     assert best.judge(wide, wide).verdict == "undecided"
 
 
+def test_a_best_that_may_not_be_at_its_best_is_not_refuted() -> None:
+    groups: Groups = {("A", "SGD"): shifted(0.1, 0), ("A", "bSAM"): shifted(0, 1)}
+    claim = best.judge(groups, groups, doubt="rho at an edge")
+    assert (claim.verdict, claim.condition) == ("undecided", "rho at an edge")
+    groups["A", "bSAM"] = shifted(0.2, 1)
+    assert best.judge(groups, groups, doubt="rho at an edge").verdict == "held"
+
+
+def test_most_places_but_not_all() -> None:
+    """Not refuted by one place beaten of four: held but for that one, which is named."""
+    groups: Groups = {("A", "SGD"): shifted(0, 0), ("A", "bSAM"): shifted(0.1, 1)}
+    groups["A", "bSAM"]["ece"] = groups["A", "SGD"]["ece"] + 0.1
+    claim = best.judge(groups, groups)
+    assert (claim.verdict, claim.condition) == ("held only if", "not judged by A, ece")
+
+
+@pytest.mark.parametrize("order", [("diverged", "SGD"), ("SGD", "diverged")])
+@pytest.mark.parametrize(("shift", "word"), [(0.1, "held"), (-0.01, "undecided"), (-0.1, "refuted")])
+def test_another_that_diverged_is_not_ahead_wherever_it_stands(order: tuple[str, str], shift: float, word: str) -> None:
+    values = {"SGD": shifted(0, 0, 0.01), "diverged": dict.fromkeys(METRICS, np.full(5, np.nan))}
+    groups: Groups = {("A", name): values[name] for name in order}
+    groups["A", "bSAM"] = shifted(shift, 1, 0.01)
+    assert best.judge(groups, groups).verdict == word
+
+
+def test_nothing_to_compare_with_and_a_diverged_network_decide_nothing() -> None:
+    alone: Groups = {("A", "bSAM"): shifted(0, 0)}
+    assert best.judge(alone, alone).verdict == "undecided"
+    found, rhos = curves(0.01, 0.2)
+    claim = sensitivity.judge({"bSAM": found["bSAM"]}, {"bSAM": rhos["bSAM"]}, METRICS, 10)
+    assert (claim.verdict, claim.condition) == ("undecided", "nothing to compare with")
+    gone: Groups = {("A", "SGD"): shifted(0, 0), ("A", "bSAM"): dict.fromkeys(METRICS, np.full(5, np.nan))}
+    assert best.judge(gone, gone).verdict == "undecided"
+    pair: Groups = {("A", table3.WITHOUT): shifted(0, 0), ("A", table3.WITH): gone["A", "bSAM"]}
+    assert table3.judge(pair, pair).verdict == "undecided"
+
+
+def test_helps_in_half_of_the_places_with_a_reversal() -> None:
+    pair: Groups = {("A", table3.WITHOUT): shifted(0, 0), ("A", table3.WITH): shifted(0.1, 1)}
+    pair["A", table3.WITH]["nll"] = pair["A", table3.WITHOUT]["nll"] + 0.1
+    claim = table3.judge(pair, pair)
+    assert claim.verdict == "held only if"
+    assert claim.condition.endswith("it is the reverse in A, nll")
+    assert "A, accuracy" in claim.condition
+
+
+def test_a_table_that_is_not_finished_is_not_run() -> None:
+    """D3 on the tasks of which every method of the paper has its seeds."""
+    names = [NAMES[m] for m in large.METHODS if m != "ivon"]
+    groups: Groups = {("A", name): shifted(0.1 * (name == "bSAM"), i) for i, name in enumerate(names)}
+    few = {m: v[: large.SEEDS - 1] for m, v in groups["A", "SGD"].items()}
+    claim = large._claim(groups | {("A", "SGD"): few}, groups, "5 of 9 runs", "python -m experiments run table1")
+    assert (claim.verdict, claim.numbers["command"]) == ("not run", "python -m experiments run table1")
+    other: Groups = {("B", label[1]): v for label, v in groups.items() if label[1] != "SGD"}
+    claim = large._claim(groups | other, groups | other, "", "")
+    assert claim.verdict == "held"
+    assert {place.split(",")[0] for place in claim.numbers["places"]} == {"A"}
+
+
 def curves(flat: float, steep: float, noise: float = 1e-4) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Parabolas in log rho; bSAM's with the curvature ``flat``."""
     rng = np.random.default_rng(0)
@@ -126,6 +185,13 @@ def curves(flat: float, steep: float, noise: float = 1e-4) -> tuple[dict[str, An
 )
 def test_sensitivity(flat: float, steep: float, noise: float, word: str) -> None:
     assert sensitivity.judge(*curves(flat, steep, noise), METRICS, 10).verdict == word
+
+
+def test_least_sensitive_of_some_only() -> None:
+    found, rhos = curves(0.05, 0.2)
+    found["SAM-Adam"] = {m: v.copy() for m, v in curves(0.01, 0.2)[0]["bSAM"].items()}
+    claim = sensitivity.judge(found, rhos, METRICS, 10)
+    assert (claim.verdict, claim.condition) == ("held only if", "against SAM-SGD")
 
 
 def test_a_grid_that_ends_too_early_decides_nothing() -> None:
