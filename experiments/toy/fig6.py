@@ -54,7 +54,7 @@ def run(context: Context) -> Outcome:
         name = str(place)
         if kept.any():
             judged[name] = measures
-        numbers[name] = _numbers(chosen_plan, found, measures, kept)
+        numbers[name] = {"place": asdict(place), **_numbers(chosen_plan, found, measures, kept)}
         arrays |= {f"{name}/{m}/{k}": v for m, by in measures.items() for k, v in by.items()}
         arrays |= _maps(chosen_plan, place, found)
     epochs, seeds = (Settings().epochs, 10) if context.scale == "full" else (5, 1)
@@ -218,6 +218,9 @@ def _numbers(
         "references": found["references"],
         "s still moving by": {n: float(runs[f"{n}/moved"].max()) for n in variants},
         "starting s that is left": 0.99**plan.bsam_steps,
+        "difference of log s if s starts at 30": {
+            n: float(np.abs(2 * (runs[f"{n}/width"][:, 0] - runs[f"{n}/width from 30"])).max()) for n in variants
+        },
         "log standard deviation": {n: _mean(runs[f"{n}/width"].mean(axis=1)) for n in (*variants, "ceiling")},
         "below the ceiling's Bayes objective": {
             n: f"{int((raw[n]['elbo'] <= raw['ceiling']['elbo']).sum())} of {raw[n]['elbo'].size}" for n in variants

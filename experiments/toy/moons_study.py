@@ -91,7 +91,7 @@ def plan(scale: str) -> Plan:
     if scale == "full":
         return Plan()
     few = Chains(chains=2, warmup=20, draws=20, max_tree_depth=4)
-    return Plan(PLACES[:1], (2,), (3,), 1, 60, 60, 60, 20, (0.0, 0.1), (0.0, 0.1), (0.0,), few)
+    return Plan(PLACES[:1], (2,), (2,), 1, 60, 60, 60, 20, (0.0, 0.1), (0.0, 0.1), (0.0,), few)
 
 
 def study(context: Context, plan: Plan, place: Place) -> dict[str, Any]:
@@ -218,9 +218,19 @@ def _judging_runs(plan: Plan, place: Place, chosen: Mapping[str, Any]) -> dict[s
         out[f"{name}/p"] = predict(fit.mean, fit.variance, points, plan.samples, 1)
         out[f"{name}/elbo"] = elbo(fit, inputs, signs, delta0, plan.samples, 2)
         out[f"{name}/moved"] = fit.moved
-        logs = torch.cat([v.log().flatten(1) for v in fit.variance], dim=1)
-        out[f"{name}/width"] = 0.5 * logs.mean(1).numpy()
-    return {key: value.reshape(*shape, *value.shape[1:]) for key, value in out.items()}
+        out[f"{name}/width"] = _width(fit)
+    out = {key: value.reshape(*shape, *value.shape[1:]) for key, value in out.items()}
+    first = slice(None, None, plan.seeds)
+    for name in METHODS[2:4]:
+        start = [t[first] for t in sam(0.0)]
+        other = run_bsam(start, inputs[first], signs[first], delta0, [chosen[name]], plan.bsam_steps, 7, s_init=30.0)
+        out[f"{name}/width from 30"] = _width(other[0])
+    return out
+
+
+def _width(fit: Fit) -> Array:
+    """The mean log standard deviation of the weights, by row."""
+    return np.asarray(0.5 * torch.cat([v.log().flatten(1) for v in fit.variance], dim=1).mean(1).numpy())
 
 
 def _measures(
