@@ -305,6 +305,7 @@ def test_c3_judges_box_and_test_inputs_together() -> None:
 
     def place(good: int, **changes: float) -> dict[str, Any]:
         found = study(good, 9, **changes)
+        found |= {f"{name}, gamma 0": found[name] for name in ("bSAM", "bSAM, sqrt(N)")}
         return {
             m: {f"{k[:-4]}_{w}": v for k, v in by.items() for w in ("box", "test", "both")} for m, by in found.items()
         }
@@ -328,6 +329,7 @@ def test_c3_judges_box_and_test_inputs_together() -> None:
     claim = fig6.judge({"a": split}, ORDER)
     assert claim.verdict == "held"
     assert claim.numbers["judged on"]["test"].startswith("refuted")
+    assert claim.numbers["without damping"] == "held"
     assert claim.would_change
 
 

@@ -74,16 +74,22 @@ def interval(count: int, total: int) -> tuple[float, float]:
     return low, high
 
 
-def decide(by_place: Mapping[str, Measures], *, where: str = "box", place: str = "") -> tuple[str, str, dict[str, Any]]:
+def decide(
+    by_place: Mapping[str, Measures],
+    *,
+    where: str = "box",
+    place: str = "",
+    variants: Mapping[str, str] = VARIANTS,
+) -> tuple[str, str, dict[str, Any]]:
     """A verdict, its condition and the counts, from all three parts at every place, for both forms of the algorithm.
 
     A place counts for the claim if the 95 % interval of the share of its data sets with all three parts lies above
     one half, against it if below. Held: for it at every place, for one of the two forms. Held
     only if: at some. Refuted: against it at every place for both. Else undecided.
     """
-    signs: dict[str, dict[str, int]] = {variant: {} for variant in VARIANTS}
+    signs: dict[str, dict[str, int]] = {variant: {} for variant in variants}
     shares: dict[str, Any] = {}
-    for variant in VARIANTS:
+    for variant in variants:
         for name, measures in by_place.items():
             found = parts(measures, variant, where=where)
             whole = np.logical_and.reduce(list(found.values()))
@@ -95,7 +101,7 @@ def decide(by_place: Mapping[str, Measures], *, where: str = "box", place: str =
                 **{part: f"{int(v.sum())} of {len(v)}" for part, v in found.items()},
             }
     good = [
-        f"{VARIANTS[v]}: {place}{', '.join(p)}" for v in VARIANTS if (p := [k for k, s in signs[v].items() if s > 0])
+        f"{variants[v]}: {place}{', '.join(p)}" for v in variants if (p := [k for k, s in signs[v].items() if s > 0])
     ]
     if by_place and any(all(s > 0 for s in by.values()) for by in signs.values()):
         return "held", "", shares

@@ -20,7 +20,7 @@ from torch import nn
 from experiments.registry import Claim, Context, Outcome, piece
 from experiments.toy.confidence import NOTICEABLE, SHARE, VARIANTS, decide, interval, parts, share_of_way
 from experiments.toy.moons import Moons, moons
-from experiments.toy.moons_study import METHODS, WIDTHS, Place, Plan, plan, regions, study
+from experiments.toy.moons_study import METHODS, SEARCHED, UNDAMPED, WIDTHS, Place, Plan, plan, regions, study
 from experiments.toy.moons_training import Settings, average, laplace_fit, laplace_integral, train_bsam, train_sam
 from experiments.toy.nuts import num_parameters
 from fenchel.optim import BSAM
@@ -33,6 +33,7 @@ WHERE = "both"
 """Predictions are compared over the box and the test inputs, a half of the weight each."""
 R_HAT, EFFECTIVE, DIVERGENT, WORSE = 1.05, 100, 0.02, 0.02
 """A reference counts within these, and a draw where no fit is WORSE in test accuracy than NUTS."""
+STRICT = {name: f"{said}, without damping" for name, said in zip(UNDAMPED, VARIANTS.values(), strict=True)}
 DEMO = ("SAM", "bSAM", "SAM + Laplace")
 """In the order of their doubt, as the paper shows them."""
 DEMO_SAMPLES = 256
@@ -117,9 +118,10 @@ def judge(by_place: Mapping[str, Mapping[str, Mapping[str, Array]]], order: Mapp
     word, condition, shares = decide(by_place, where=WHERE)
     if word == "held":
         condition = "where the networks fit and s is at its fixed point"
+    strict, which, undamped = decide(by_place, where=WHERE, variants=STRICT)
     ways = {
         f"{variant}, {name}": float(np.median(share_of_way(measures, variant, WHERE)))
-        for variant in VARIANTS
+        for variant in (*VARIANTS, *STRICT)
         for name, measures in by_place.items()
     }
     alone = {where: decide(by_place, where=where)[:2] for where in ("box", "test")}
@@ -128,23 +130,25 @@ def judge(by_place: Mapping[str, Mapping[str, Mapping[str, Array]]], order: Mapp
         word,
         "Draws of two moons in which SAM is overconfident, SAM + Laplace underconfident and bSAM close to NUTS, all "
         "under one prior: "
-        + "; ".join(f"{key}: {value['all three']}" for key, value in shares.items())
-        + ". Median share of the way from SAM + Laplace to the best diagonal Gaussian: "
+        + "; ".join(f"{key}: {value['all three']}" for key, value in (shares | undamped).items())
+        + f". With gamma = 0, so that s knows the same prior: {f'{strict} {which}'.strip()}. "
+        "Median share of the way from SAM + Laplace to the best diagonal Gaussian: "
         + "; ".join(f"{key}: {value:.2f}" for key, value in ways.items())
         + f". The authors' demo, for the ordering alone: SAM doubts less than bSAM and bSAM less than SAM + Laplace in "
         f"{order['ordered']} of {order['seeds']} seeds, with {order['share of s_init']:.0%} of s still its start.",
         {
-            "shares": shares,
+            "shares": shares | undamped,
             "way": ways,
             "share needed": {
                 f"{variant}, {name}": {
                     f"{share:g}": int(parts(m, variant, share=share, where=WHERE)["bSAM close"].sum())
                     for share in (0.25, 0.5, 0.75, 0.9)
                 }
-                for variant in VARIANTS
+                for variant in (*VARIANTS, *STRICT)
                 for name, m in by_place.items()
             },
             "judged on": {where: f"{w} {c}".strip() for where, (w, c) in alone.items()},
+            "without damping": f"{strict} {which}".strip(),
             "demo": dict(order),
         },
         f"mean doubt off by a factor {np.exp(NOTICEABLE):.2g}; close: {SHARE:g} of the way in predictive KL from SAM "
@@ -225,7 +229,9 @@ def _numbers(
         "below the ceiling's Bayes objective": {
             n: f"{int((raw[n]['elbo'] <= raw['ceiling']['elbo']).sum())} of {raw[n]['elbo'].size}" for n in variants
         },
-        "spread over seeds of KL": {n: float(raw[n]["kl_both"].std(axis=1, ddof=1).mean()) for n in METHODS[:-1]}
+        "spread over seeds of KL": {
+            n: float(raw[n]["kl_both"].std(axis=1, ddof=1).mean()) for n in (*SEARCHED, *UNDAMPED)
+        }
         if plan.seeds > 1
         else {},
         "measures": {n: {k: _mean(v) for k, v in by.items()} for n, by in measures.items()} if kept.any() else {},

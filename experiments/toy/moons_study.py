@@ -35,12 +35,15 @@ from experiments.toy.moons_rows import (
 from experiments.toy.moons_training import laplace_fit, laplace_integral
 from experiments.toy.nuts import Chains, run_chains
 
-__all__ = ["METHODS", "PLACES", "WIDTHS", "Place", "Plan", "plan", "study"]
+__all__ = ["METHODS", "PLACES", "SEARCHED", "UNDAMPED", "WIDTHS", "Place", "Plan", "plan", "regions", "study"]
 
 Array = NDArray[np.float64]
 
 WIDTHS = (2, 10, 10, 1)
-METHODS = ("SAM", "SAM + Laplace", "bSAM", "bSAM, sqrt(N)", "ceiling")
+SEARCHED = ("SAM", "SAM + Laplace", "bSAM", "bSAM, sqrt(N)")
+UNDAMPED = ("bSAM, gamma 0", "bSAM, sqrt(N), gamma 0")
+"""bSAM at its best setting without damping: gamma acts in s as a prior precision N gamma would."""
+METHODS = (*SEARCHED, "ceiling", *UNDAMPED)
 
 
 @dataclass(frozen=True)
@@ -104,17 +107,19 @@ def study(context: Context, plan: Plan, place: Place) -> dict[str, Any]:
     numbers = [*plan.choose, *plan.judge]
     references = [piece(context, f"nuts_{label}_{d}", partial(_reference, plan, place, d)) for d in numbers]
     few, many = references[: len(plan.choose)], references[len(plan.choose) :]
-    settings = {}
-    for name in METHODS[:-1]:
-        found = piece(context, f"choose_{name}_{label}", partial(_search, plan, place, name, few))
-        settings[name] = int(np.argmin(found["kl"]))
-        settings[f"{name} diverged"] = int(np.sum(found["kl"] == np.inf))
-    chosen = {name: plan.settings(name)[settings[name]] for name in METHODS[:-1]}
+    chosen: dict[str, Any] = {}
+    diverged = {}
+    for name in SEARCHED:
+        kl = piece(context, f"choose_{name}_{label}", partial(_search, plan, place, name, few))["kl"]
+        chosen[name] = plan.settings(name)[int(np.argmin(kl))]
+        diverged[name] = int(np.sum(kl == np.inf))
+        if f"{name}, gamma 0" in UNDAMPED:
+            chosen[f"{name}, gamma 0"] = plan.settings(name)[int(np.argmin(kl[: len(plan.bsam_rhos)]))]
     runs = piece(context, f"judge_{label}", partial(_judging_runs, plan, place, chosen))
     return {
         "chosen": chosen,
-        "at an edge": [n for n in METHODS[:-1] if _edge(plan, chosen[n])],
-        "diverged": {n: settings[f"{n} diverged"] for n in METHODS[:-1]},
+        "at an edge": [n for n in chosen if _edge(plan, chosen[n])],
+        "diverged": diverged,
         "references": [_diagnosis(place.draw(d), r, plan) for d, r in zip(plan.judge, many, strict=True)],
         "measures": _measures(plan, place, runs, many),
         "runs": runs,
@@ -210,9 +215,15 @@ def _judging_runs(plan: Plan, place: Place, chosen: Mapping[str, Any]) -> dict[s
         "SAM/p": predict(sam(chosen["SAM"]), None, points, 0, 0),
         "SAM + Laplace/p": _laplace(sam(chosen["SAM + Laplace"]), data, delta0),
     }
-    fits: dict[str, Fit] = {
+
+    @cache
+    def bsam(setting: Bsam) -> Fit:
+        return run_bsam(sam(0.0), inputs, signs, delta0, [setting], plan.bsam_steps, 7)[0]
+
+    variants = [name for name in chosen if name.startswith("bSAM")]
+    fits = {
         "ceiling": ceiling_rows(sam(0.0), inputs, signs, delta0, plan.ceiling_steps, 0),
-        **{n: run_bsam(sam(0.0), inputs, signs, delta0, [chosen[n]], plan.bsam_steps, 7)[0] for n in METHODS[2:4]},
+        **{name: bsam(chosen[name]) for name in variants},
     }
     for name, fit in fits.items():
         out[f"{name}/p"] = predict(fit.mean, fit.variance, points, plan.samples, 1)
@@ -220,10 +231,10 @@ def _judging_runs(plan: Plan, place: Place, chosen: Mapping[str, Any]) -> dict[s
         out[f"{name}/moved"] = fit.moved
         out[f"{name}/width"] = _width(fit)
     out = {key: value.reshape(*shape, *value.shape[1:]) for key, value in out.items()}
-    first = slice(None, None, plan.seeds)
-    for name in METHODS[2:4]:
-        start = [t[first] for t in sam(0.0)]
-        other = run_bsam(start, inputs[first], signs[first], delta0, [chosen[name]], plan.bsam_steps, 7, s_init=30.0)
+    one = slice(None, None, plan.seeds)
+    for name in SEARCHED[2:]:
+        start = [t[one] for t in sam(0.0)]
+        other = run_bsam(start, inputs[one], signs[one], delta0, [chosen[name]], plan.bsam_steps, 7, s_init=30.0)
         out[f"{name}/width from 30"] = _width(other[0])
     return out
 
