@@ -62,8 +62,8 @@ def network_logits(theta: Any, inputs: Any, widths: Sequence[int]) -> Any:
 
 
 @cache
-def _sampler(widths: tuple[int, ...], plan: Chains) -> tuple[Any, Any]:
-    """A sampler over z = theta sqrt(prior precision), and what its draws say; compiled once for data of one size."""
+def _sampler(widths: tuple[int, ...], plan: Chains, num_data: int) -> tuple[Any, Any]:
+    """A sampler over z = theta sqrt(prior precision), and what its draws say; compiled once for ``num_data`` data."""
     jax = _jax()
     import numpyro
     from numpyro.distributions import Normal
@@ -119,7 +119,7 @@ def run_chains(
         spread = jnp.asarray(prior_precision**-0.5)
         key = jax.random.PRNGKey(seed)
         start = 0.5 * jax.random.normal(key, (plan.chains, num_parameters(widths)), dtype=jnp.float64)
-        sampler, seen = _sampler(widths, plan)
+        sampler, seen = _sampler(widths, plan, len(inputs))
         sampler.run(
             jax.random.fold_in(key, 1),
             x,
