@@ -69,7 +69,7 @@ PLACES = (Place(200, 0.2, 1.0), Place(100, 0.1, 0.1), Place(200, 0.2, 0.1))
 class Plan:
     """Draws that choose and that judge, seeds of the judging runs, and what is searched."""
 
-    places: tuple[Place, ...] = PLACES
+    places: tuple[Place, ...] = PLACES[:2]
     choose: tuple[int, ...] = (2, 3, 4, 5)
     judge: tuple[int, ...] = (6, 7, 8, 9, 10, 11, 12, 13, 14)
     seeds: int = 5
