@@ -146,7 +146,7 @@ def logistic_by_sums(data: Moons, delta0: float) -> tuple[np.ndarray, np.ndarray
 def test_nuts_against_quadrature() -> None:
     data = moons(20)
     points = data.grid[::150]
-    plan = Chains(chains=4, warmup=100, draws=200, max_tree_depth=5)
+    plan = Chains(chains=2, warmup=100, draws=200, max_tree_depth=4)
     found = run_chains(data.inputs, data.labels, points, prior_precision=0.5, seed=1, widths=(2, 1), plan=plan)
     theta, weights = logistic_by_sums(data, 0.5)
     exact_p = weights @ (1 / (1 + np.exp(-(theta[:, :2] @ points.T + theta[:, 2:]))))
@@ -346,16 +346,10 @@ def test_which_draws_count() -> None:
     good = np.full((6, 2), 0.95)
     poor = good.copy()
     poor[1] = 0.9
-    assert fig6.sound(references, {"MAP": {"accuracy": good}, "ceiling": {"accuracy": good[:, :1]}}).tolist() == [
-        True,
-        True,
-        True,
-        False,
-        False,
-        False,
-    ]
-    assert not fig6.sound(references, {"MAP": {"accuracy": poor}, "ceiling": {"accuracy": good}})[1]
-    assert not fig6.sound(references, {"MAP": {"accuracy": good}, "ceiling": {"accuracy": poor}})[1]
+    fits = {name: {"accuracy": good} for name in fig6.FITS}
+    assert fig6.sound(references, fits).tolist() == [True, True, True, False, False, False]
+    for name in fig6.FITS:
+        assert fig6.sound(references, {**fits, name: {"accuracy": poor}}).tolist() == [True, False, True] + 3 * [False]
 
 
 def test_the_order_of_the_demo() -> None:
