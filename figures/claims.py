@@ -39,7 +39,6 @@ CLAIMS: dict[str, tuple[str, str]] = {
 WITHDRAWN: dict[str, str] = {
     "C2": "it was judged on a data set that is not separable, with SAM at bSAM's rho, by a threshold that the exact "
     "diagonal optimum misses as well",
-    "C3": "most of the variance shown was the starting value of s, and the priors did not match",
     "D2": "the runs are an earlier trainer's, the grid held values of rho that do nothing, and a collapsed network "
     "counted",
     "D4": "the runs are an earlier trainer's, at a rho that does next to nothing",

@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
-import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.store import Stored
-from figures.style import METHODS, NEUTRAL, TEXT_WIDTH, caption
-from figures.toy_panels import probability_map, scatter_classes
+from figures.style import NEUTRAL, TEXT_WIDTH, caption
+from figures.toy_panels import TITLES, probability_map, scatter_classes, strip
 
-__all__ = ["COLORS", "draw"]
+__all__ = ["draw"]
 
 PANELS = ("exact Bayes", "SAM", "SAM + Laplace", "bSAM", "bSAM, sqrt(N)")
-TITLES = {
-    "bSAM": "bSAM (Alg. 1)",
-    "bSAM, sqrt(N)": r"bSAM, $\sqrt{N}$",
-    "ceiling": "best diagonal",
-    "relaxed": r"$f^{**}$",
-}
-COLORS = {
-    "SAM": METHODS["SAM-SGD"],
-    "SAM + Laplace": METHODS["SAM-Adam"],
-    "bSAM": METHODS["bSAM"],
-    "bSAM, sqrt(N)": "#8C3B00",
-    "ceiling": "#000000",
-    "relaxed": METHODS["VOGN"],
-}
 _MAPS_CAPTION = r"""
 Colour: predicted probability of class 1, white: one half. Black line: the decision boundary; thin lines:
 probabilities 0.1, 0.25, 0.75, 0.9. Crosses: class 0; discs: class 1. $\delta_0$: precision of the prior. bSAM is
@@ -64,8 +48,8 @@ def _draws(stored: Stored) -> Figure:
     priors = [f"{prior:g}" for prior in stored.settings["priors"]]
     figure, grid = plt.subplots(2, len(priors), figsize=(TEXT_WIDTH, 3.6), sharey="row", squeeze=False)
     for column, prior in enumerate(priors):
-        _strip(grid[0, column], stored, prior, "doubt_box")
-        _strip(grid[1, column], stored, prior, "kl_box")
+        strip(grid[0, column], stored.arrays, f"separable/{prior}", "doubt_box")
+        strip(grid[1, column], stored.arrays, f"separable/{prior}", "kl_box")
         grid[0, column].axhline(0.0, color=NEUTRAL, lw=0.6, zorder=0)
         grid[0, column].set_title(rf"$\delta_0 = {prior}$")
         grid[1, column].set_yscale("log")
@@ -74,16 +58,3 @@ def _draws(stored: Stored) -> Figure:
     grid[1, 0].set_ylabel("predictive KL from\nexact Bayes (nats)", fontsize=7)
     caption(figure, _DRAWS_CAPTION)
     return figure
-
-
-def _strip(axes: Axes, stored: Stored, prior: str, key: str) -> None:
-    """One dot a judging draw, a bar at the median."""
-    rng = np.random.default_rng(0)
-    for place, (name, color) in enumerate(COLORS.items()):
-        values = stored.arrays[f"separable/{prior}/{name}/{key}"]
-        values = np.where(np.isfinite(values), values, np.nan)
-        x = place + rng.uniform(-0.22, 0.22, len(values))
-        axes.plot(x, values, "o", ms=2, color=color, alpha=0.6, mew=0)
-        axes.plot([place - 0.35, place + 0.35], [np.nanmedian(values)] * 2, color=color, lw=1.6)
-    labels = [TITLES.get(name, name) for name in COLORS]
-    axes.set_xticks(range(len(COLORS)), labels, rotation=40, ha="right")

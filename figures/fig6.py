@@ -1,4 +1,4 @@
-"""Fig. 6: two moons; predictive probabilities of NUTS, SAM, SAM + Laplace and bSAM, and bSAM's training as a film."""
+"""Fig. 6: two moons; NUTS, SAM, SAM + Laplace, bSAM and the best diagonal Gaussian; bSAM's training as a film."""
 
 from __future__ import annotations
 
@@ -10,45 +10,75 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.store import Stored
-from figures.style import TEXT_WIDTH
-from figures.toy_panels import PROBABILITY, probability_map, scatter_classes
+from figures.style import NEUTRAL, TEXT_WIDTH, caption
+from figures.toy_panels import PROBABILITY, TITLES, probability_map, scatter_classes, strip
 
 __all__ = ["animate", "draw"]
 
-METHOD_TITLES = {"sam": "SAM", "laplace": "SAM + Laplace", "tuned": r"SAM + Laplace, tuned $\delta_0$", "bsam": "bSAM"}
-CASE_TITLES = {
-    "demo": "demo settings",
-    "matched_floor": "one prior, no damping",
-    "matched_unit": "one prior, no damping",
-}
+PANELS = ("exact Bayes", "SAM", "SAM + Laplace", "bSAM", "bSAM, sqrt(N)", "ceiling")
+_MAPS_CAPTION = r"""
+Colour: predicted probability of class 1, white: one half. Black line: the decision boundary; thin lines:
+probabilities 0.1, 0.25, 0.75, 0.9. Crosses: class 0; discs: class 1. $N$: number of data, $\varepsilon$: their noise,
+$\delta_0$: precision of the prior, the same in a row. Exact Bayes: NUTS. bSAM is Algorithm 1 as printed, and with the
+factor $\sqrt{N}$ in its update of $s$. Best diagonal: the variational optimum among Gaussians with a diagonal
+covariance, as a yardstick. Number below a map: mean Kullback-Leibler divergence from the predictions of NUTS, averaged
+over the draws that judge. Last row: the authors' demo, whose posterior NUTS does not reach; only the order is compared.
+"""
+_DRAWS_CAPTION = r"""
+One dot: one draw of the data, mean over seeds; bar: the median. Top: doubt is the mean of 1 minus the larger class
+probability, over the box and over test inputs at equal weight; 0 means as much of it as NUTS, a unit is a factor of e.
+Bottom: mean Kullback-Leibler divergence of the predicted from NUTS's class probabilities there. $N$: number of data,
+$\varepsilon$: their noise, $\delta_0$: precision of the prior. Best diagonal: as above.
+"""
 
 
-def draw(stored: Stored) -> Figure:
-    """One row for each case: NUTS on the same network, SAM, SAM + Laplace, bSAM."""
-    cases = list(stored.settings["cases"])
-    figure, grid = plt.subplots(len(cases), 5, figsize=(TEXT_WIDTH, 1.5 * len(cases) + 0.4), squeeze=False)
+def draw(stored: Stored) -> dict[str, Figure]:
+    """The maps of one draw at every place and of the demo; as a second figure, the measures of every judging draw."""
+    return {"": _maps(stored), "draws": _draws(stored)}
+
+
+def _maps(stored: Stored) -> Figure:
+    places = [*stored.settings["places"], "demo"]
+    figure, grid = plt.subplots(len(places), len(PANELS), figsize=(TEXT_WIDTH, 1.12 * len(places) + 0.3), squeeze=False)
     first, second = stored.arrays["first_axis"], stored.arrays["second_axis"]
-    for row, case in enumerate(cases):
-        target = stored.settings["cases"][case]["reference"]
-        found = stored.numbers[case]
-        panels = [(f"nuts_{target}", "NUTS")] + [(f"{case}_{m}", t) for m, t in METHOD_TITLES.items()]
-        for column, (key, title) in enumerate(panels):
-            axes = grid[row, column]
-            image = probability_map(axes, first, second, stored.arrays[key])
-            scatter_classes(axes, stored.arrays["inputs"], stored.arrays["labels"], 3)
-            axes.set_title(title, fontsize=7)
-            if column:
-                own = found[f"against_{target}"][key.removeprefix(f"{case}_")]["box"]
-                ratio, error = own["log_doubt_ratio"]["mean"], own["mean_error"]["mean"]
-                axes.set_xlabel(f"$R$ = {ratio:+.2f}, error {error:.3f}", fontsize=6)
-        diagnosis = stored.numbers["references"][target]
-        grid[row, 0].set_title(rf"NUTS, $\delta_0 = {diagnosis['prior_precision']:g}$", fontsize=7)
-        prior = stored.settings["cases"][case]["laplace_prior"]
-        grid[row, 0].set_ylabel(CASE_TITLES[case] + "\n" + rf"$\delta_0 = {prior:g}$", fontsize=7)
-        state = "" if diagnosis["converged"] else ", not converged"
-        grid[row, 0].set_xlabel(rf"$\hat R$ {diagnosis['r_hat_99_percent']:.2f}{state}", fontsize=6)
+    for row, place in enumerate(places):
+        measures = stored.numbers[place].get("measures", {})
+        for axes, name in zip(grid[row], PANELS, strict=True):
+            if row == 0:
+                axes.set_title(TITLES.get(name, name), fontsize=7)
+            if f"{place}/map/{name}" not in stored.arrays:
+                axes.axis("off")
+                continue
+            image = probability_map(axes, first, second, stored.arrays[f"{place}/map/{name}"])
+            scatter_classes(axes, stored.arrays[f"{place}/inputs"], stored.arrays[f"{place}/labels"], 2)
+            if name in measures:
+                axes.set_xlabel(f"{measures[name]['kl_both']['mean']:.3f}", fontsize=6, labelpad=1)
+        label = grid[row, 1] if place == "demo" else grid[row, 0]
+        label.set_ylabel("the demo" if place == "demo" else _short(stored, place), fontsize=6)
     figure.colorbar(image, ax=list(grid.ravel()), label="P(class 1)", aspect=30, pad=0.01)
+    caption(figure, _MAPS_CAPTION)
     return figure
+
+
+def _draws(stored: Stored) -> Figure:
+    places = [p for p in stored.settings["places"] if stored.numbers[p]["measures"]]
+    figure, grid = plt.subplots(2, max(1, len(places)), figsize=(TEXT_WIDTH, 3.6), sharey="row", squeeze=False)
+    for column, place in enumerate(places):
+        strip(grid[0, column], stored.arrays, place, "doubt_both")
+        strip(grid[1, column], stored.arrays, place, "kl_both")
+        grid[0, column].axhline(0.0, color=NEUTRAL, lw=0.6, zorder=0)
+        grid[0, column].set_title(_short(stored, place).replace("\n", ", "), fontsize=7)
+        grid[1, column].set_yscale("log")
+        grid[0, column].set_xticks([])
+    grid[0, 0].set_ylabel("log doubt / exact doubt\n($< 0$: overconfident)", fontsize=7)
+    grid[1, 0].set_ylabel("predictive KL from\nNUTS (nats)", fontsize=7)
+    caption(figure, _DRAWS_CAPTION)
+    return figure
+
+
+def _short(stored: Stored, place: str) -> str:
+    at = stored.numbers[place]["place"]
+    return rf"$N = {at['num']}$, $\varepsilon = {at['noise']:g}$" + "\n" + rf"$\delta_0 = {at['delta0']:g}$"
 
 
 def animate(stored: Stored, folder: Path) -> Path:
@@ -62,7 +92,7 @@ def animate(stored: Stored, folder: Path) -> Path:
     def paint(position: int) -> list[Axes]:
         frame = order[position]
         axes.clear()
-        first, second = arrays["frame_first_axis"], arrays["frame_second_axis"]
+        first, second = arrays["first_axis"], arrays["second_axis"]
         shape = (len(second), len(first))
         samples = arrays["frame_samples"][frame].astype(float) / 100.0
         axes.imshow(
@@ -81,10 +111,10 @@ def animate(stored: Stored, folder: Path) -> Path:
         mean = arrays["frame_means"][frame].astype(float).reshape(shape) / 100.0
         if mean.min() < 0.5 < mean.max():
             axes.contour(first, second, mean, [0.5], colors="black", linewidths=1.6)
-        scatter_classes(axes, arrays["inputs"], arrays["labels"], 6)
+        scatter_classes(axes, arrays["demo/inputs"], arrays["demo/labels"], 6)
         axes.set_xticks([])
         axes.set_yticks([])
-        axes.set_title(f"bSAM, epoch {int(epochs[frame])}")
+        axes.set_title(f"bSAM, the demo, epoch {int(epochs[frame])}")
         return [axes]
 
     target = folder / "fig6.gif"

@@ -1,19 +1,38 @@
-"""What Figs. 3, 5 and 6 share: maps of a predictive probability (white: one half), and the data of two classes."""
+"""What Figs. 3, 5 and 6 share: maps of a predictive probability (white: one half), data of two classes, dot strips."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from numpy.typing import NDArray
 
-__all__ = ["CLASS_COLORS", "PROBABILITY", "probability_map", "scatter_classes"]
+from figures.style import METHODS
+
+__all__ = ["CLASS_COLORS", "COLORS", "PROBABILITY", "TITLES", "probability_map", "scatter_classes", "strip"]
 
 Array = NDArray[Any]
 
 CLASS_COLORS = ("#B2182B", "#2166AC")
 """Class 0 red, class 1 blue."""
+
+TITLES = {
+    "bSAM": "bSAM (Alg. 1)",
+    "bSAM, sqrt(N)": r"bSAM, $\sqrt{N}$",
+    "ceiling": "best diagonal",
+    "relaxed": r"$f^{**}$",
+}
+COLORS = {
+    "SAM": METHODS["SAM-SGD"],
+    "SAM + Laplace": METHODS["SAM-Adam"],
+    "bSAM": METHODS["bSAM"],
+    "bSAM, sqrt(N)": "#8C3B00",
+    "ceiling": "#000000",
+    "relaxed": METHODS["VOGN"],
+}
 
 PROBABILITY = LinearSegmentedColormap.from_list("probability", ["#CA5A55", "#F6D5CC", "#FFFFFF", "#CFE1EF", "#4F8DC0"])
 
@@ -48,3 +67,16 @@ def scatter_classes(axes: Axes, inputs: Array, labels: Array, size: float = 9.0)
     axes.scatter(
         inputs[ones, 0], inputs[ones, 1], s=size, marker="o", c=CLASS_COLORS[1], edgecolors="white", lw=0.4, zorder=3
     )
+
+
+def strip(axes: Axes, arrays: Mapping[str, Array], prefix: str, key: str) -> None:
+    """By method, one dot a data set, of ``arrays[prefix/method/key]``, and a bar at the median."""
+    rng = np.random.default_rng(0)
+    names = [name for name in COLORS if f"{prefix}/{name}/{key}" in arrays]
+    for place, name in enumerate(names):
+        values = arrays[f"{prefix}/{name}/{key}"]
+        values = np.where(np.isfinite(values), values, np.nan)
+        x = place + rng.uniform(-0.22, 0.22, len(values))
+        axes.plot(x, values, "o", ms=2, color=COLORS[name], alpha=0.6, mew=0)
+        axes.plot([place - 0.35, place + 0.35], [np.nanmedian(values)] * 2, color=COLORS[name], lw=1.6)
+    axes.set_xticks(range(len(names)), [TITLES.get(name, name) for name in names], rotation=40, ha="right")

@@ -1,102 +1,113 @@
-"""How over- or underconfident predictions are, against those of the exact posterior: one stated measure for C2 and C3.
+"""What claims C2 and C3 ask of predictions, and how they are judged over data sets: pure functions of measures.
 
-With c = max(p, 1 - p) the confidence of a prediction, its doubt is 1 - c. Over a distribution of inputs
-
-    log doubt ratio  R = log( E[doubt of q] / E[doubt of exact Bayes] ),   R < 0 overconfident, R > 0 underconfident,
-
-and E|p - p_exact|, which also sees errors that cancel in R. The thresholds of the parts of the claims were
-set after a first look at bSAM's measures and before SAM's or Laplace's were known; they alone decide the verdicts:
-overconfident R < -log 1.25, underconfident R > log 1.25, close |R| <= log 1.5 and E|p - p_exact| at most half of the
-smaller of the two others' (SAM's and SAM + Laplace's).
+With c = max(p, 1 - p) the confidence of a prediction, its doubt is 1 - c; a method is overconfident where the log ratio
+of its mean doubt to exact Bayes's is negative. Distance is the mean Kullback-Leibler divergence of the predicted from
+the exact class probabilities.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import beta
 
-__all__ = ["CLOSE", "CLOSE_ERROR", "MEASURE", "NOTICEABLE", "closer_than_half", "judge", "measure", "spread"]
+from experiments.theory.posterior_metrics import bernoulli_kl
+
+__all__ = ["NOTICEABLE", "SHARE", "VARIANTS", "decide", "doubt_ratio", "interval", "measure", "parts", "share_of_way"]
 
 Array = NDArray[np.float64]
+Measures = Mapping[str, Mapping[str, Array]]
+"""By method and measure, a value for each data set."""
 
-NOTICEABLE = float(np.log(1.25))
-CLOSE = float(np.log(1.5))
-CLOSE_ERROR = 0.5
-
-MEASURE = (
-    "log ratio of the mean doubt 1 - max(p, 1 - p) to exact Bayes's, over fresh test points and over the plotted box; "
-    "overconfident below -log 1.25, underconfident above log 1.25, close within log 1.5 and mean |p - p_exact| at most "
-    "half that of both SAM and SAM + Laplace; thresholds set after a first look at bSAM's measures, before SAM's and "
-    "Laplace's; they alone decide the verdict, the comparison by sign was added after the results were seen"
-)
+NOTICEABLE = float(np.log(1.1))
+"""Over- or underconfident: the mean doubt is off by more than a tenth."""
+SHARE = 0.5
+"""Close: this share of the way in predictive KL from SAM + Laplace to the ceiling, at least, and nearer than SAM."""
+VARIANTS = {"bSAM": "Algorithm 1 as printed", "bSAM, sqrt(N)": "as derived, with the factor sqrt(N)"}
 
 
-def measure(p: Array, exact: Array, labels: Array | None = None) -> dict[str, float]:
-    """Measures of predictions p = P(class 1), (n,), against the exact ones, averaged over the inputs.
-
-    ``log_doubt_ratio``, ``confidence_difference`` (positive: overconfident), ``mean_error`` = mean |p - p_exact|,
-    ``max_error``, ``entropy`` and ``entropy_exact`` (nats); with ``labels`` in {0, 1} also ``nll`` and ``accuracy``.
-    """
-    doubt, exact_doubt = np.minimum(p, 1.0 - p), np.minimum(exact, 1.0 - exact)
-    with np.errstate(divide="ignore"):  # predictions without any doubt have the ratio -inf
-        ratio = float(np.log(doubt.mean() / exact_doubt.mean()))
-    numbers = {
-        "log_doubt_ratio": ratio,
-        "confidence_difference": float((exact_doubt - doubt).mean()),
-        "mean_error": float(np.abs(p - exact).mean()),
-        "max_error": float(np.abs(p - exact).max()),
-        "entropy": float(_entropy(p).mean()),
-        "entropy_exact": float(_entropy(exact).mean()),
-    }
-    if labels is not None:
-        numbers["nll"] = float(-np.log(np.where(labels == 1, p, 1.0 - p)).mean())
-        numbers["nll_exact"] = float(-np.log(np.where(labels == 1, exact, 1.0 - exact)).mean())
-        numbers["accuracy"] = float(((p > 0.5) == (labels == 1)).mean())
-    return numbers
+def doubt_ratio(p: Array, exact: Array) -> float:
+    """Log ratio of the mean doubts; -inf for predictions without any."""
+    with np.errstate(divide="ignore"):
+        return float(np.log(np.minimum(p, 1 - p).mean() / np.minimum(exact, 1 - exact).mean()))
 
 
-def judge(method: str, ratios: Iterable[float], errors: Iterable[float], others: Iterable[float]) -> bool:
-    """Whether a part of the claim holds everywhere it was measured.
-
-    Args:
-        method: "sam" (overconfident), "laplace" (underconfident) or "bsam" (close).
-        ratios: the method's log doubt ratios, one for each distribution of inputs.
-        errors: its mean |p - p_exact|, likewise.
-        others: the smaller of SAM's and SAM + Laplace's mean |p - p_exact|, likewise; used for "bsam".
-    """
-    values = list(ratios)
-    if method == "sam":
-        return all(r < -NOTICEABLE for r in values)
-    if method == "laplace":
-        return all(r > NOTICEABLE for r in values)
-    return all(abs(r) <= CLOSE for r in values) and closer_than_half(errors, others)
+def measure(p: Array, exact: Array, regions: Mapping[str, slice]) -> dict[str, float]:
+    """``kl_REGION`` and ``doubt_REGION`` for every region of points, and over ``both`` at equal weight."""
+    found, both_doubt, exact_doubt = {}, 0.0, 0.0
+    for name, at in regions.items():
+        found[f"kl_{name}"] = bernoulli_kl(exact[at], p[at])
+        found[f"doubt_{name}"] = doubt_ratio(p[at], exact[at])
+        both_doubt += float(np.minimum(p[at], 1 - p[at]).mean())
+        exact_doubt += float(np.minimum(exact[at], 1 - exact[at]).mean())
+    found["kl_both"] = float(np.mean([found[f"kl_{name}"] for name in regions]))
+    with np.errstate(divide="ignore"):
+        found["doubt_both"] = float(np.log(both_doubt / exact_doubt))
+    return found
 
 
-def closer_than_half(errors: Iterable[float], others: Iterable[float]) -> bool:
-    """Whether every error is at most half of the others' smaller one."""
-    return all(e <= CLOSE_ERROR * o for e, o in zip(errors, others, strict=True))
+def share_of_way(measures: Measures, bsam: str, where: str) -> Array:
+    """How much of the way in predictive KL from SAM + Laplace to the ceiling bSAM goes; NaN where there is no way."""
+    wide, top, own = (measures[name][f"kl_{where}"] for name in ("SAM + Laplace", "ceiling", bsam))
+    way = wide - top
+    return np.where(way > 0, (wide - own) / np.where(way > 0, way, 1.0), np.nan)
 
 
-def spread(rows: Iterable[Mapping[str, float]]) -> dict[str, Any]:
-    """Mean, standard deviation, smallest and largest of every measure over seeds (or data sets)."""
-    listed = list(rows)
-    values = {key: np.array([row[key] for row in listed]) for key in listed[0]}
+def parts(measures: Measures, bsam: str, *, share: float = SHARE, where: str = "box") -> dict[str, NDArray[np.bool_]]:
+    """Data set by data set: SAM overconfident, SAM + Laplace underconfident, bSAM close."""
+    kl = {name: values[f"kl_{where}"] for name, values in measures.items()}
+    way = np.maximum(kl["SAM + Laplace"] - kl["ceiling"], 0.0)
     return {
-        key: {
-            "mean": float(v.mean()),
-            "std": float(v.std(ddof=1)) if len(v) > 1 else 0.0,
-            "min": float(v.min()),
-            "max": float(v.max()),
-            "count": len(v),
-        }
-        for key, v in values.items()
+        "SAM overconfident": measures["SAM"][f"doubt_{where}"] < -NOTICEABLE,
+        "SAM + Laplace underconfident": measures["SAM + Laplace"][f"doubt_{where}"] > NOTICEABLE,
+        "bSAM close": (kl["SAM + Laplace"] - kl[bsam] >= share * way) & (kl[bsam] < kl["SAM"]),
     }
 
 
-def _entropy(p: Array) -> Array:
-    q = np.clip(p, 1e-300, 1.0)
-    r = np.clip(1.0 - p, 1e-300, 1.0)
-    return np.asarray(-p * np.log(q) - (1.0 - p) * np.log(r))
+def interval(count: int, total: int) -> tuple[float, float]:
+    """Clopper and Pearson's 95 % interval of a share."""
+    low = float(beta.ppf(0.025, count, total - count + 1)) if count else 0.0
+    high = float(beta.ppf(0.975, count + 1, total - count)) if count < total else 1.0
+    return low, high
+
+
+def decide(
+    by_place: Mapping[str, Measures],
+    *,
+    where: str = "box",
+    place: str = "",
+    variants: Mapping[str, str] = VARIANTS,
+) -> tuple[str, str, dict[str, Any]]:
+    """A verdict, its condition and the counts, from all three parts at every place, for both forms of the algorithm.
+
+    A place counts for the claim if the 95 % interval of the share of its data sets with all three parts lies above
+    one half, against it if below. Held: for it at every place, for one of the two forms. Held
+    only if: at some. Refuted: against it at every place for both. Else undecided.
+    """
+    signs: dict[str, dict[str, int]] = {variant: {} for variant in variants}
+    shares: dict[str, Any] = {}
+    for variant in variants:
+        for name, measures in by_place.items():
+            found = parts(measures, variant, where=where)
+            whole = np.logical_and.reduce(list(found.values()))
+            low, high = interval(int(whole.sum()), len(whole))
+            signs[variant][name] = 1 if low > 0.5 else -1 if high < 0.5 else 0
+            shares[f"{variant}, {place}{name}"] = {
+                "all three": f"{int(whole.sum())} of {len(whole)}",
+                "interval": [round(low, 3), round(high, 3)],
+                **{part: f"{int(v.sum())} of {len(v)}" for part, v in found.items()},
+            }
+    good = [
+        f"{variants[v]}: {place}{', '.join(p)}" for v in variants if (p := [k for k, s in signs[v].items() if s > 0])
+    ]
+    if by_place and any(all(s > 0 for s in by.values()) for by in signs.values()):
+        return "held", "", shares
+    if good:
+        return "held only if", "; ".join(good), shares
+    if by_place and all(s < 0 for by in signs.values() for s in by.values()):
+        return "refuted", "", shares
+    open_ = [f"{v}, {place}{p}" for v, by in signs.items() for p, s in by.items() if s == 0]
+    return "undecided", "; ".join(open_) or ("some against" if by_place else "no draw counts"), shares

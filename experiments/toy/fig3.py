@@ -12,23 +12,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta
 
 from experiments.registry import Claim, Context, Outcome
+from experiments.toy.confidence import NOTICEABLE, SHARE, VARIANTS, decide, parts
 from experiments.toy.logistic import NUM_DATA, box, draws, exact_predictive, gaussian_predictive, prior_of
 from experiments.toy.logistic_study import METHODS, PRIORS, Plan, cells, chosen, measured, plan
 from fenchel import exact_posterior
 
-__all__ = ["judge", "parts", "run", "setting_names"]
+__all__ = ["judge", "run", "setting_names"]
 
 Array = NDArray[np.float64]
 
-NOTICEABLE = float(np.log(1.1))
-"""Over- or underconfident: the mean doubt on the box is off by more than a tenth."""
-SHARE = 0.5
-"""Close: this share of the way in predictive KL from SAM + Laplace to the ceiling, at least, and nearer than SAM."""
 EXAMPLE_PRIOR = 0.01
-VARIANTS = {"bSAM": "Algorithm 1 as printed", "bSAM, sqrt(N)": "as derived, with the factor sqrt(N)"}
 
 
 def run(context: Context) -> Outcome:
@@ -94,66 +89,16 @@ def _edges(plan: Plan, settings: Mapping[str, int]) -> list[str]:
     return found + [name for name in VARIANTS if settings[name] % count == count - 1]
 
 
-def parts(
-    measures: Mapping[str, Mapping[str, Array]], bsam: str, *, share: float = SHARE
-) -> dict[str, NDArray[np.bool_]]:
-    """Draw by draw: SAM overconfident, SAM + Laplace underconfident, bSAM close."""
-    kl = {name: values["kl_box"] for name, values in measures.items()}
-    way = np.maximum(kl["SAM + Laplace"] - kl["ceiling"], 0.0)
-    return {
-        "SAM overconfident": measures["SAM"]["doubt_box"] < -NOTICEABLE,
-        "SAM + Laplace underconfident": measures["SAM + Laplace"]["doubt_box"] > NOTICEABLE,
-        "bSAM close": (kl["SAM + Laplace"] - kl[bsam] >= share * way) & (kl[bsam] < kl["SAM"]),
-    }
-
-
 def _widths(measures: Mapping[str, Mapping[str, Array]]) -> str:
     names = [name for name in METHODS if "width" in measures.get(name, {})]
     return ", ".join(f"{name} {float(np.median(measures[name]['width'])):+.2f}" for name in names)
 
 
-def _interval(count: int, total: int) -> tuple[float, float]:
-    """Clopper and Pearson's 95 % interval of a share."""
-    low = float(beta.ppf(0.025, count, total - count + 1)) if count else 0.0
-    high = float(beta.ppf(0.975, count + 1, total - count)) if count < total else 1.0
-    return low, high
-
-
 def judge(by_prior: Mapping[str, Mapping[str, Mapping[str, Array]]]) -> Claim:
-    """C2 at every prior, for the algorithm as printed and as derived: all three parts in more than half of the draws.
-
-    A prior counts for the claim if the 95 % interval of the share of draws with all three parts lies above one half,
-    against it if below. Held: for it at every prior, for one of the two algorithms. Held only if: at some. Refuted:
-    against it at every prior for both. Else undecided.
-    """
-    signs: dict[str, dict[str, int]] = {variant: {} for variant in VARIANTS}
-    shares: dict[str, Any] = {}
-    for variant in VARIANTS:
-        for prior, measures in by_prior.items():
-            found = parts(measures, variant)
-            whole = np.logical_and.reduce(list(found.values()))
-            low, high = _interval(int(whole.sum()), len(whole))
-            signs[variant][prior] = 1 if low > 0.5 else -1 if high < 0.5 else 0
-            shares[f"{variant}, delta0 = {prior}"] = {
-                "all three": f"{int(whole.sum())} of {len(whole)}",
-                "interval": [round(low, 3), round(high, 3)],
-                **{name: f"{int(v.sum())} of {len(v)}" for name, v in found.items()},
-            }
-    good = [
-        f"{VARIANTS[v]}: delta0 = {', '.join(p)}" for v in VARIANTS if (p := [k for k, s in signs[v].items() if s > 0])
-    ]
-    if any(all(s > 0 for s in by.values()) for by in signs.values()):
-        word = "held"
-    elif good:
-        word = "held only if"
-    elif all(s < 0 for by in signs.values() for s in by.values()):
-        word = "refuted"
-    else:
-        word = "undecided"
-    open_ = [f"{v}, delta0 = {p}" for v, by in signs.items() for p, s in by.items() if s == 0]
-    condition = {"held": "by its predictions", "held only if": "; ".join(good), "undecided": "; ".join(open_)}.get(
-        word, ""
-    )
+    """C2 at every prior, for the algorithm as printed and as derived, by `decide`."""
+    word, condition, shares = decide(by_prior, place="delta0 = ")
+    if word == "held":
+        condition = "by its predictions"
     return Claim(
         "C2",
         word,

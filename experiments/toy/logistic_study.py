@@ -17,6 +17,7 @@ from scipy.stats import chi2
 
 from experiments.registry import Context, piece
 from experiments.theory.posterior_metrics import bernoulli_kl
+from experiments.toy.confidence import doubt_ratio
 from experiments.toy.logistic import (
     Bsam,
     box,
@@ -193,7 +194,7 @@ def measured(
             for where, at in (("box", points), ("data", problems[d].inputs)):
                 exact, p = found[f"exact/{where}"][d], _predict(found, name, s, d, at)
                 rows.setdefault(f"kl_{where}", []).append(bernoulli_kl(exact, p))
-                rows.setdefault(f"doubt_{where}", []).append(_doubt(p, exact))
+                rows.setdefault(f"doubt_{where}", []).append(doubt_ratio(p, exact))
             if name == "SAM":
                 continue
             mean, variance = found[f"{name}/mean"][s, d], found[f"{name}/variance"][s, d]
@@ -209,8 +210,3 @@ def measured(
             rows.setdefault("kl_q_p", []).append(float(np.mean(kls)))
             rows.setdefault("coverage", []).append(float(found[f"{name}/coverage"][s, d]))
     return {name: {key: np.array(values) for key, values in rows.items()} for name, rows in out.items()}
-
-
-def _doubt(p: Array, exact: Array) -> float:
-    with np.errstate(divide="ignore"):
-        return float(np.log(np.minimum(p, 1 - p).mean() / np.minimum(exact, 1 - exact).mean()))

@@ -1,21 +1,17 @@
-"""The two-moons problem of Fig. 6: the data of the authors' demo, its plotting grid and a test set."""
+"""The two-moons problem of Fig. 6: data, a test set and the plotted box."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fenchel.errors import MissingDependencyError
 
-__all__ = ["WIDTHS", "Moons", "moons", "num_parameters"]
+__all__ = ["Moons", "moons"]
 
 Array = NDArray[np.float64]
-
-WIDTHS = (2, 32, 32, 32, 32, 1)
-"""Layer widths of the network; its activation is ELU."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +35,16 @@ class Moons:
         first, second = np.meshgrid(self.first_axis, self.second_axis)
         return np.column_stack([first.ravel(), second.ravel()])
 
+    @property
+    def points(self) -> Array:
+        """Where predictions are compared: the grid, then the test inputs."""
+        return np.vstack([self.grid, self.test_inputs])
 
-def moons(num: int = 100, noise: float = 0.1, *, columns: int = 61, rows: int = 49, num_test: int = 2000) -> Moons:
-    """The demo's data, two half circles with Gaussian noise (random state 1), and ``num_test`` fresh points.
+
+def moons(
+    num: int = 100, noise: float = 0.1, *, draw: int = 1, columns: int = 37, rows: int = 30, num_test: int = 500
+) -> Moons:
+    """Two half circles with Gaussian noise (random state ``draw``; 1 is the authors' demo), and fresh points.
 
     Raises:
         MissingDependencyError: scikit-learn is not installed (extra ``experiments``).
@@ -52,8 +55,8 @@ def moons(num: int = 100, noise: float = 0.1, *, columns: int = 61, rows: int = 
         raise MissingDependencyError(
             "the two-moons data need scikit-learn; install it with `pip install the extra experiments`."
         ) from error
-    inputs, labels = make_moons(num, noise=noise, random_state=1)
-    test_inputs, test_labels = make_moons(num_test, noise=noise, random_state=2)
+    inputs, labels = make_moons(num, noise=noise, random_state=draw)
+    test_inputs, test_labels = make_moons(num_test, noise=noise, random_state=10_000 + draw)
     return Moons(
         inputs=np.asarray(inputs, dtype=float),
         labels=np.asarray(labels, dtype=float),
@@ -62,8 +65,3 @@ def moons(num: int = 100, noise: float = 0.1, *, columns: int = 61, rows: int = 
         first_axis=np.linspace(-2.0, 3.0, columns),
         second_axis=np.linspace(-1.75, 2.25, rows),
     )
-
-
-def num_parameters(widths: tuple[int, ...] = WIDTHS) -> int:
-    """Weights and biases of the network."""
-    return sum((a + 1) * b for a, b in pairwise(widths))

@@ -1,4 +1,4 @@
-"""SAM, SAM + Laplace and bSAM on two moons with the settings of the authors' demo, and what they predict."""
+"""The authors' demo of two moons: SAM, SAM + Laplace and bSAM with its settings, and what they predict."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader, TensorDataset
 
-from experiments.toy.moons import WIDTHS, Moons
+from experiments.toy.moons import Moons
 from fenchel.optim import BSAM, SAM, functional_loss, split_batch
 from fenchel.predict import fit_laplace, predict_bma
 from fenchel.predict.laplace import LaplacePosterior
 
-__all__ = ["Settings", "average", "laplace_fit", "laplace_integral", "network", "train_bsam", "train_sam"]
+__all__ = ["WIDTHS", "Settings", "average", "laplace_fit", "laplace_integral", "network", "train_bsam", "train_sam"]
 
 Array = NDArray[np.float64]
+WIDTHS = (2, 32, 32, 32, 32, 1)
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(100)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
@@ -136,8 +137,9 @@ def laplace_fit(data: Moons, model: nn.Module, prior_precision: float, *, tune: 
 
 def laplace_integral(posterior: LaplacePosterior, points: Array) -> Array:
     """P(class 1) at ``points`` (k, 2): the linearized logit is Gaussian, its average a one-dimensional integral."""
-    mean, cov = posterior.logit_moments(torch.from_numpy(points))
-    center, spread = mean[:, 1].numpy(), cov[:, 1, 1].clamp(min=0).sqrt().numpy()
+    found = [posterior.logit_moments(some) for some in torch.from_numpy(points).split(200)]  # Jacobians are large
+    center = torch.cat([mean[:, 1] for mean, _ in found]).numpy()
+    spread = torch.cat([cov[:, 1, 1] for _, cov in found]).clamp(min=0).sqrt().numpy()
     return np.asarray(expit(center[:, None] + spread[:, None] * _NODES) @ _WEIGHTS)
 
 

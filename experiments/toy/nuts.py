@@ -1,38 +1,36 @@
-"""The exact reference of Fig. 6: NUTS (numpyro) over all weights of the network, diagnosed by its predictions."""
+"""The exact reference of Fig. 6: NUTS (numpyro) over all weights of a network, diagnosed by its predictions."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.toy.moons import WIDTHS, num_parameters
 from fenchel.errors import MissingDependencyError
 
-__all__ = ["Reference", "combine", "network_logits", "run_chain"]
+__all__ = ["Chains", "num_parameters", "run_chains", "summary"]
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Reference:
-    """Pooled chains: predictive probabilities (k,) with standard errors, and how well the chains agree.
+class Chains:
+    """How many chains, and how long."""
 
-    ``r_hat`` and ``effective`` (k,) are split R-hat and effective sample size of the probability at each input;
-    ``log_likelihood_r_hat`` is that of the training log-likelihood.
-    """
+    chains: int = 4
+    warmup: int = 300
+    draws: int = 500
+    max_tree_depth: int = 8
 
-    probabilities: Array
-    standard_error: Array
-    r_hat: Array
-    effective: Array
-    log_likelihood_r_hat: float
-    divergences: int
-    chains: int
-    draws: int
+
+def num_parameters(widths: Sequence[int]) -> int:
+    """Weights and biases of the network."""
+    return sum((a + 1) * b for a, b in pairwise(widths))
 
 
 def _jax() -> Any:
@@ -46,8 +44,8 @@ def _jax() -> Any:
     return jax
 
 
-def network_logits(theta: Any, inputs: Any, widths: tuple[int, ...] = WIDTHS) -> Any:
-    """Logits (n,) of the ELU network at ``inputs`` (n, 2), in jax.
+def network_logits(theta: Any, inputs: Any, widths: Sequence[int]) -> Any:
+    """Logits (n,) of the tanh network at ``inputs`` (n, 2), in jax.
 
     ``theta`` (P,) in the order of torch's `parameters_to_vector`: for every layer its weights (out, in), its biases.
     """
@@ -59,103 +57,114 @@ def network_logits(theta: Any, inputs: Any, widths: tuple[int, ...] = WIDTHS) ->
         hidden = hidden @ weights.T + theta[position : position + fan_out]
         position += fan_out
         if layer < len(widths) - 2:
-            hidden = jax.nn.elu(hidden)
+            hidden = jax.numpy.tanh(hidden)
     return hidden[:, 0]
 
 
-def run_chain(
+@cache
+def _sampler(widths: tuple[int, ...], plan: Chains, num_data: int) -> tuple[Any, Any]:
+    """A sampler over z = theta sqrt(prior precision), and what its draws say; compiled once for ``num_data`` data."""
+    jax = _jax()
+    import numpyro
+    from numpyro.distributions import Normal
+    from numpyro.infer import MCMC, NUTS
+
+    def model(x: Any, sign: Any, spread: Any) -> None:
+        z = numpyro.sample("z", Normal(0, 1).expand([num_parameters(widths)]).to_event(1))
+        numpyro.factor("likelihood", -jax.nn.softplus(-sign * network_logits(spread * z, x, widths)).sum())
+
+    def seen(draws: Any, x: Any, sign: Any, spread: Any, at: Any) -> Any:
+        def one(z: Any) -> tuple[Any, Any]:
+            fit = -jax.nn.softplus(-sign * network_logits(spread * z, x, widths)).sum()
+            return jax.nn.sigmoid(network_logits(spread * z, at, widths)), fit
+
+        return jax.lax.map(one, draws)
+
+    sampler = MCMC(
+        NUTS(model, max_tree_depth=plan.max_tree_depth),
+        num_warmup=plan.warmup,
+        num_samples=plan.draws,
+        num_chains=plan.chains,
+        chain_method="vectorized",
+        progress_bar=False,
+        jit_model_args=True,
+    )
+    return sampler, jax.jit(seen)
+
+
+def run_chains(
     inputs: Array,
     labels: Array,
     points: Array,
     *,
     prior_precision: float,
     seed: int,
-    warmup: int,
-    draws: int,
-    max_tree_depth: int = 10,
-    widths: tuple[int, ...] = WIDTHS,
+    widths: tuple[int, ...],
+    plan: Chains,
 ) -> dict[str, Array]:
-    """One chain on the posterior of all weights under N(0, I / prior_precision).
+    """NUTS on the posterior of all weights under N(0, I / prior_precision), every chain from a start of its own.
 
     Args:
         inputs, labels: (n, 2) and (n,) in {0, 1}: the training data.
-        points: (k, 2): inputs whose predictive probability of class 1 is recorded at every draw.
+        points: (k, 2): inputs at which the predictive probability of class 1 is recorded.
 
     Returns:
-        ``probabilities`` (draws, k), ``log_likelihood`` (draws,), ``squared_norm`` (draws,) of the weights times the
-        prior precision (P under the prior), ``divergences``, ``steps`` (draws,), ``step_size``.
+        What `summary` says, and ``divergences``, ``steps`` (leapfrogs a draw), ``squared_norm`` of the weights over its
+        prior mean, and ``log_likelihood``, averages over draws.
     """
     jax = _jax()
-    import jax.numpy as jnp
-    from numpyro.infer import MCMC, NUTS
-
-    size = num_parameters(widths)
-    spread = prior_precision**-0.5
     with jax.enable_x64(True):
-        x, sign, grid = jnp.asarray(inputs), jnp.asarray(2.0 * labels - 1.0), jnp.asarray(points)
-
-        def log_likelihood(z: Any) -> Any:
-            return -jax.nn.softplus(-sign * network_logits(spread * z, x, widths)).sum()
-
-        def potential(z: Any) -> Any:
-            return 0.5 * (z @ z) - log_likelihood(z)
-
-        sampler = MCMC(
-            NUTS(potential_fn=potential, max_tree_depth=max_tree_depth),
-            num_warmup=warmup,
-            num_samples=draws,
-            progress_bar=False,
-        )
+        jnp = jax.numpy
+        x, sign, at = jnp.asarray(inputs), jnp.asarray(2.0 * labels - 1.0), jnp.asarray(points)
+        spread = jnp.asarray(prior_precision**-0.5)
         key = jax.random.PRNGKey(seed)
-        # Weights about as large as a network is initialized with, unless the prior is narrower: every chain finds
-        # its own way to the typical set, so that R-hat means something.
-        start = min(1.0, 0.3 / spread) * jax.random.normal(key, (size,), dtype=jnp.float64)
-        fields = ("diverging", "num_steps", "adapt_state.step_size")
-        sampler.run(jax.random.fold_in(key, 1), init_params=start, extra_fields=fields)
-        samples, extra = sampler.get_samples(), sampler.get_extra_fields()
+        start = 0.5 * jax.random.normal(key, (plan.chains, num_parameters(widths)), dtype=jnp.float64)
+        sampler, seen = _sampler(widths, plan, len(inputs))
+        sampler.run(
+            jax.random.fold_in(key, 1),
+            x,
+            sign,
+            spread,
+            init_params={"z": start},
+            extra_fields=("diverging", "num_steps"),
+        )
+        draws = sampler.get_samples()["z"]
+        extra = sampler.get_extra_fields()
 
-        def probabilities(z: Any) -> Any:
-            return jax.nn.sigmoid(network_logits(spread * z, grid, widths))
-
+        probabilities, fit = (np.asarray(a) for a in seen(draws, x, sign, spread, at))
+        shape = (plan.chains, plan.draws)
         return {
-            "probabilities": np.asarray(jax.lax.map(probabilities, samples), dtype=np.float32),
-            "log_likelihood": np.asarray(jax.lax.map(log_likelihood, samples), dtype=float),
-            "squared_norm": np.asarray((samples * samples).sum(axis=1), dtype=float),
+            **summary(probabilities.reshape(*shape, -1), fit.reshape(shape)),
             "divergences": np.asarray(extra["diverging"]).sum(),
-            "steps": np.asarray(extra["num_steps"], dtype=float),
-            "step_size": np.asarray(extra["adapt_state.step_size"][-1], dtype=float),
+            "steps": np.asarray(extra["num_steps"], dtype=float).mean(),
+            "squared_norm": np.asarray((draws**2).mean(), dtype=float),
+            "log_likelihood": fit.mean(),
         }
 
 
-def combine(chains: list[dict[str, Array]]) -> Reference:
-    """Pool chains of equal length.
+def summary(probabilities: Array, log_likelihood: Array) -> dict[str, Array]:
+    """Pooled chains (chains, draws, k) and (chains, draws).
 
-    Raises:
-        ValueError: there is no chain, or their lengths differ.
+    ``p``, ``error`` (standard), ``r_hat`` (split), ``effective`` (k,) of the probability at each input; ``halves``
+    (2, k): what the first and the second half of the chains say alone; ``log_likelihood_r_hat``.
     """
     from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 
-    if not chains or len({len(c["probabilities"]) for c in chains}) != 1:
-        raise ValueError("combine needs at least one chain, and chains of equal length.")
-    probabilities = np.stack([c["probabilities"] for c in chains]).astype(float)
-    count, draws, _ = probabilities.shape
+    count, draws, size = probabilities.shape
     # Where all draws agree to rounding there is nothing to diagnose: the ratio of variances would be 0/0.
     varying = probabilities.std(axis=(0, 1)) > 1e-6
-    r_hat = np.ones(probabilities.shape[2])
-    effective = np.full(probabilities.shape[2], float(count * draws))
+    r_hat, effective = np.ones(size), np.full(size, float(count * draws))
     with np.errstate(divide="ignore", invalid="ignore"):
         r_hat[varying] = split_gelman_rubin(probabilities[:, :, varying])
         effective[varying] = effective_sample_size(probabilities[:, :, varying])
-        likelihood = np.stack([c["log_likelihood"] for c in chains])
-        likelihood_r_hat = float(split_gelman_rubin(likelihood))
+        likelihood_r_hat = split_gelman_rubin(log_likelihood)
     effective = np.clip(np.nan_to_num(effective, nan=1.0), 1.0, None)
-    return Reference(
-        probabilities=probabilities.mean(axis=(0, 1)),
-        standard_error=probabilities.std(axis=(0, 1)) / np.sqrt(effective),
-        r_hat=r_hat,
-        effective=effective,
-        log_likelihood_r_hat=likelihood_r_hat,
-        divergences=int(sum(int(c["divergences"]) for c in chains)),
-        chains=count,
-        draws=draws,
-    )
+    half = count // 2
+    return {
+        "p": probabilities.mean(axis=(0, 1)),
+        "error": probabilities.std(axis=(0, 1)) / np.sqrt(effective),
+        "r_hat": r_hat,
+        "effective": effective,
+        "halves": np.stack([probabilities[:half].mean(axis=(0, 1)), probabilities[half:].mean(axis=(0, 1))]),
+        "log_likelihood_r_hat": np.asarray(likelihood_r_hat),
+    }
