@@ -204,11 +204,6 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
             noise.append(self._shards.part(p, z.to(device=p.device, dtype=work_dtype(p))))
         return noise
 
-    def _draw_rows(self, params: list[Tensor], rows: int) -> list[Tensor]:
-        """``rows`` draws, one after the other as `step` makes them: for each parameter a tensor (rows, *shape)."""
-        draws = [self._draw(params) for _ in range(rows)]
-        return [torch.stack(same) for same in zip(*draws, strict=True)]
-
     def next_noise(self) -> None:
         """Begin the noise of the next step; `GraphedStep` calls it before a replay."""
         first = leading_group(self.param_groups)
@@ -218,47 +213,6 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
     def generator(self, device: torch.device) -> torch.Generator:
         """The generator of the training noise on a device."""
         return self._noise.on(device)
-
-    # ---- the moves of a step, of all sub-batches at once (`VectorizedStep`) ----------------------------------------
-
-    def first_rows(self, params: list[Tensor], m: int) -> list[Tensor]:
-        """Line 3 for m sub-batches: omega + e, (m, *shape)."""
-        for b in self._buckets:
-            eager.keep_mean(b)
-            b.seen = [True] * len(b.params)
-        where = self._places()
-        noisy = [p for p in params if where[p][0].group["noise"]]
-        noise = dict(zip(noisy, self._draw_rows(noisy, m), strict=True))
-        rows = []
-        for p in params:
-            b, i = where[p]
-            if p in noise:
-                rows.append(torch.addcdiv(b.mean[i], noise.pop(p), b.s[i].sqrt(), value=b.num_data**-0.5))
-            else:
-                rows.append(b.mean[i].expand(m, *p.shape))
-        return rows
-
-    def second_rows(self, params: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
-        """Line 5 for m sub-batches: collect |g|; omega + rho g / s, (m, *shape)."""
-        where, rows = self._places(), []
-        for p, g in zip(params, gradients, strict=True):
-            b, i = where[p]
-            b.absolute = [*(b.absolute or []), g.abs().sum(0)]
-            g = g if self._scale is None else torch.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0)
-            rows.append(torch.addcdiv(b.mean[i], g, b.s[i], value=b.group["rho"] * b.sign))
-        return rows
-
-    def collect_rows(self, params: list[Tensor], gradients: list[Tensor]) -> None:
-        """Line 6 for m sub-batches: sum their gradients."""
-        where = self._places()
-        for p, g in zip(params, gradients, strict=True):
-            b, _ = where[p]
-            b.gradient = [*(b.gradient or []), g.sum(0)]
-        for kernels in self._kernels:
-            kernels.adopt()
-
-    def _places(self) -> dict[Tensor, tuple[Bucket, int]]:
-        return {p: (b, i) for b in self._buckets for i, p in enumerate(b.params)}
 
     # ---- the moves of a step --------------------------------------------------------------------------------------
 

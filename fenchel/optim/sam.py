@@ -76,6 +76,7 @@ class SAM(VectorizedStep, TwoPassOptimizer):
             check_group_names(group, self.defaults)
         self._params: list[Tensor] = []
         self._mean: list[Tensor] = []
+        self._moved = False
         self._sum: list[Tensor | None] = []
 
     def check_group(self, group: dict[str, Any]) -> None:
@@ -101,27 +102,24 @@ class SAM(VectorizedStep, TwoPassOptimizer):
         self._scale = None if grad_scaler is None else LossScale(grad_scaler)
         self._open, self._parts = True, 0
 
-    def _weights(self) -> list[Tensor]:
-        return [local(p) for p in self._params]
-
-    def _moved(self) -> None:
-        self._shards.changed(self._params)
-
     def _put_back(self) -> None:
-        torch._foreach_copy_(self._weights(), self._mean)
-        self._moved()
+        torch._foreach_copy_([local(p) for p in self._params], self._mean)
+        self._moved = False
+        self._shards.changed(self._params)
 
     @without_gradients
     def first_point(self) -> None:
         """The first gradient is taken at the mean itself."""
         self._started("first_point")
-        if self._parts:
+        if self._moved:
             self._put_back()
 
     @without_gradients
     def second_point(self) -> None:
         """Move the weights to omega + rho g / |g|."""
         self._started("second_point")
+        if self._moved:
+            self._put_back()
         groups: list[tuple[dict[str, Any], list[Tensor], list[Tensor]]] = []
         used: list[Tensor] = []
         measured: list[Tensor] = []
@@ -150,7 +148,8 @@ class SAM(VectorizedStep, TwoPassOptimizer):
                 radius = group["rho"] * (-1.0 if group.get("maximize") else 1.0)
                 factor = (radius * inverse).to(directions[0])
                 torch._foreach_add_([local(p) for p in params], torch._foreach_mul(directions, factor))
-        self._moved()
+        self._moved = True
+        self._shards.changed(self._params)
 
     @without_gradients
     def collect(self) -> None:
@@ -163,31 +162,6 @@ class SAM(VectorizedStep, TwoPassOptimizer):
                 own = g if self._scale is not None or g.dtype != p.dtype else g.clone()
                 self._sum[i] = own if total is None else total.add_(g)
         self._parts += 1
-
-    def first_rows(self, params: list[Tensor], m: int) -> list[Tensor]:
-        """The mean, m times."""
-        return [mean.to(work_dtype(p)).expand(m, *p.shape) for p, mean in zip(params, self._mean, strict=True)]
-
-    def second_rows(self, params: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
-        """omega + rho g / |g| of every row, with a norm of its own."""
-        groups = {p: group for group in self.param_groups for p in group["params"]}
-        means = [mean.to(g) for mean, g in zip(self._mean, gradients, strict=True)]
-        sizes = [mean.abs() if groups[p]["adaptive"] else None for p, mean in zip(params, means, strict=True)]
-        measured = [g if t is None else t * g for t, g in zip(sizes, gradients, strict=True)]
-        norm = torch.stack([g.flatten(1).norm(dim=1) for g in measured]).norm(dim=0)
-        inverse = torch.where((norm > 0) & torch.isfinite(norm), norm.reciprocal(), torch.zeros_like(norm))
-        rows = []
-        for p, mean, t, g in zip(params, means, sizes, measured, strict=True):
-            direction = g if t is None else t * g
-            if self._scale is not None:
-                direction = torch.nan_to_num(direction, nan=0.0, posinf=0.0, neginf=0.0)
-            radius = groups[p]["rho"] * (-1.0 if groups[p].get("maximize") else 1.0)
-            rows.append(mean + direction * (radius * inverse).to(g).view(-1, *[1] * p.dim()))
-        return rows
-
-    def collect_rows(self, params: list[Tensor], gradients: list[Tensor]) -> None:
-        """Sum the gradients of the rows."""
-        self._sum = [g.sum(0) for g in gradients]
 
     @without_gradients
     def restore(self) -> None:

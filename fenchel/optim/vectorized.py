@@ -7,7 +7,6 @@ normalization in training mode, no other state that a forward pass changes.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,8 +15,7 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 from torch.func import functional_call, grad_and_value, vmap
 
-from fenchel.optim.amp import LossScale, enabled
-from fenchel.optim.noise import work_dtype
+from fenchel.optim.amp import enabled
 
 __all__ = ["VectorizedStep", "functional_loss", "split_batch"]
 
@@ -63,31 +61,18 @@ def split_batch(batch: Sequence[Tensor], parts: int) -> tuple[Tensor, ...]:
 
 
 class VectorizedStep:
-    """The mixin that gives `BSAM` and `SAM` their `step_vectorized`.
+    """The mixin that gives `BSAM` and `SAM` their `step_vectorized`: the moves of `step`, but evaluated all at once."""
 
-    They say where the rows of points lie; a row of a tensor (m, *shape) belongs to one sub-batch.
-    """
-
-    _parts: int
-    _scale: LossScale | None
     begin: Callable[..., None]
-    update: Callable[..., None]
-    restore: Callable[..., None]
+    first_point: Callable[[], None]
+    second_point: Callable[[], None]
+    collect: Callable[[], None]
+    update: Callable[[], None]
+    restore: Callable[[], None]
     trainable: Callable[[], list[Tensor]]
 
-    @abstractmethod
-    def first_rows(self, params: list[Tensor], m: int) -> list[Tensor]:
-        """The points (m, *shape) of the first gradients, in the precision of the mean."""
-
-    @abstractmethod
-    def second_rows(self, params: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
-        """Read the first gradients (m, *shape); the adversarial points, in the precision of the mean."""
-
-    @abstractmethod
-    def collect_rows(self, params: list[Tensor], gradients: list[Tensor]) -> None:
-        """Read the gradients (m, *shape) at the adversarial points."""
-
     @_disable_dynamo
+    @torch.no_grad()
     def step_vectorized(
         self,
         loss_fn: LossFunction,
@@ -103,54 +88,47 @@ class VectorizedStep:
                 `trainable()`, ``batch`` one sub-batch; see `functional_loss`.
             batches: tensors with a leading axis of m sub-batches (`split_batch`).
             chunk_size: sub-batches at a time, to bound memory.
-            grad_scaler: a `torch.amp.GradScaler`; the losses are scaled here, and the averaged gradient is left in the
-                parameters. Call ``grad_scaler.update()`` afterwards. A step with an infinity in either pass is skipped.
+            grad_scaler: a `torch.amp.GradScaler`; the losses are scaled here. Call ``grad_scaler.update()`` afterwards.
+                A step with an infinity in either pass is skipped.
 
-        Every parameter counts as used. The noise is torch's, not that of the fused kernels.
+        Every parameter counts as used; the averaged gradient is left in it.
 
         Returns:
             The mean over the sub-batches of the losses at the adversarial points.
         """
-        batches = tuple(batches)
+        batches, params, scaler = tuple(batches), self.trainable(), enabled(grad_scaler)
         m = int(batches[0].shape[0])
-        scaler = enabled(grad_scaler)
-        self.begin(scaler)
+        scale = None if scaler is None else scaler.scale(torch.ones((), device=params[0].device))
+        scaled = loss_fn if scale is None else lambda values, batch: loss_fn(values, batch) * scale
+        both = vmap(grad_and_value(scaled), in_dims=(0, 0), randomness="different", chunk_size=chunk_size)
+
+        def evaluated(move: Callable[[], None], before: list[Tensor] | None) -> tuple[list[Tensor], Tensor]:
+            """Gradients and losses of all sub-batches where ``move`` leads each, from its row of ``before``."""
+            points = [p.new_empty((m, *p.shape)) for p in params]
+            for row in range(m):
+                self._take(before, row)
+                move()
+                torch._foreach_copy_([rows[row] for rows in points], params)
+            with torch.enable_grad():
+                found, losses = both(points, batches)
+            return [g.detach() for g in found], losses.detach()
+
+        self.begin(scaler, m)
         try:
-            with torch.no_grad():
-                losses = self._both_passes(loss_fn, batches, m, chunk_size, scaler)
+            first, _ = evaluated(self.first_point, None)
+            second, losses = evaluated(self.second_point, first)
+            for row in range(m):
+                self._take(second, row)
+                self.collect()
+            for p, rows in zip(params, second, strict=True):
+                p.grad = rows.mean(0)
         except BaseException:
             self.restore()
             raise
         self.update()
-        return losses.mean()
+        return losses.mean() if scale is None else losses.mean() / scale
 
-    def _both_passes(
-        self, loss_fn: LossFunction, batches: tuple[Tensor, ...], m: int, chunk_size: int | None, scaler: Any
-    ) -> Tensor:
-        params = self.trainable()
-        size = None if scaler is None else scaler.scale(torch.ones((), device=params[0].device))
-        scaled = loss_fn if size is None else lambda values, batch: loss_fn(values, batch) * size
-        both = vmap(grad_and_value(scaled), in_dims=(0, 0), randomness="different", chunk_size=chunk_size)
-
-        def gradients(points: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-            """Of every sub-batch, unscaled, in the precision of the mean."""
-            points = [point.to(p.dtype) for p, point in zip(params, points, strict=True)]
-            with torch.enable_grad():
-                found, losses = both(points, batches)
-            found = [g.detach().to(work_dtype(p)) for p, g in zip(params, found, strict=True)]
-            if self._scale is not None:
-                for p, g in zip(params, found, strict=True):
-                    scale = self._scale.on(p.device)
-                    torch._amp_foreach_non_finite_check_and_unscale_([g], scale.found_inf, scale.inverse)
-            return found, losses.detach() if size is None else losses.detach() / size
-
-        first, _ = gradients(self.first_rows(params, m))
-        points = self.second_rows(params, first)
-        del first
-        second, losses = gradients(points)
-        self.collect_rows(params, second)
-        if size is not None:
-            for p, g in zip(params, second, strict=True):
-                p.grad = (g.sum(0) * (size / m)).to(p.dtype)  # still scaled, as a backward pass would leave it
-        self._parts = m
-        return losses
+    def _take(self, gradients: list[Tensor] | None, row: int) -> None:
+        """Leave the gradients of one sub-batch in the parameters, as its backward pass would."""
+        for p, rows in zip(self.trainable(), gradients or [], strict=False):
+            p.grad = rows[row]

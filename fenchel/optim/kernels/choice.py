@@ -29,8 +29,6 @@ class FusedKernels(Protocol):
 
     def update(self, parts: int, scale: Scale | None) -> None: ...
 
-    def adopt(self) -> None: ...
-
 
 def reason_against(bucket: Bucket, *, own_noise: bool) -> str | None:
     """Why the fused kernels cannot move a bucket, or None."""

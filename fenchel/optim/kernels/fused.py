@@ -125,12 +125,6 @@ class TritonKernels:
             KIND=self._kind, SUM_KIND=kind, MASTER=self._master, SCALED=scale is not None, ALIGNED=aligned,
         )  # fmt: skip
 
-    def adopt(self) -> None:
-        """Before an update whose means and sums were made elsewhere (`step_vectorized`): take their addresses."""
-        self.refresh()
-        self._mean = [t.data_ptr() for b in self.buckets for t in b.mean]
-        self._absolute = [t.data_ptr() for b in self.buckets for t in b.absolute or []]
-
     # ---- tables ---------------------------------------------------------------------------------------------------
 
     def _launch(self, kernel: Any, *args: Any, **constants: Any) -> None:
