@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import grad_and_value, vmap
 
 from fenchel.optim.diagonal import DiagonalVariational
 from fenchel.optim.posterior import Marginal
-from fenchel.optim.vectorized import split_batch
+from fenchel.optim.vectorized import functional_loss, split_batch
 from fenchel.optim.weights import changed
 
 __all__ = ["VOGN", "per_example_loss"]
@@ -26,17 +26,8 @@ def per_example_loss(
     Raises:
         ValueError: one of ``params`` is not the module's.
     """
-    names = {id(p): name for name, p in module.named_parameters()}
-    missing = [i for i, p in enumerate(params) if id(p) not in names]
-    if missing:
-        raise ValueError(f"parameters number {missing} of the optimizer are not among the module's")
-    keys = [names[id(p)] for p in params]
-
-    def loss(values: Sequence[Tensor], example: Sequence[Tensor]) -> Tensor:
-        inputs, *rest = (t.unsqueeze(0) for t in example)
-        return criterion(functional_call(module, dict(zip(keys, values, strict=True)), (inputs,)), *rest)
-
-    return loss
+    loss = functional_loss(module, criterion, params)
+    return lambda values, example: loss(values, [t.unsqueeze(0) for t in example])
 
 
 class VOGN(DiagonalVariational):
