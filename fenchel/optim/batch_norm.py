@@ -51,16 +51,14 @@ def _layers(module: nn.Module) -> Iterator[list[_BatchNorm]]:
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
     """Inside, training-mode forward passes leave running means, variances and batch counters as they are."""
     with _layers(module) as layers:
-        counters = [
-            (layer, layer.num_batches_tracked.clone()) for layer in layers if layer.num_batches_tracked is not None
-        ]
+        counters = [(c, c.clone()) for layer in layers if (c := layer.num_batches_tracked) is not None]
         try:
             for layer in layers:
                 layer.momentum = 0.0
             yield
         finally:
-            for layer, counter in counters:
-                layer.num_batches_tracked.copy_(counter)
+            for counter, value in counters:
+                counter.copy_(value)
 
 
 def reestimate_statistics(module: nn.Module, batches: Iterable[Any], *, max_batches: int | None = None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,25 +9,20 @@ from torch import Tensor, nn
 
 from fenchel.optim.amp import LossScale
 from fenchel.optim.bucket import Bucket, Scale
-from fenchel.optim.distributed import process_group, rank_of, same_on_all, sum_across_ranks, sum_counts
-from fenchel.optim.functional import posterior_variance
-from fenchel.optim.hyperparameters import check_bsam_group, leading_group
+from fenchel.optim.diagonal import DiagonalOptimizer
+from fenchel.optim.distributed import process_group, sum_across_ranks, sum_counts
+from fenchel.optim.hyperparameters import leading_group
 from fenchel.optim.kernels import eager
 from fenchel.optim.kernels.choice import FusedKernels, fused_kernels
-from fenchel.optim.loading import load_state
-from fenchel.optim.noise import NoiseSource, new_seed, work_dtype
-from fenchel.optim.posterior import DiagonalPosterior, Marginal
 from fenchel.optim.shards import local
 from fenchel.optim.two_pass import TwoPassOptimizer, without_gradients
-from fenchel.optim.vectorized import VectorizedStep
 
 __all__ = ["BSAM"]
 
 SMALL_LR = 5e-3
-STATE = ("s", "momentum", "mean")
 
 
-class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
+class BSAM(TwoPassOptimizer, DiagonalOptimizer):
     """Bayesian sharpness-aware minimization, Algorithm 1 of Moellenhoff & Khan (2023).
 
     Per step, on the whole minibatch or on each of m sub-batches (then g_eps and sqrt(s)|g| are averages over them):
@@ -65,6 +59,8 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
     Raises:
         ValueError: a hyperparameter out of range, naming it.
     """
+
+    state_names = ("s", "momentum", "mean")
 
     def __init__(
         self,
@@ -106,25 +102,13 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
             "fused": fused,
             "capturable": capturable,
             "max_grad_norm": max_grad_norm,
-            "seed": new_seed(seed),
-            "step": 0,
-            "draws": 0,
+            "seed": seed,
         }
-        check_bsam_group(defaults)
-        self._noise = NoiseSource("noise", rank_of(distributed))
-        self._sampling = NoiseSource("sampling", rank_of(distributed))
         self._layout: list[Bucket] | None = None
         self._held: list[tuple[Tensor, Tensor, torch.device, torch.dtype]] = []
         self._kernels: list[FusedKernels] = []
         self._expected: int | None = None
         super().__init__(params, defaults, module=module, batch_norm=batch_norm, distributed=distributed)
-        self._noise.start(leading_group(self.param_groups)["seed"], 0)
-
-    # ---- what the group holds -------------------------------------------------------------------------------------
-
-    def check_group(self, group: dict[str, Any]) -> None:
-        """Raise ValueError for hyperparameters out of range."""
-        check_bsam_group(group)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group with its own hyperparameters; those it does not name take the optimizer's."""
@@ -133,31 +117,9 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
         if group["capturable"] and not isinstance(group["lr"], Tensor) and group["params"]:
             group["lr"] = torch.tensor(float(group["lr"]), dtype=torch.float64, device=group["params"][0].device)
 
-    def initial_state(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        """What the state of a parameter begins with."""
-        dtype = work_dtype(p)
-        state = {
-            "s": torch.full_like(p, group["s_init"], dtype=dtype, memory_format=torch.preserve_format),
-            "momentum": torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format),
-        }
-        if dtype != p.dtype:
-            state["mean"] = p.detach().to(dtype)
-        return state
-
-    def _state_of(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        state: dict[str, Tensor] = self.state[p]
-        if "s" not in state:
-            with torch.inference_mode(False):  # the state is to be trained on, wherever it is first looked at
-                state.update(self.initial_state(p, group))
-        return state
-
-    @without_gradients
-    def prime(self) -> None:
-        """Make the state of all parameters, and move nothing."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.requires_grad:
-                    self._state_of(p, group)
+    def precision(self, state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
+        """The precision over N of a parameter, s; s_init before the first step."""
+        return state["s"]
 
     def check_settings(self, params: list[Tensor]) -> None:
         """Warn of a num_data that counts batches, and of a learning rate as for Adam."""
@@ -178,43 +140,6 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
         lr = first["lr"]
         if not isinstance(lr, Tensor) and 0 < lr < SMALL_LR:
             self._watch.warn("lr", f"lr={lr:g} is small for bSAM, whose step is lr g/s, not Adam's: try 0.05 to 1")
-
-    # ---- noise ----------------------------------------------------------------------------------------------------
-
-    def standard_normal_like(self, param: Tensor) -> Tensor:
-        """Standard normal noise shaped like ``param`` (the whole of a sharded one), for the noisy point.
-
-        May be overridden; it is then called once per parameter that requires a gradient, in parameter order, for each
-        sub-batch.
-        """
-        return self._noise.normal(self._shards.whole_shape(param), work_dtype(param), param.device)
-
-    def _own_noise(self) -> bool:
-        """Whether `standard_normal_like` was not overridden."""
-        return (
-            type(self).standard_normal_like is BSAM.standard_normal_like and "standard_normal_like" not in self.__dict__
-        )
-
-    def _draw(self, params: Sequence[Tensor]) -> list[Tensor]:
-        noise = []
-        for p in params:
-            z, shape = self.standard_normal_like(p), self._shards.whole_shape(p)
-            if z.shape != shape:
-                raise ValueError(f"standard_normal_like returned shape {tuple(z.shape)} for {tuple(shape)}")
-            noise.append(self._shards.part(p, z.to(device=p.device, dtype=work_dtype(p))))
-        return noise
-
-    def next_noise(self) -> None:
-        """Begin the noise of the next step; `GraphedStep` calls it before a replay."""
-        first = leading_group(self.param_groups)
-        first["step"] += 1
-        self._noise.start(first["seed"], first["step"])
-
-    def generator(self, device: torch.device) -> torch.Generator:
-        """The generator of the training noise on a device."""
-        return self._noise.on(device)
-
-    # ---- the moves of a step --------------------------------------------------------------------------------------
 
     @without_gradients
     def begin(self, grad_scaler: Any = None, parts: int | None = None) -> None:
@@ -246,9 +171,6 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
 
     def _lay_out(self) -> None:
         params = self.trainable()
-        first = leading_group(self.param_groups)
-        if first["step"] == 0 and self._shards.sharded(params):
-            first["seed"] = same_on_all(first["seed"], params[0].device)
         numbers = {p: i for i, p in enumerate(params)}
         self._layout, self._kernels = [], []
         for group in self.param_groups:
@@ -343,7 +265,10 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
                 parts = self._reduce(ranks)
             limit = leading_group(self.param_groups)["max_grad_norm"]
             if limit is not None:
-                self._clip(limit, parts)
+                for b in self._buckets:  # they may be the gradients themselves
+                    b.gradient = [g.clone() for g in b.gradient or []]
+                pairs = [(p, g) for b in self._buckets for p, g in zip(b.params, b.gradient or [], strict=True)]
+                self._shards.clip([p for p, _ in pairs], [g for _, g in pairs], limit * parts)
             for kernels in self._kernels:
                 kernels.update(parts, self._scale_on(kernels.device))
             for b in self._eager:
@@ -366,62 +291,9 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
             b.seen = [next(flags_left) > 0 for _ in b.seen]
         return parts
 
-    def _clip(self, limit: float, parts: int) -> None:
-        pairs = [(p, g) for b in self._buckets for p, g in zip(b.params, b.gradient or [], strict=True)]
-        norm = self._shards.norm([p for p, _ in pairs], [g for _, g in pairs])
-        factor = (limit / (norm / parts + 1e-6)).clamp(max=1.0)
-        for b in self._buckets:
-            b.gradient = [g * factor.to(g) for g in b.gradient or []]
-
-    # ---- posterior and checkpoints --------------------------------------------------------------------------------
-
-    def marginals(self) -> list[Marginal]:
-        """(param, mean, 1/(N s)) of every parameter trained or to be trained; before the first step s is s_init."""
-        if self._open:
-            raise RuntimeError("the posterior cannot be read in the middle of a step")
-        out = []
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.requires_grad or self.state.get(p):
-                    state = self._state_of(p, group)
-                    variance = posterior_variance(state["s"], group["num_data"] * group["data_factor"])
-                    out.append(Marginal(p, state.get("mean", p.detach()), variance))
-        return out
-
-    def sampling_noise(self, params: list[Tensor], generator: torch.Generator | None) -> list[Tensor]:
-        """Noise of `sampled_params`: from ``generator``, the overridden `standard_normal_like` or an own stream."""
-        if generator is not None:
-            return super().sampling_noise(params, generator)
-        if not self._own_noise():
-            return self._draw(params)
-        first = leading_group(self.param_groups)
-        first["draws"] += 1
-        self._sampling.start(first["seed"], first["draws"])
-        whole = [self._sampling.normal(self._shards.whole_shape(p), work_dtype(p), p.device) for p in params]
-        return [self._shards.part(p, z) for p, z in zip(params, whole, strict=True)]
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a `state_dict`, bit for bit on the same machine; s, momentum and mean keep their precision.
-
-        Raises:
-            ValueError: the state is another optimizer's, or of other parameters; nothing was loaded.
-        """
-        load_state(self, state_dict, super().load_state_dict, names=STATE, needed=self.defaults)
-        first = leading_group(self.param_groups)
-        self._noise.start(first["seed"], first["step"])
-
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._layout = None
-        for group in self.param_groups:
-            for name, value in self.defaults.items():
-                group.setdefault(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_noise", "_sampling", "_expected")
-        return {
-            **super().__getstate__(),
-            **{name: self.__dict__[name] for name in own},
-            "_layout": None,
-            "_kernels": [],
-        }
+        return {**super().__getstate__(), "_layout": None, "_held": [], "_kernels": []}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 __all__ = [
     "check_betas",
-    "check_bsam_group",
+    "check_group",
     "check_group_names",
     "check_non_negative",
     "check_params",
@@ -22,6 +22,8 @@ __all__ = [
 
 SYNONYMS = {"learning_rate": "lr", "wd": "weight_decay", "dataset_size": "num_data", "ess": "num_data"}
 """What other libraries call a hyperparameter."""
+NON_NEGATIVE = {"lr", "rho", "weight_decay", "damping", "h_init", "eps"}
+POSITIVE = {"num_data", "s_init", "data_factor", "max_grad_norm"}
 
 
 def _number(name: str, value: Any) -> float:
@@ -63,17 +65,19 @@ def check_betas(betas: Any) -> None:
             raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
 
 
-def check_bsam_group(group: Mapping[str, Any]) -> None:
-    """Check the hyperparameters of one group of `BSAM`."""
-    for name in ("lr", "rho", "weight_decay", "damping"):
+def check_group(group: Mapping[str, Any]) -> None:
+    """Check those of the hyperparameters known here that a group has."""
+    for name in NON_NEGATIVE & set(group):
         check_non_negative(name, group[name])
-    for name in ("num_data", "s_init", "data_factor"):
-        check_positive(name, group[name])
-    check_betas(group["betas"])
-    if group["max_grad_norm"] is not None:
-        check_positive("max_grad_norm", group["max_grad_norm"])
-    if group["fused"] not in (None, True, False):
+    for name in POSITIVE & set(group):
+        if name != "max_grad_norm" or group[name] is not None:
+            check_positive(name, group[name])
+    if "betas" in group:
+        check_betas(group["betas"])
+    if group.get("fused") not in (None, True, False):
         raise ValueError(f"fused must be True, False or None, got {group['fused']!r}")
+    if "h_init" in group and not group["h_init"] + group["weight_decay"] > 0:
+        raise ValueError("h_init and weight_decay must not both be zero, or the first variance is infinite")
 
 
 def check_group_names(group: Mapping[str, Any], known: Mapping[str, Any]) -> None:

@@ -169,6 +169,12 @@ class Shards:
             total += square
         return total.sqrt()
 
+    def clip(self, params: Sequence[Tensor], tensors: Sequence[Tensor], limit: float) -> None:
+        """Scale ``tensors``, in place, to a `norm` of at most ``limit``."""
+        factor = (limit / (self.norm(params, tensors) + 1e-6)).clamp(max=1.0)
+        for t in tensors:
+            t.mul_(factor.to(t))
+
     def _groups(self, param: Tensor) -> tuple[Any, ...]:
         """The process groups over which ``param`` is divided."""
         if is_dtensor(param):

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 from torch.func import grad_and_value, vmap
 
-from fenchel.optim.diagonal import DiagonalVariational
-from fenchel.optim.posterior import Marginal
+from fenchel.optim.diagonal import DiagonalOptimizer
 from fenchel.optim.vectorized import functional_loss, split_batch
 from fenchel.optim.weights import changed
 
@@ -30,7 +29,7 @@ def per_example_loss(
     return lambda values, example: loss(values, [t.unsqueeze(0) for t in example])
 
 
-class VOGN(DiagonalVariational):
+class VOGN(DiagonalOptimizer):
     """q = N(omega, 1/(N (h + delta))); with theta ~ q and g_i the gradient of example i's loss at theta:
 
         g_m <- beta1 g_m + (1 - beta1) (mean_i g_i + delta omega)
@@ -48,6 +47,8 @@ class VOGN(DiagonalVariational):
         maximize: ascend the objective. chunk_size: examples at a time, to bound memory.
         seed: of the noise; None takes one from torch's global generator.
     """
+
+    state_names = ("h", "momentum", "step", "mean")
 
     def __init__(
         self,
@@ -69,8 +70,6 @@ class VOGN(DiagonalVariational):
     ) -> None:
         if samples < 1:
             raise ValueError(f"samples must be at least 1, got {samples!r}")
-        if damping < 0:
-            raise ValueError(f"damping must not be negative, got {damping!r}")
         self._samples, self._split, self._chunk_size = samples, split, chunk_size
         defaults = {
             "lr": lr,
@@ -82,8 +81,9 @@ class VOGN(DiagonalVariational):
             "h_init": h_init,
             "data_factor": data_factor,
             "maximize": maximize,
+            "seed": seed,
         }
-        super().__init__(params, defaults, seed, module=None, distributed=False)
+        super().__init__(params, defaults)
 
     @_disable_dynamo
     @torch.no_grad()
@@ -101,12 +101,13 @@ class VOGN(DiagonalVariational):
         Raises:
             ValueError: there is no per-example loss or no batch.
         """
-        if loss_fn is None and self._prime():
+        if loss_fn is None and self._is_priming():
+            self.prime()
             return torch.zeros(())
         if not callable(loss_fn) or batch is None:
             raise ValueError("VOGN.step needs a per-example loss (per_example_loss) and the minibatch, not a closure")
         batch = tuple(batch)
-        pairs = self._group_of()
+        pairs = self.with_groups()
         if not pairs:
             raise ValueError("VOGN.step: no parameter requires a gradient")
         if self._shards.sharded(self.trainable()):
@@ -133,8 +134,8 @@ class VOGN(DiagonalVariational):
 
     def _passes(self, loss_fn: Any, parts: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """The means of g, of g^2 and of the loss over the examples; each of the ``parts`` at a sample of its own."""
-        marginals = self._trained()
-        draws = [[self.standard_normal_like(q.param).to(q.mean) for q in marginals] for _ in range(len(parts[0]))]
+        marginals = [q for q in self.marginals() if q.param.requires_grad]
+        draws = [self._draw(self.trainable()) for _ in range(len(parts[0]))]
         values = [
             (q.mean + torch.stack(z) * q.variance.sqrt()).to(q.param.dtype)
             for q, z in zip(marginals, zip(*draws, strict=True), strict=True)
@@ -147,16 +148,7 @@ class VOGN(DiagonalVariational):
         found = [g.detach().to(q.mean.dtype) for q, g in zip(marginals, gradients, strict=True)]
         return [g.mean((0, 1)) for g in found], [g.square_().mean((0, 1)) for g in found], losses.detach().mean()
 
-    def marginals(self) -> list[Marginal]:
-        """(param, mean, variance) of every parameter trained or to be trained."""
-        groups = {p: group for group in self.param_groups for p in group["params"]}
-        out = []
-        for q in super().marginals():
-            group = groups[q.param]
-            damping = group["num_data"] * group["data_factor"] * group["damping"] if group["damped_variance"] else 0.0
-            out.append(q._replace(variance=(q.variance.reciprocal() + damping).reciprocal()))
-        return out
-
-    def __getstate__(self) -> dict[str, Any]:
-        own = ("_samples", "_split", "_chunk_size")
-        return {**super().__getstate__(), **{name: self.__dict__[name] for name in own}}
+    def precision(self, state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
+        """The precision over N of a parameter."""
+        precision: Tensor = state["h"] + group["weight_decay"]
+        return precision + group["damping"] if group["damped_variance"] else precision
