@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fenchel.optim.amp import LossScale
-from fenchel.optim.bucket import Bucket, Scale
+from fenchel.optim.bucket import Bucket
 from fenchel.optim.diagonal import DiagonalOptimizer
 from fenchel.optim.distributed import process_group, sum_across_ranks, sum_counts
 from fenchel.optim.hyperparameters import leading_group
-from fenchel.optim.kernels import eager
-from fenchel.optim.kernels.choice import FusedKernels, fused_kernels
+from fenchel.optim.kernels.choice import Moves, moves_of
+from fenchel.optim.kernels.eager import put_back
 from fenchel.optim.shards import local
 from fenchel.optim.two_pass import TwoPassOptimizer, without_gradients
 
@@ -104,16 +105,16 @@ class BSAM(TwoPassOptimizer, DiagonalOptimizer):
             "max_grad_norm": max_grad_norm,
             "seed": seed,
         }
-        self._layout: list[Bucket] | None = None
-        self._held: list[tuple[Tensor, Tensor, torch.device, torch.dtype]] = []
-        self._kernels: list[FusedKernels] = []
+        self._buckets: list[Bucket] = []
+        self._moves: list[Moves] = []
+        self._laid_out: Any = None
         self._expected: int | None = None
         super().__init__(params, defaults, module=module, batch_norm=batch_norm, distributed=distributed)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group with its own hyperparameters; those it does not name take the optimizer's."""
         super().add_param_group(param_group)
-        group, self._layout = self.param_groups[-1], None
+        group = self.param_groups[-1]
         if group["capturable"] and not isinstance(group["lr"], Tensor) and group["params"]:
             group["lr"] = torch.tensor(float(group["lr"]), dtype=torch.float64, device=group["params"][0].device)
 
@@ -153,39 +154,28 @@ class BSAM(TwoPassOptimizer, DiagonalOptimizer):
             self.restore()
         self._open, self._parts, self._expected = True, 0, parts
         self._scale = None if grad_scaler is None else LossScale(grad_scaler)
-        if not self._is_current(self._layout):
+        if self._signature() != self._laid_out:
             self._lay_out()
         self.next_noise()
 
-    def _is_current(self, layout: list[Bucket] | None) -> bool:
-        """Whether the buckets still hold what a step is about: parameters, their state, devices and precisions."""
-        if layout is None:
-            return False
-        params, state = self.trainable(), self.state
-        if len(params) != len(self._held):
-            return False
-        for p, (q, s, device, dtype) in zip(params, self._held, strict=True):
-            if p is not q or state[p].get("s") is not s or p.dtype is not dtype or p.device != device:
-                return False
-        return True
+    def _signature(self) -> list[Any]:
+        """What the buckets must still hold: parameters, their state, devices and precisions."""
+        none: dict[str, Tensor] = {}
+        state_of = self.state.get
+        return [(id(p), id(local(state_of(p, none).get("s"))), p.dtype, p.device) for p in self.trainable()]
 
     def _lay_out(self) -> None:
-        params = self.trainable()
-        numbers = {p: i for i, p in enumerate(params)}
-        self._layout, self._kernels = [], []
+        self._buckets, count = [], 0
         for group in self.param_groups:
-            run: list[Tensor] = []
-            for p in [q for q in group["params"] if q.requires_grad]:
-                if run and (run[-1].device, run[-1].dtype) != (p.device, p.dtype):
-                    self._layout.append(self._bucket(group, run, numbers))
-                    run = []
-                run.append(p)
-            if run:
-                self._layout.append(self._bucket(group, run, numbers))
-        self._held = [(p, s, *b.key) for b in self._layout for p, s in zip(b.params, b.state_s, strict=True)]
-        self._kernels = fused_kernels(self._layout, own_noise=self._own_noise())
+            trained = [p for p in group["params"] if p.requires_grad]
+            for _, run in groupby(trained, lambda p: (p.device, p.dtype)):
+                bucket = self._bucket(group, list(run), count)
+                self._buckets.append(bucket)
+                count += len(bucket.params)
+        self._moves = moves_of(self._buckets, own_noise=self._own_noise(), draw=self._draw, generator=self.generator)
+        self._laid_out = self._signature()
 
-    def _bucket(self, group: dict[str, Any], params: list[Tensor], numbers: dict[Tensor, int]) -> Bucket:
+    def _bucket(self, group: dict[str, Any], params: list[Tensor], first: int) -> Bucket:
         states = [self._state_of(p, group) for p in params]
         for p, state in zip(params, states, strict=True):
             for name, value in state.items():  # moves run over memory in its order
@@ -195,55 +185,38 @@ class BSAM(TwoPassOptimizer, DiagonalOptimizer):
             group=group,
             shards=self._shards,
             params=params,
-            numbers=[numbers[p] for p in params],
-            state_s=[state["s"] for state in states],
+            numbers=list(range(first, first + len(params))),
             s=[local(state["s"]) for state in states],
             momentum=[local(state["momentum"]) for state in states],
             master=[local(state["mean"]) for state in states] if "mean" in states[0] else None,
         )
 
-    @property
-    def _buckets(self) -> list[Bucket]:
-        return self._layout or []
-
-    @property
-    def _eager(self) -> list[Bucket]:
-        return [b for b in self._buckets if not b.fused]
-
-    def _scale_on(self, device: torch.device) -> Scale | None:
-        return None if self._scale is None else self._scale.on(device)
-
     @without_gradients
     def first_point(self) -> None:
         """Line 3: move the weights to omega + e."""
         self._started("first_point")
-        for kernels in self._kernels:
-            kernels.noisy_point(self._noise.on(kernels.device))
-        eager.noisy_point(self._eager, lambda b: self._draw(b.params))
+        for moves in self._moves:
+            moves.noisy_point()
 
     @without_gradients
     def second_point(self) -> None:
         """Line 5: collect |g| and move the weights to omega + rho g / s."""
         self._started("second_point")
-        for kernels in self._kernels:
-            kernels.adversarial_point(self._scale_on(kernels.device))
-        for b in self._eager:
-            eager.adversarial_point(b, self._scale_on(b.key[0]))
+        for moves in self._moves:
+            moves.adversarial_point(self._scale)
 
     @without_gradients
     def collect(self) -> None:
         """Line 6: add the gradient at the adversarial point to the sum."""
         self._started("collect")
-        for kernels in self._kernels:
-            kernels.collect(self._scale_on(kernels.device), last=self._expected == 1)
-        for b in self._eager:
-            eager.collect(b, self._scale_on(b.key[0]), last=self._expected == 1)
+        for moves in self._moves:
+            moves.collect(self._scale, last=self._expected == 1)
         self._parts += 1
 
     @without_gradients
     def restore(self) -> None:
         """Give the step up: the weights become the mean again, bit for bit; s and momentum are untouched."""
-        eager.put_back(self._buckets)
+        put_back(self._buckets)
         self._close()
 
     def _close(self) -> None:
@@ -261,18 +234,17 @@ class BSAM(TwoPassOptimizer, DiagonalOptimizer):
         try:
             if scale is not None:
                 scale.share(ranks)
+            limit = leading_group(self.param_groups)["max_grad_norm"]
+            if self._expected == 1 and not (ranks is None and limit is None):
+                for b in self._buckets:  # the sums are the gradients themselves, which stay what they are
+                    b.gradient = [g.clone() for g in b.gradient or []]
             if ranks is not None:
                 parts = self._reduce(ranks)
-            limit = leading_group(self.param_groups)["max_grad_norm"]
             if limit is not None:
-                for b in self._buckets:  # they may be the gradients themselves
-                    b.gradient = [g.clone() for g in b.gradient or []]
                 pairs = [(p, g) for b in self._buckets for p, g in zip(b.params, b.gradient or [], strict=True)]
                 self._shards.clip([p for p, _ in pairs], [g for _, g in pairs], limit * parts)
-            for kernels in self._kernels:
-                kernels.update(parts, self._scale_on(kernels.device))
-            for b in self._eager:
-                eager.update(b, parts, self._scale_on(b.key[0]))
+            for moves in self._moves:
+                moves.update(parts, scale)
         finally:
             self._close()
         if scale is not None:
@@ -280,9 +252,6 @@ class BSAM(TwoPassOptimizer, DiagonalOptimizer):
 
     def _reduce(self, ranks: Any) -> int:
         """Sum g_eps, |g| and the number of sub-batches over the ranks; the number."""
-        if self._expected == 1:  # the sums are the gradients themselves, which stay this rank's own
-            for b in self._buckets:
-                b.gradient = [g.clone() for g in b.gradient or []]
         sum_across_ranks([t for b in self._buckets for t in (*(b.absolute or []), *(b.gradient or []))], ranks)
         flags = [int(seen) for b in self._buckets for seen in b.seen]
         parts, *seen = sum_counts([self._parts, *flags], self._buckets[0].key[0], ranks)
@@ -291,9 +260,5 @@ class BSAM(TwoPassOptimizer, DiagonalOptimizer):
             b.seen = [next(flags_left) > 0 for _ in b.seen]
         return parts
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._layout = None
-
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_layout": None, "_held": [], "_kernels": []}
+        return {**super().__getstate__(), "_buckets": [], "_moves": [], "_laid_out": None}

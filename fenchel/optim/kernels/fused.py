@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from itertools import accumulate
 from typing import Any
@@ -11,7 +11,8 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from fenchel.optim.bucket import Bucket, Scale
+from fenchel.optim.amp import LossScale
+from fenchel.optim.bucket import Bucket
 from fenchel.optim.kernels import triton_moves as moves
 from fenchel.optim.shards import local
 from fenchel.optim.weights import raw_changed
@@ -30,9 +31,11 @@ class TritonKernels:
 
     Args:
         buckets: their lists of parameters and state must stay as they are; a new layout needs new kernels.
+        generator: the generator of the noise on a device.
     """
 
-    def __init__(self, buckets: Sequence[Bucket]) -> None:
+    def __init__(self, buckets: Sequence[Bucket], generator: Callable[[torch.device], torch.Generator]) -> None:
+        self._generator = generator
         self.buckets = list(buckets)
         self.device, dtype = buckets[0].key
         self._kind, self._master = KINDS[dtype], buckets[0].master is not None
@@ -63,7 +66,7 @@ class TritonKernels:
         self._captures = 0
         self._one = torch.ones((), device=self.device)
 
-    def noisy_point(self, generator: torch.Generator) -> None:
+    def noisy_point(self) -> None:
         """Line 3; first it keeps the mean."""
         fresh = self.buckets[0].fresh
         if fresh:
@@ -73,34 +76,34 @@ class TritonKernels:
                     b.mean = b.master or []
             else:
                 self._mean = self._room("mean")
-        seed = torch.empty(1, dtype=torch.int64, device=self.device).random_(generator=generator)
+        seed = torch.empty(1, dtype=torch.int64, device=self.device).random_(generator=self._generator(self.device))
         table, aligned = self._table(self._none())
         self._launch(
             moves.noisy_point, table, self._numbers, self._blocks, self._hyper, seed, self._count,
             KIND=self._kind, MASTER=self._master, KEEP=fresh, ALIGNED=aligned, QUADS=self._quads,
         )  # fmt: skip
 
-    def adversarial_point(self, scale: Scale | None) -> None:
+    def adversarial_point(self, scale: LossScale | None) -> None:
         """Line 5 and the sum of |g|."""
         add = self.buckets[0].summed
         if not add:
             self._absolute = self._room("absolute")
         gradients = self._gradients()
         table, aligned = self._table(gradients)
-        inverse, found = (self._one, self._one) if scale is None else (scale.inverse, scale.found_inf)
+        inverse, found = self._scale(scale)
         self._launch(
             moves.adversarial_point, table, self._numbers, self._blocks, self._hyper, inverse, found, self._count,
             KIND=self._kind, ADD=add, SCALED=scale is not None, ALIGNED=aligned,
         )  # fmt: skip
 
-    def collect(self, scale: Scale | None, *, last: bool) -> None:
+    def collect(self, scale: LossScale | None, *, last: bool) -> None:
         """Line 6: of a single sub-batch the gradient itself serves."""
         gradients = iter(self._gradients())
         for b in self.buckets:
             terms = [torch.zeros_like(w) if (g := next(gradients)) is None else g for w in b.weights]
             if scale is not None:
                 terms = [t.to(torch.float32, copy=True) for t in terms]
-                torch._amp_foreach_non_finite_check_and_unscale_(terms, scale.found_inf, scale.inverse)
+                scale.unscale(terms, self.device)
             if b.gradient is not None:
                 torch._foreach_add_(b.gradient, terms)
             elif last or scale is not None:
@@ -108,7 +111,7 @@ class TritonKernels:
             else:
                 b.gradient = [t.to(torch.float32, copy=True) for t in terms]
 
-    def update(self, parts: int, scale: Scale | None) -> None:
+    def update(self, parts: int, scale: LossScale | None) -> None:
         """Lines 7 to 9; a parameter that no pass reached keeps its mean and its state."""
         sums: list[Tensor | None] = []
         for b in self.buckets:
@@ -118,12 +121,15 @@ class TritonKernels:
             sums = [None if g is None else g.to(torch.float32) for g in sums]
             kinds = {torch.float32}
         table, aligned = self._table(sums)
-        found = self._one if scale is None else scale.found_inf
         kind = KINDS[next(iter(kinds), torch.float32)]
+        _, found = self._scale(scale)
         self._launch(
             moves.update, table, self._numbers, self._blocks, self._hyper, found, 1.0 / parts, self._count,
             KIND=self._kind, SUM_KIND=kind, MASTER=self._master, SCALED=scale is not None, ALIGNED=aligned,
         )  # fmt: skip
+
+    def _scale(self, scale: LossScale | None) -> tuple[Tensor, Tensor]:
+        return (self._one, self._one) if scale is None else scale.on(self.device)
 
     # ---- tables ---------------------------------------------------------------------------------------------------
 
