@@ -29,7 +29,7 @@ def enabled(scaler: Any) -> Any:
 
 
 class Scale(NamedTuple):
-    """float32 tensors of one element: ``inverse`` undoes the scale, ``found_inf`` becomes 1 by a gradient not finite."""
+    """Tensors of one number: ``inverse`` undoes the scale, ``found_inf`` becomes 1 where a gradient was not finite."""
 
     inverse: Tensor
     found_inf: Tensor
@@ -90,8 +90,6 @@ def true_gradient(p: Tensor, shards: Shards, scale: LossScale | None) -> Tensor 
     g = shards.gradient(p)
     if g is None:
         return None
-    if g.is_sparse:
-        raise ValueError("sparse gradients are not supported; use sparse=False in the embedding")
     g = g.to(work_dtype(p))
     if scale is not None:
         g = g.clone()

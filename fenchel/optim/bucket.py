@@ -112,8 +112,6 @@ class Bucket:
         Raises:
             ValueError: one is sparse.
         """
-        found = [self.shards.gradient(p) if self.divided else p.grad for p in self.params]
+        found = [self.shards.gradient(p) for p in self.params]
         self.seen = [seen or g is not None for seen, g in zip(self.seen, found, strict=True)]
-        if any(g.is_sparse for g in found if g is not None):
-            raise ValueError("sparse gradients are not supported; use sparse=False in the embedding")
         return found

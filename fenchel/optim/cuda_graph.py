@@ -58,7 +58,8 @@ class GraphedStep:
         self._next_noise = getattr(optimizer, "next_noise", None)
         self._generator: Any = getattr(optimizer, "generator", None)
         drawn_from = [*generators, *([self._generator(device)] if self._generator is not None else [])]
-        drawn = [generator.get_state() for generator in (*drawn_from, torch.cuda.default_generators[device.index or 0])]
+        all_generators = [*drawn_from, torch.cuda.default_generators[device.index or 0]]
+        drawn = [generator.get_state() for generator in all_generators]
         # The libraries' workspaces belong to a stream, so graphs that are to be replayed at once need one each.
         current = torch.cuda.current_stream(device)
         stream = torch.cuda.Stream(device) if current == torch.cuda.default_stream(device) else current
@@ -76,9 +77,7 @@ class GraphedStep:
         with _no_collection(), torch.cuda.graph(self.graph, stream=stream):
             self.loss = step(*self._inputs)
         before.put_back()
-        for generator, state in zip(
-            (*drawn_from, torch.cuda.default_generators[device.index or 0]), drawn, strict=True
-        ):
+        for generator, state in zip(all_generators, drawn, strict=True):
             generator.set_state(state)
         self._numbers = _numbers(optimizer)
 

@@ -10,15 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = [
-    "check_betas",
-    "check_group",
-    "check_group_names",
-    "check_non_negative",
-    "check_params",
-    "check_positive",
-    "leading_group",
-]
+__all__ = ["check_group", "check_group_names", "check_params", "leading_group"]
 
 SYNONYMS = {"learning_rate": "lr", "wd": "weight_decay", "dataset_size": "num_data", "ess": "num_data"}
 """What other libraries call a hyperparameter."""
@@ -41,39 +33,23 @@ def _number(name: str, value: Any) -> float:
     return float(value)
 
 
-def check_non_negative(name: str, value: Any) -> None:
-    """Raise ValueError unless ``value`` is a finite number >= 0."""
-    number = _number(name, value)
-    if not (math.isfinite(number) and number >= 0):
-        raise ValueError(f"{name} must be finite and not negative, got {value!r}")
-
-
-def check_positive(name: str, value: Any) -> None:
-    """Raise ValueError unless ``value`` is a finite number > 0."""
-    number = _number(name, value)
-    if not (math.isfinite(number) and number > 0):
-        raise ValueError(f"{name} must be finite and positive, got {value!r}")
-
-
-def check_betas(betas: Any) -> None:
-    """Raise ValueError unless ``betas`` is a pair in [0, 1)."""
-    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-        raise ValueError(f"betas must be a pair (beta1, beta2), got {betas!r}")
-    for name, value in zip(("betas[0]", "betas[1]"), betas, strict=True):
-        number = _number(name, value)
-        if not 0 <= number < 1:
-            raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
-
-
 def check_group(group: Mapping[str, Any]) -> None:
-    """Check those of the hyperparameters known here that a group has."""
-    for name in NON_NEGATIVE & set(group):
-        check_non_negative(name, group[name])
-    for name in POSITIVE & set(group):
-        if name != "max_grad_norm" or group[name] is not None:
-            check_positive(name, group[name])
+    """Raise ValueError for hyperparameters out of range, of those known here."""
+    for name in (NON_NEGATIVE | POSITIVE) & set(group):
+        value = group[name]
+        if not (name == "max_grad_norm" and value is None):
+            number, positive = _number(name, value), name in POSITIVE
+            if not (math.isfinite(number) and (number > 0 if positive else number >= 0)):
+                raise ValueError(
+                    f"{name} must be finite and {'positive' if positive else 'not negative'}, got {value!r}"
+                )
     if "betas" in group:
-        check_betas(group["betas"])
+        betas = group["betas"]
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+            raise ValueError(f"betas must be a pair (beta1, beta2), got {betas!r}")
+        for name, value in zip(("betas[0]", "betas[1]"), betas, strict=True):
+            if not 0 <= _number(name, value) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
     if group.get("fused") not in (None, True, False):
         raise ValueError(f"fused must be True, False or None, got {group['fused']!r}")
     if "h_init" in group and not group["h_init"] + group["weight_decay"] > 0:

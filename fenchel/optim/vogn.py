@@ -12,7 +12,6 @@ from torch.func import grad_and_value, vmap
 
 from fenchel.optim.diagonal import DiagonalOptimizer
 from fenchel.optim.vectorized import functional_loss, split_batch
-from fenchel.optim.weights import changed
 
 __all__ = ["VOGN", "per_example_loss"]
 
@@ -129,7 +128,7 @@ class VOGN(DiagonalOptimizer):
             mean.sub_(group["lr"] * state["momentum"] / (state["h"] + delta + group["damping"]))
             if mean is not p:
                 p.copy_(mean)
-        changed()
+        self._shards.changed(self.trainable())
         return loss
 
     def _passes(self, loss_fn: Any, parts: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor], Tensor]:

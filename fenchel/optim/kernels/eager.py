@@ -9,7 +9,6 @@ from torch import Tensor
 
 from fenchel.optim.amp import LossScale
 from fenchel.optim.bucket import Bucket
-from fenchel.optim.weights import changed
 
 __all__ = ["EagerMoves", "put_back"]
 
@@ -36,7 +35,7 @@ class EagerMoves:
                 _add_quotient(weights, b.mean, self._draw(b.params), roots, b.num_data**-0.5, equal=fresh)
             elif b.gradient is not None:
                 torch._foreach_copy_(weights, b.mean)
-            _tell(b)
+            b.shards.changed(b.params)
 
     def adversarial_point(self, scale: LossScale | None) -> None:
         """Line 5: move the weights to omega + rho g / s, and add |g| to its sum.
@@ -53,7 +52,7 @@ class EagerMoves:
             if scale is not None:
                 gradient = [torch.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0) for g in gradient]
             _add_quotient(b.weights, b.mean, gradient, b.s, b.sign * b.group["rho"])
-            _tell(b)
+            b.shards.changed(b.params)
 
     def collect(self, scale: LossScale | None, *, last: bool) -> None:
         """Line 6: add g_eps to its sum; of a single sub-batch the gradient itself serves."""
@@ -78,7 +77,7 @@ class EagerMoves:
             if keep and b.gradient is not None and b.absolute is not None:
                 lists = (weights, b.mean, b.s, b.momentum, b.gradient, b.absolute)
                 _update(b, parts, *([values[i] for i in keep] for values in lists))
-            _tell(b)
+            b.shards.changed(b.params)
 
 
 def _keep_mean(b: Bucket) -> None:
@@ -96,7 +95,7 @@ def put_back(buckets: Sequence[Bucket]) -> None:
     for b in buckets:
         if not b.fresh:
             torch._foreach_copy_(b.weights, b.mean)
-            _tell(b)
+            b.shards.changed(b.params)
 
 
 def _update(
@@ -161,7 +160,3 @@ def _gradients(b: Bucket, scale: LossScale | None) -> list[Tensor]:
         found = [g.clone() for g in found]
         scale.unscale(found, b.key[0])
     return found
-
-
-def _tell(b: Bucket) -> None:
-    b.shards.changed(b.params) if b.divided else changed()

@@ -15,7 +15,6 @@ from fenchel.optim.amp import LossScale
 from fenchel.optim.bucket import Bucket
 from fenchel.optim.kernels import triton_moves as moves
 from fenchel.optim.shards import local
-from fenchel.optim.weights import raw_changed
 
 __all__ = ["TritonKernels"]
 
@@ -51,8 +50,8 @@ class TritonKernels:
         self._quads = all(position % 4 == 0 for position in positions)
         blocks = [(t << 32) | i for t, n in enumerate(sizes) for i in range(-(-n // moves.BLOCK))]
         self._grid = (len(blocks),)
-        self._blocks = self._whole(blocks)
-        self._numbers = self._whole([*sizes, *positions, *numbers, *groups])
+        self._blocks = self._sent(blocks, torch.int64)
+        self._numbers = self._sent([*sizes, *positions, *numbers, *groups], torch.int64)
         pieces = [-(-n // PADDING) * PADDING for n in sizes]
         self._begins = [0, *accumulate(pieces)]
         self._state = [t.data_ptr() for name in ("s", "momentum") for b in buckets for t in getattr(b, name)]
@@ -77,7 +76,7 @@ class TritonKernels:
             else:
                 self._mean = self._room("mean")
         seed = torch.empty(1, dtype=torch.int64, device=self.device).random_(generator=self._generator(self.device))
-        table, aligned = self._table(self._none())
+        table, aligned = self._table([None] * self._count)
         self._launch(
             moves.noisy_point, table, self._numbers, self._blocks, self._hyper, seed, self._count,
             KIND=self._kind, MASTER=self._master, KEEP=fresh, ALIGNED=aligned, QUADS=self._quads,
@@ -137,12 +136,7 @@ class TritonKernels:
         if self._grid[0]:  # a process may hold nothing of any parameter
             with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
                 kernel[self._grid](*args, **constants, BLOCK=moves.BLOCK)
-        raw_changed(self._params)
-        if any(b.divided for b in self.buckets):
-            self.buckets[0].shards.let_go()
-
-    def _whole(self, values: list[int]) -> Tensor:
-        return self._sent(values, torch.int64)
+        self.buckets[0].shards.changed(self._params, raw=True)
 
     def _sent(self, values: Sequence[Any], dtype: torch.dtype) -> Tensor:
         """Numbers on the device, without waiting for it: from pinned memory, which torch reuses once it was read."""
@@ -164,9 +158,6 @@ class TritonKernels:
             begin += len(b.params)
         base = memory.data_ptr()
         return [base + 4 * at for at in self._begins[:-1]]
-
-    def _none(self) -> list[Tensor | None]:
-        return [None] * self._count
 
     def _gradients(self) -> list[Tensor | None]:
         """The gradients, in the precision and the strides of the weights."""
