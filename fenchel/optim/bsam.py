@@ -16,7 +16,7 @@ from fenchel.optim.hyperparameters import leading_group
 from fenchel.optim.kernels.choice import Moves, moves_of
 from fenchel.optim.kernels.eager import put_back
 from fenchel.optim.shards import local
-from fenchel.optim.two_pass import TwoPassOptimizer, without_gradients
+from fenchel.optim.two_pass import TwoPassOptimizer
 
 __all__ = ["BSAM"]
 
@@ -142,7 +142,7 @@ class BSAM(TwoPassOptimizer, DiagonalOptimizer):
         if not isinstance(lr, Tensor) and 0 < lr < SMALL_LR:
             self._watch.warn("lr", f"lr={lr:g} is small for bSAM, whose step is lr g/s, not Adam's: try 0.05 to 1")
 
-    @without_gradients
+    @torch.no_grad()
     def begin(self, grad_scaler: Any = None, parts: int | None = None) -> None:
         """Start a step.
 
@@ -191,21 +191,21 @@ class BSAM(TwoPassOptimizer, DiagonalOptimizer):
             master=[local(state["mean"]) for state in states] if "mean" in states[0] else None,
         )
 
-    @without_gradients
+    @torch.no_grad()
     def first_point(self) -> None:
         """Line 3: move the weights to omega + e."""
         self._started("first_point")
         for moves in self._moves:
             moves.noisy_point()
 
-    @without_gradients
+    @torch.no_grad()
     def second_point(self) -> None:
         """Line 5: collect |g| and move the weights to omega + rho g / s."""
         self._started("second_point")
         for moves in self._moves:
             moves.adversarial_point(self._scale)
 
-    @without_gradients
+    @torch.no_grad()
     def collect(self) -> None:
         """Line 6: add the gradient at the adversarial point to the sum."""
         self._started("collect")
@@ -213,7 +213,7 @@ class BSAM(TwoPassOptimizer, DiagonalOptimizer):
             moves.collect(self._scale, last=self._expected == 1)
         self._parts += 1
 
-    @without_gradients
+    @torch.no_grad()
     def restore(self) -> None:
         """Give the step up: the weights become the mean again, bit for bit; s and momentum are untouched."""
         put_back(self._buckets)
@@ -224,7 +224,7 @@ class BSAM(TwoPassOptimizer, DiagonalOptimizer):
             b.clear()
         self._open, self._scale = False, None
 
-    @without_gradients
+    @torch.no_grad()
     def update(self) -> None:
         """Lines 7 to 9, from the averages over the sub-batches (of all ranks)."""
         self._started("update")

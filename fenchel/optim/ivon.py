@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fenchel.optim.diagonal import DiagonalOptimizer
 from fenchel.optim.functional import ivon_hessian, posterior_variance
 from fenchel.optim.shards import local
-from fenchel.optim.two_pass import ClosureOptimizer, without_gradients
+from fenchel.optim.two_pass import ClosureOptimizer
 
 __all__ = ["IVON"]
 
@@ -78,14 +78,14 @@ class IVON(ClosureOptimizer, DiagonalOptimizer):
         precision: Tensor = state["h"] + group["weight_decay"]
         return precision
 
-    @without_gradients
+    @torch.no_grad()
     def begin(self, grad_scaler: Any = None, parts: int | None = None) -> None:
         """Start a step of ``parts`` samples, whose losses ``grad_scaler`` scales."""
         super().begin(grad_scaler, parts)
         self.prime()
         self.next_noise()
 
-    @without_gradients
+    @torch.no_grad()
     def first_point(self) -> None:
         """Move the weights to m + sigma z, and keep z and sigma."""
         self._started("first_point")
@@ -102,7 +102,7 @@ class IVON(ClosureOptimizer, DiagonalOptimizer):
         z, deviation = self._draws[i]
         return [gradient.clone(), gradient * z / deviation]
 
-    @without_gradients
+    @torch.no_grad()
     def update(self) -> None:
         """Update h, the momentum and the mean by the averages."""
         self._started("update")
@@ -114,7 +114,7 @@ class IVON(ClosureOptimizer, DiagonalOptimizer):
                 self._update(p, groups[p], sign * terms[0], sign * terms[1])
         self._shards.changed([p for p, _ in pairs])
 
-    @without_gradients
+    @torch.no_grad()
     def restore(self) -> None:
         """Give the step up: the weights become the mean again, bit for bit."""
         super().restore()

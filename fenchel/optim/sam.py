@@ -11,7 +11,7 @@ from fenchel.optim.amp import true_gradient
 from fenchel.optim.hyperparameters import check_group_names
 from fenchel.optim.loading import load_state
 from fenchel.optim.shards import local
-from fenchel.optim.two_pass import ClosureOptimizer, TwoPassOptimizer, without_gradients
+from fenchel.optim.two_pass import ClosureOptimizer, TwoPassOptimizer
 
 __all__ = ["SAM"]
 
@@ -76,7 +76,7 @@ class SAM(TwoPassOptimizer):
         """Raise ValueError for hyperparameters out of range; the base sees to its own."""
         super().check_group({name: group[name] for name in OWN})
 
-    @without_gradients
+    @torch.no_grad()
     def prime(self) -> None:
         """Make the state of all parameters, by a step of the base from zero gradients with lr 0."""
         if self.base_optimizer is not None:
@@ -86,14 +86,14 @@ class SAM(TwoPassOptimizer):
         super()._put_back()
         self._moved = False
 
-    @without_gradients
+    @torch.no_grad()
     def first_point(self) -> None:
         """The first gradient is taken at the mean itself."""
         self._started("first_point")
         if self._moved:
             self._put_back()
 
-    @without_gradients
+    @torch.no_grad()
     def second_point(self) -> None:
         """Move the weights to omega + rho g / |g|."""
         self._started("second_point")
@@ -128,7 +128,7 @@ class SAM(TwoPassOptimizer):
         self._moved = True
         self._shards.changed(self._params)
 
-    @without_gradients
+    @torch.no_grad()
     def update(self) -> None:
         """Hand the averaged gradient to the base optimizer."""
         self._started("update")

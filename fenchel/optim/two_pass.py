@@ -21,8 +21,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,24 +37,9 @@ from fenchel.optim.hyperparameters import leading_group
 from fenchel.optim.noise import work_dtype
 from fenchel.optim.shards import local
 
-__all__ = ["ClosureOptimizer", "TwoPassOptimizer", "without_gradients"]
+__all__ = ["ClosureOptimizer", "TwoPassOptimizer"]
 
 Closure = Callable[[], Any]
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def without_gradients(move: Callable[P, R]) -> Callable[P, R]:
-    """As `torch.no_grad()` for a move; costs nothing within `step`, which has switched gradients off already."""
-
-    @wraps(move)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        if not torch.is_grad_enabled():
-            return move(*args, **kwargs)
-        with torch.no_grad():
-            return move(*args, **kwargs)
-
-    return wrapped
 
 
 class ClosureOptimizer(BaseOptimizer):
@@ -74,7 +58,7 @@ class ClosureOptimizer(BaseOptimizer):
         self._sums: list[list[Tensor] | None] = []
         super().__init__(params, defaults, **options)
 
-    @without_gradients
+    @torch.no_grad()
     def begin(self, grad_scaler: Any = None, parts: int | None = None) -> None:
         """Start a step of ``parts`` sub-batches (None: not known yet), whose losses ``grad_scaler`` scales."""
         if self._open:
@@ -89,7 +73,7 @@ class ClosureOptimizer(BaseOptimizer):
     def first_point(self) -> None:
         """Move the weights to the point of the first gradient of the next sub-batch."""
 
-    @without_gradients
+    @torch.no_grad()
     def collect(self) -> None:
         """Read the last gradient of the sub-batch and add it to the sum."""
         self._started("collect")
@@ -111,7 +95,7 @@ class ClosureOptimizer(BaseOptimizer):
     def update(self) -> None:
         """Average over the sub-batches and update the mean."""
 
-    @without_gradients
+    @torch.no_grad()
     def restore(self) -> None:
         """Give the step up: the weights become the mean again, bit for bit."""
         if self._open:
@@ -150,7 +134,7 @@ class ClosureOptimizer(BaseOptimizer):
         return list(zip(params, sums, strict=True))
 
     @_disable_dynamo  # called from a compiled function, it runs as it is: closures call backward and may raise
-    @without_gradients
+    @torch.no_grad()
     def step(self, closure: Closure | Iterable[Closure] | None = None, *, grad_scaler: Any = None) -> Any:
         """One step from a closure, or from one closure for each sub-batch (m-sharpness; for IVON, each sample).
 
