@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fenchel.optim.amp import LossScale
 from fenchel.optim.bucket import Bucket
+from fenchel.optim.cuda_graph import capturing
 from fenchel.optim.diagonal import DiagonalOptimizer
 from fenchel.optim.distributed import process_group, sum_across_ranks, sum_counts
 from fenchel.optim.hyperparameters import leading_group
@@ -127,7 +128,7 @@ class BSAM(TwoPassOptimizer, DiagonalOptimizer):
         first = leading_group(self.param_groups)
         if first["num_data"] <= 1:
             self._watch.warn("data", f"num_data is {first['num_data']}: it is the size N of the training set")
-        elif first["noise"] and not (params[0].device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+        elif first["noise"] and not capturing(params[0].device):
             sizes = torch._foreach_norm([local(p.detach()) for p in params])
             count = sum(local(p).numel() for p in params)
             weight = float(torch.stack([n.double().to(sizes[0].device) for n in sizes]).norm()) / count**0.5
@@ -159,10 +160,10 @@ class BSAM(TwoPassOptimizer, DiagonalOptimizer):
         self.next_noise()
 
     def _signature(self) -> list[Any]:
-        """What the buckets must still hold: parameters, their state, devices and precisions."""
+        """What the buckets must still hold: parameters, their groups and state, devices and precisions."""
         none: dict[str, Tensor] = {}
-        state_of = self.state.get
-        return [(id(p), id(local(state_of(p, none).get("s"))), p.dtype, p.device) for p in self.trainable()]
+        pairs = ((p, group, self.state.get(p, none).get("s")) for p, group in self.with_groups())
+        return [(id(p), id(group), id(local(s)), p.dtype, p.device) for p, group, s in pairs]
 
     def _lay_out(self) -> None:
         self._buckets, count = [], 0
@@ -253,11 +254,11 @@ class BSAM(TwoPassOptimizer, DiagonalOptimizer):
     def _reduce(self, ranks: Any) -> int:
         """Sum g_eps, |g| and the number of sub-batches over the ranks; the number."""
         sum_across_ranks([t for b in self._buckets for t in (*(b.absolute or []), *(b.gradient or []))], ranks)
-        flags = [int(seen) for b in self._buckets for seen in b.seen]
-        parts, *seen = sum_counts([self._parts, *flags], self._buckets[0].key[0], ranks)
-        flags_left = iter(seen)
+        flags = [seen for b in self._buckets for seen in b.seen]
+        parts, *users = sum_counts([self._parts, *flags], self._buckets[0].key[0], ranks)
+        left = iter(users)
         for b in self._buckets:
-            b.seen = [next(flags_left) > 0 for _ in b.seen]
+            b.seen = [next(left) > 0 for _ in b.seen]
         return parts
 
     def __getstate__(self) -> dict[str, Any]:

@@ -21,10 +21,10 @@ class Bucket:
     """Lists aligned with ``params``.
 
     ``weights``, ``s``, ``momentum`` and ``master`` (the float32 mean of 16-bit weights, in the state) are the parts at
-    hand (`fenchel.optim.shards`); ``numbers`` are the places of the parameters in the
-    optimizer's order; ``fused`` tells which kernels move it. The rest lives for one step: ``mean`` is a copy of the
-    weights, or the float32 mean of 16-bit weights; ``absolute`` and ``gradient`` are the sums over the sub-batches of
-    |g| and g_eps; ``seen`` tells which parameters had a gradient in any pass.
+    hand (`fenchel.optim.shards`); ``numbers`` are the places of the parameters in the optimizer's order; ``fused`` says
+    which kernels move it. The rest lives for one step: ``mean`` is a copy of the weights, or the float32 mean of 16-bit
+    weights; ``absolute`` and ``gradient`` are the sums over the sub-batches of |g| and g_eps; ``seen`` tells which
+    parameters had a gradient in any pass.
     """
 
     group: dict[str, Any]

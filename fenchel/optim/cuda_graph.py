@@ -19,7 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["GraphedStep"]
+__all__ = ["GraphedStep", "capturing"]
+
+
+def capturing(device: torch.device) -> bool:
+    """Whether the work on a device is being captured, so that the host cannot wait for it."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 class GraphedStep:

@@ -24,13 +24,10 @@ def _number(name: str, value: Any) -> float:
             raise ValueError(f"{name} as a tensor must hold one number, got shape {tuple(value.shape)}")
         if value.device.type != "cpu":
             return 1.0  # reading it would wait for the device
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        try:
-            value = float(value)
-        except (TypeError, ValueError):
-            raise ValueError(f"{name} must be a number, got {value!r}") from None
-    return float(value)
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a number, got {value!r}") from None
 
 
 def check_group(group: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from fenchel.optim.cuda_graph import capturing
 from fenchel.optim.shards import Shards
 
 __all__ = ["NoiseSource", "new_seed", "normal_parts", "work_dtype"]
@@ -65,7 +66,7 @@ class NoiseSource:
         generator = self._generators[device]
         if device not in self._fresh:
             self._fresh.add(device)
-            if not (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):  # `GraphedStep` seeds replays
+            if not capturing(device):  # `GraphedStep` seeds replays
                 generator.manual_seed(self._mixed(device))
         return generator
 

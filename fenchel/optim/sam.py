@@ -64,9 +64,8 @@ class SAM(TwoPassOptimizer):
             )
         own = {"rho": rho, "adaptive": adaptive, "max_grad_norm": max_grad_norm}
         self._moved = False
-        self.base_optimizer: torch.optim.Optimizer | None = None
         super().__init__(params, {**own, **kwargs}, module=module, batch_norm=batch_norm, distributed=distributed)
-        self.base_optimizer = base_optimizer(self.param_groups, **kwargs)
+        self.base_optimizer: torch.optim.Optimizer = base_optimizer(self.param_groups, **kwargs)
         self.param_groups, self.state = self.base_optimizer.param_groups, self.base_optimizer.state
         self.defaults = {**self.base_optimizer.defaults, **self.defaults}
         for group in self.param_groups:  # those of the base were not known before
@@ -79,8 +78,7 @@ class SAM(TwoPassOptimizer):
     @torch.no_grad()
     def prime(self) -> None:
         """Make the state of all parameters, by a step of the base from zero gradients with lr 0."""
-        if self.base_optimizer is not None:
-            self.base_optimizer.step()
+        self.base_optimizer.step()
 
     def _put_back(self) -> None:
         super()._put_back()
@@ -140,7 +138,7 @@ class SAM(TwoPassOptimizer):
             else:
                 p.grad = torch.zeros_like(p) if p.grad is None else p.grad
                 local(p.grad).copy_(average)
-        if pairs and self.base_optimizer is not None:
+        if pairs:
             self.base_optimizer.step()
             self._shards.changed([p for p, _ in pairs])
 
@@ -152,10 +150,10 @@ class SAM(TwoPassOptimizer):
         """
         kind = type(self.base_optimizer)
         elementwise = kind.__module__.startswith(("torch.optim", "fenchel.")) and kind.__name__ not in FACTORED
-        needed = {} if self.base_optimizer is None else self.base_optimizer.defaults
-        load_state(self, state_dict, super().load_state_dict, needed=needed, elementwise=elementwise)
+        load = super().load_state_dict
+        load_state(self, state_dict, load, needed=self.base_optimizer.defaults, elementwise=elementwise)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if self.base_optimizer is not None:  # the base shares what was loaded, and sees to its own keys
-            self.base_optimizer.__setstate__({"state": self.state, "param_groups": self.param_groups})
+        # The base shares what was loaded, and sees to its own keys.
+        self.base_optimizer.__setstate__({"state": self.state, "param_groups": self.param_groups})

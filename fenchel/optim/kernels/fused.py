@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fenchel.optim.amp import LossScale
 from fenchel.optim.bucket import Bucket
+from fenchel.optim.cuda_graph import capturing
 from fenchel.optim.kernels import triton_moves as moves
 from fenchel.optim.shards import local
 
@@ -176,7 +177,7 @@ class TritonKernels:
         sums = self._absolute or [0] * self._count
         there = [0 if g is None else g.data_ptr() for g in gradients]
         addresses = (*weights, *self._mean, *self._state, *there, *sums)
-        if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        if capturing(self.device):
             if self._captures == CAPTURES:
                 raise RuntimeError(f"a captured step may have at most about {CAPTURES // 2 - 1} sub-batches")
             host = self._captured[self._captures]
