@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fenchel.optim.hyperparameters import check_betas, check_non_negative
+from fenchel.optim.hyperparameters import check_group
 
 __all__ = ["UncorrectedAdam"]
 
@@ -33,10 +33,9 @@ class UncorrectedAdam(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         eps: float = 1e-8,
     ) -> None:
-        check_betas(betas)
-        for name, value in (("lr", lr), ("weight_decay", weight_decay), ("eps", eps)):
-            check_non_negative(name, value)
-        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "eps": eps})
+        defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "eps": eps}
+        check_group(defaults)
+        super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

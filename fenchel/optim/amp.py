@@ -11,13 +11,12 @@ let `scaler.update()` know of infinities in either pass:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fenchel.optim.bucket import Scale
 from fenchel.optim.noise import work_dtype
 from fenchel.optim.shards import Shards
 
@@ -27,6 +26,13 @@ __all__ = ["LossScale", "enabled", "true_gradient"]
 def enabled(scaler: Any) -> Any:
     """The scaler, or None for one that does nothing."""
     return scaler if scaler is not None and scaler.is_enabled() else None
+
+
+class Scale(NamedTuple):
+    """Tensors of one number: ``inverse`` undoes the scale, ``found_inf`` becomes 1 where a gradient was not finite."""
+
+    inverse: Tensor
+    found_inf: Tensor
 
 
 class LossScale:
@@ -45,6 +51,11 @@ class LossScale:
             inverse = value.to(device=device, dtype=torch.float64).reciprocal().to(torch.float32)
             self._scales[device] = Scale(inverse, torch.zeros((), dtype=torch.float32, device=device))
         return self._scales[device]
+
+    def unscale(self, gradients: list[Tensor], device: torch.device) -> None:
+        """Divide gradients on a device, in place, and note whether any was not finite."""
+        here = self.on(device)
+        torch._amp_foreach_non_finite_check_and_unscale_(gradients, here.found_inf, here.inverse)
 
     def share(self, group: Any | None) -> None:
         """Make an infinity on one device or process known to all."""
@@ -79,10 +90,8 @@ def true_gradient(p: Tensor, shards: Shards, scale: LossScale | None) -> Tensor 
     g = shards.gradient(p)
     if g is None:
         return None
-    if g.is_sparse:
-        raise ValueError("sparse gradients are not supported; use sparse=False in the embedding")
     g = g.to(work_dtype(p))
     if scale is not None:
-        g, on = g.clone(), scale.on(p.device)
-        torch._amp_foreach_non_finite_check_and_unscale_([g], on.found_inf, on.inverse)
+        g = g.clone()
+        scale.unscale([g], p.device)
     return g

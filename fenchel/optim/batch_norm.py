@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, Literal, get_args
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
 
 __all__ = ["BatchNormPolicy", "frozen_statistics", "moves_statistics", "reestimate_statistics"]
 
@@ -35,44 +36,40 @@ def moves_statistics(policy: str, part: int, second: bool) -> bool:
 
 
 @contextmanager
-def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Inside, training-mode forward passes leave running means, variances and batch counters as they are."""
+def _layers(module: nn.Module) -> Iterator[list[_BatchNorm]]:
+    """The layers that keep statistics; afterwards they have the momentum they had."""
     layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.running_mean is not None]
     momenta = [layer.momentum for layer in layers]
-    counters = [None if c is None else c.clone() for c in (layer.num_batches_tracked for layer in layers)]
     try:
-        for layer in layers:
-            layer.momentum = 0.0
-        yield
+        yield layers
     finally:
-        for layer, momentum, counter in zip(layers, momenta, counters, strict=True):
+        for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
-            if counter is not None and layer.num_batches_tracked is not None:
-                layer.num_batches_tracked.copy_(counter)
 
 
-@torch.no_grad()
+@contextmanager
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Inside, training-mode forward passes leave running means, variances and batch counters as they are."""
+    with _layers(module) as layers:
+        counters = [(c, c.clone()) for layer in layers if (c := layer.num_batches_tracked) is not None]
+        try:
+            for layer in layers:
+                layer.momentum = 0.0
+            yield
+        finally:
+            for counter, value in counters:
+                counter.copy_(value)
+
+
 def reestimate_statistics(module: nn.Module, batches: Iterable[Any], *, max_batches: int | None = None) -> None:
     """Recompute running statistics as plain averages over ``batches`` (inputs, or tuples whose first entry is).
 
     For a sampled network before it predicts; do it on a copy of the module if training goes on.
     """
-    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.running_mean is not None]
-    if not layers:
-        return
-    momenta, training = [layer.momentum for layer in layers], module.training
-    device = next(module.parameters()).device
-    try:
-        for layer in layers:
-            layer.reset_running_stats()
-            layer.momentum = None  # torch's cumulative average
-        module.train()
-        for i, batch in enumerate(batches):
-            if max_batches is not None and i >= max_batches:
-                break
-            inputs: Tensor = batch[0] if isinstance(batch, (tuple, list)) else batch
-            module(inputs.to(device))
-    finally:
-        module.train(training)
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
+    training = module.training
+    with _layers(module) as layers:
+        if layers:
+            try:
+                update_bn(islice(batches, max_batches), module, next(module.parameters()).device)
+            finally:
+                module.train(training)

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fenchel.optim.amp import LossScale
-from fenchel.optim.bucket import Bucket, Scale
-from fenchel.optim.distributed import process_group, rank_of, same_on_all, sum_across_ranks, sum_counts
-from fenchel.optim.functional import posterior_variance
-from fenchel.optim.hyperparameters import check_bsam_group, leading_group
-from fenchel.optim.kernels import eager
-from fenchel.optim.kernels.choice import FusedKernels, fused_kernels
-from fenchel.optim.loading import load_state
-from fenchel.optim.noise import NoiseSource, new_seed, work_dtype
-from fenchel.optim.posterior import DiagonalPosterior, Marginal
+from fenchel.optim.bucket import Bucket
+from fenchel.optim.cuda_graph import capturing
+from fenchel.optim.diagonal import DiagonalOptimizer
+from fenchel.optim.distributed import process_group, sum_across_ranks, sum_counts
+from fenchel.optim.hyperparameters import leading_group
+from fenchel.optim.kernels.choice import Moves, moves_of
+from fenchel.optim.kernels.eager import put_back
 from fenchel.optim.shards import local
-from fenchel.optim.two_pass import TwoPassOptimizer, without_gradients
-from fenchel.optim.vectorized import VectorizedStep
+from fenchel.optim.two_pass import TwoPassOptimizer
 
 __all__ = ["BSAM"]
 
 SMALL_LR = 5e-3
-STATE = ("s", "momentum", "mean")
 
 
-class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
+class BSAM(TwoPassOptimizer, DiagonalOptimizer):
     """Bayesian sharpness-aware minimization, Algorithm 1 of Moellenhoff & Khan (2023).
 
     Per step, on the whole minibatch or on each of m sub-batches (then g_eps and sqrt(s)|g| are averages over them):
@@ -65,6 +61,8 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
     Raises:
         ValueError: a hyperparameter out of range, naming it.
     """
+
+    state_names = ("s", "momentum", "mean")
 
     def __init__(
         self,
@@ -106,65 +104,31 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
             "fused": fused,
             "capturable": capturable,
             "max_grad_norm": max_grad_norm,
-            "seed": new_seed(seed),
-            "step": 0,
-            "draws": 0,
+            "seed": seed,
         }
-        check_bsam_group(defaults)
-        self._noise = NoiseSource("noise", rank_of(distributed))
-        self._sampling = NoiseSource("sampling", rank_of(distributed))
-        self._layout: list[Bucket] | None = None
-        self._held: list[tuple[Tensor, Tensor, torch.device, torch.dtype]] = []
-        self._kernels: list[FusedKernels] = []
+        self._buckets: list[Bucket] = []
+        self._moves: list[Moves] = []
+        self._laid_out: Any = None
         self._expected: int | None = None
         super().__init__(params, defaults, module=module, batch_norm=batch_norm, distributed=distributed)
-        self._noise.start(leading_group(self.param_groups)["seed"], 0)
-
-    # ---- what the group holds -------------------------------------------------------------------------------------
-
-    def check_group(self, group: dict[str, Any]) -> None:
-        """Raise ValueError for hyperparameters out of range."""
-        check_bsam_group(group)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group with its own hyperparameters; those it does not name take the optimizer's."""
         super().add_param_group(param_group)
-        group, self._layout = self.param_groups[-1], None
+        group = self.param_groups[-1]
         if group["capturable"] and not isinstance(group["lr"], Tensor) and group["params"]:
             group["lr"] = torch.tensor(float(group["lr"]), dtype=torch.float64, device=group["params"][0].device)
 
-    def initial_state(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        """What the state of a parameter begins with."""
-        dtype = work_dtype(p)
-        state = {
-            "s": torch.full_like(p, group["s_init"], dtype=dtype, memory_format=torch.preserve_format),
-            "momentum": torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format),
-        }
-        if dtype != p.dtype:
-            state["mean"] = p.detach().to(dtype)
-        return state
-
-    def _state_of(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        state: dict[str, Tensor] = self.state[p]
-        if "s" not in state:
-            with torch.inference_mode(False):  # the state is to be trained on, wherever it is first looked at
-                state.update(self.initial_state(p, group))
-        return state
-
-    @without_gradients
-    def prime(self) -> None:
-        """Make the state of all parameters, and move nothing."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.requires_grad:
-                    self._state_of(p, group)
+    def precision(self, state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
+        """The precision over N of a parameter, s; s_init before the first step."""
+        return state["s"]
 
     def check_settings(self, params: list[Tensor]) -> None:
         """Warn of a num_data that counts batches, and of a learning rate as for Adam."""
         first = leading_group(self.param_groups)
         if first["num_data"] <= 1:
             self._watch.warn("data", f"num_data is {first['num_data']}: it is the size N of the training set")
-        elif first["noise"] and not (params[0].device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+        elif first["noise"] and not capturing(params[0].device):
             sizes = torch._foreach_norm([local(p.detach()) for p in params])
             count = sum(local(p).numel() for p in params)
             weight = float(torch.stack([n.double().to(sizes[0].device) for n in sizes]).norm()) / count**0.5
@@ -179,90 +143,7 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
         if not isinstance(lr, Tensor) and 0 < lr < SMALL_LR:
             self._watch.warn("lr", f"lr={lr:g} is small for bSAM, whose step is lr g/s, not Adam's: try 0.05 to 1")
 
-    # ---- noise ----------------------------------------------------------------------------------------------------
-
-    def standard_normal_like(self, param: Tensor) -> Tensor:
-        """Standard normal noise shaped like ``param`` (the whole of a sharded one), for the noisy point.
-
-        May be overridden; it is then called once per parameter that requires a gradient, in parameter order, for each
-        sub-batch.
-        """
-        return self._noise.normal(self._shards.whole_shape(param), work_dtype(param), param.device)
-
-    def _own_noise(self) -> bool:
-        """Whether `standard_normal_like` was not overridden."""
-        return (
-            type(self).standard_normal_like is BSAM.standard_normal_like and "standard_normal_like" not in self.__dict__
-        )
-
-    def _draw(self, params: Sequence[Tensor]) -> list[Tensor]:
-        noise = []
-        for p in params:
-            z, shape = self.standard_normal_like(p), self._shards.whole_shape(p)
-            if z.shape != shape:
-                raise ValueError(f"standard_normal_like returned shape {tuple(z.shape)} for {tuple(shape)}")
-            noise.append(self._shards.part(p, z.to(device=p.device, dtype=work_dtype(p))))
-        return noise
-
-    def _draw_rows(self, params: list[Tensor], rows: int) -> list[Tensor]:
-        """``rows`` draws, one after the other as `step` makes them: for each parameter a tensor (rows, *shape)."""
-        draws = [self._draw(params) for _ in range(rows)]
-        return [torch.stack(same) for same in zip(*draws, strict=True)]
-
-    def next_noise(self) -> None:
-        """Begin the noise of the next step; `GraphedStep` calls it before a replay."""
-        first = leading_group(self.param_groups)
-        first["step"] += 1
-        self._noise.start(first["seed"], first["step"])
-
-    def generator(self, device: torch.device) -> torch.Generator:
-        """The generator of the training noise on a device."""
-        return self._noise.on(device)
-
-    # ---- the moves of a step, of all sub-batches at once (`VectorizedStep`) ----------------------------------------
-
-    def first_rows(self, params: list[Tensor], m: int) -> list[Tensor]:
-        """Line 3 for m sub-batches: omega + e, (m, *shape)."""
-        for b in self._buckets:
-            eager.keep_mean(b)
-            b.seen = [True] * len(b.params)
-        where = self._places()
-        noisy = [p for p in params if where[p][0].group["noise"]]
-        noise = dict(zip(noisy, self._draw_rows(noisy, m), strict=True))
-        rows = []
-        for p in params:
-            b, i = where[p]
-            if p in noise:
-                rows.append(torch.addcdiv(b.mean[i], noise.pop(p), b.s[i].sqrt(), value=b.num_data**-0.5))
-            else:
-                rows.append(b.mean[i].expand(m, *p.shape))
-        return rows
-
-    def second_rows(self, params: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
-        """Line 5 for m sub-batches: collect |g|; omega + rho g / s, (m, *shape)."""
-        where, rows = self._places(), []
-        for p, g in zip(params, gradients, strict=True):
-            b, i = where[p]
-            b.absolute = [*(b.absolute or []), g.abs().sum(0)]
-            g = g if self._scale is None else torch.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0)
-            rows.append(torch.addcdiv(b.mean[i], g, b.s[i], value=b.group["rho"] * b.sign))
-        return rows
-
-    def collect_rows(self, params: list[Tensor], gradients: list[Tensor]) -> None:
-        """Line 6 for m sub-batches: sum their gradients."""
-        where = self._places()
-        for p, g in zip(params, gradients, strict=True):
-            b, _ = where[p]
-            b.gradient = [*(b.gradient or []), g.sum(0)]
-        for kernels in self._kernels:
-            kernels.adopt()
-
-    def _places(self) -> dict[Tensor, tuple[Bucket, int]]:
-        return {p: (b, i) for b in self._buckets for i, p in enumerate(b.params)}
-
-    # ---- the moves of a step --------------------------------------------------------------------------------------
-
-    @without_gradients
+    @torch.no_grad()
     def begin(self, grad_scaler: Any = None, parts: int | None = None) -> None:
         """Start a step.
 
@@ -274,42 +155,28 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
             self.restore()
         self._open, self._parts, self._expected = True, 0, parts
         self._scale = None if grad_scaler is None else LossScale(grad_scaler)
-        if not self._is_current(self._layout):
+        if self._signature() != self._laid_out:
             self._lay_out()
         self.next_noise()
 
-    def _is_current(self, layout: list[Bucket] | None) -> bool:
-        """Whether the buckets still hold what a step is about: parameters, their state, devices and precisions."""
-        if layout is None:
-            return False
-        params, state = self.trainable(), self.state
-        if len(params) != len(self._held):
-            return False
-        for p, (q, s, device, dtype) in zip(params, self._held, strict=True):
-            if p is not q or state[p].get("s") is not s or p.dtype is not dtype or p.device != device:
-                return False
-        return True
+    def _signature(self) -> list[Any]:
+        """What the buckets must still hold: parameters, their groups and state, devices and precisions."""
+        none: dict[str, Tensor] = {}
+        pairs = ((p, group, self.state.get(p, none).get("s")) for p, group in self.with_groups())
+        return [(id(p), id(group), id(local(s)), p.dtype, p.device) for p, group, s in pairs]
 
     def _lay_out(self) -> None:
-        params = self.trainable()
-        first = leading_group(self.param_groups)
-        if first["step"] == 0 and self._shards.sharded(params):
-            first["seed"] = same_on_all(first["seed"], params[0].device)
-        numbers = {p: i for i, p in enumerate(params)}
-        self._layout, self._kernels = [], []
+        self._buckets, count = [], 0
         for group in self.param_groups:
-            run: list[Tensor] = []
-            for p in [q for q in group["params"] if q.requires_grad]:
-                if run and (run[-1].device, run[-1].dtype) != (p.device, p.dtype):
-                    self._layout.append(self._bucket(group, run, numbers))
-                    run = []
-                run.append(p)
-            if run:
-                self._layout.append(self._bucket(group, run, numbers))
-        self._held = [(p, s, *b.key) for b in self._layout for p, s in zip(b.params, b.state_s, strict=True)]
-        self._kernels = fused_kernels(self._layout, own_noise=self._own_noise())
+            trained = [p for p in group["params"] if p.requires_grad]
+            for _, run in groupby(trained, lambda p: (p.device, p.dtype)):
+                bucket = self._bucket(group, list(run), count)
+                self._buckets.append(bucket)
+                count += len(bucket.params)
+        self._moves = moves_of(self._buckets, own_noise=self._own_noise(), draw=self._draw, generator=self.generator)
+        self._laid_out = self._signature()
 
-    def _bucket(self, group: dict[str, Any], params: list[Tensor], numbers: dict[Tensor, int]) -> Bucket:
+    def _bucket(self, group: dict[str, Any], params: list[Tensor], first: int) -> Bucket:
         states = [self._state_of(p, group) for p in params]
         for p, state in zip(params, states, strict=True):
             for name, value in state.items():  # moves run over memory in its order
@@ -319,55 +186,38 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
             group=group,
             shards=self._shards,
             params=params,
-            numbers=[numbers[p] for p in params],
-            state_s=[state["s"] for state in states],
+            numbers=list(range(first, first + len(params))),
             s=[local(state["s"]) for state in states],
             momentum=[local(state["momentum"]) for state in states],
             master=[local(state["mean"]) for state in states] if "mean" in states[0] else None,
         )
 
-    @property
-    def _buckets(self) -> list[Bucket]:
-        return self._layout or []
-
-    @property
-    def _eager(self) -> list[Bucket]:
-        return [b for b in self._buckets if not b.fused]
-
-    def _scale_on(self, device: torch.device) -> Scale | None:
-        return None if self._scale is None else self._scale.on(device)
-
-    @without_gradients
+    @torch.no_grad()
     def first_point(self) -> None:
         """Line 3: move the weights to omega + e."""
         self._started("first_point")
-        for kernels in self._kernels:
-            kernels.noisy_point(self._noise.on(kernels.device))
-        eager.noisy_point(self._eager, lambda b: self._draw(b.params))
+        for moves in self._moves:
+            moves.noisy_point()
 
-    @without_gradients
+    @torch.no_grad()
     def second_point(self) -> None:
         """Line 5: collect |g| and move the weights to omega + rho g / s."""
         self._started("second_point")
-        for kernels in self._kernels:
-            kernels.adversarial_point(self._scale_on(kernels.device))
-        for b in self._eager:
-            eager.adversarial_point(b, self._scale_on(b.key[0]))
+        for moves in self._moves:
+            moves.adversarial_point(self._scale)
 
-    @without_gradients
+    @torch.no_grad()
     def collect(self) -> None:
         """Line 6: add the gradient at the adversarial point to the sum."""
         self._started("collect")
-        for kernels in self._kernels:
-            kernels.collect(self._scale_on(kernels.device), last=self._expected == 1)
-        for b in self._eager:
-            eager.collect(b, self._scale_on(b.key[0]), last=self._expected == 1)
+        for moves in self._moves:
+            moves.collect(self._scale, last=self._expected == 1)
         self._parts += 1
 
-    @without_gradients
+    @torch.no_grad()
     def restore(self) -> None:
         """Give the step up: the weights become the mean again, bit for bit; s and momentum are untouched."""
-        eager.put_back(self._buckets)
+        put_back(self._buckets)
         self._close()
 
     def _close(self) -> None:
@@ -375,7 +225,7 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
             b.clear()
         self._open, self._scale = False, None
 
-    @without_gradients
+    @torch.no_grad()
     def update(self) -> None:
         """Lines 7 to 9, from the averages over the sub-batches (of all ranks)."""
         self._started("update")
@@ -385,15 +235,17 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
         try:
             if scale is not None:
                 scale.share(ranks)
+            limit = leading_group(self.param_groups)["max_grad_norm"]
+            if self._expected == 1 and not (ranks is None and limit is None):
+                for b in self._buckets:  # the sums are the gradients themselves, which stay what they are
+                    b.gradient = [g.clone() for g in b.gradient or []]
             if ranks is not None:
                 parts = self._reduce(ranks)
-            limit = leading_group(self.param_groups)["max_grad_norm"]
             if limit is not None:
-                self._clip(limit, parts)
-            for kernels in self._kernels:
-                kernels.update(parts, self._scale_on(kernels.device))
-            for b in self._eager:
-                eager.update(b, parts, self._scale_on(b.key[0]))
+                pairs = [(p, g) for b in self._buckets for p, g in zip(b.params, b.gradient or [], strict=True)]
+                self._shards.clip([p for p, _ in pairs], [g for _, g in pairs], limit * parts)
+            for moves in self._moves:
+                moves.update(parts, scale)
         finally:
             self._close()
         if scale is not None:
@@ -401,73 +253,13 @@ class BSAM(DiagonalPosterior, VectorizedStep, TwoPassOptimizer):
 
     def _reduce(self, ranks: Any) -> int:
         """Sum g_eps, |g| and the number of sub-batches over the ranks; the number."""
-        if self._expected == 1:  # the sums are the gradients themselves, which stay this rank's own
-            for b in self._buckets:
-                b.gradient = [g.clone() for g in b.gradient or []]
         sum_across_ranks([t for b in self._buckets for t in (*(b.absolute or []), *(b.gradient or []))], ranks)
-        flags = [int(seen) for b in self._buckets for seen in b.seen]
-        parts, *seen = sum_counts([self._parts, *flags], self._buckets[0].key[0], ranks)
-        flags_left = iter(seen)
+        flags = [seen for b in self._buckets for seen in b.seen]
+        parts, *users = sum_counts([self._parts, *flags], self._buckets[0].key[0], ranks)
+        left = iter(users)
         for b in self._buckets:
-            b.seen = [next(flags_left) > 0 for _ in b.seen]
+            b.seen = [next(left) > 0 for _ in b.seen]
         return parts
 
-    def _clip(self, limit: float, parts: int) -> None:
-        pairs = [(p, g) for b in self._buckets for p, g in zip(b.params, b.gradient or [], strict=True)]
-        norm = self._shards.norm([p for p, _ in pairs], [g for _, g in pairs])
-        factor = (limit / (norm / parts + 1e-6)).clamp(max=1.0)
-        for b in self._buckets:
-            b.gradient = [g * factor.to(g) for g in b.gradient or []]
-
-    # ---- posterior and checkpoints --------------------------------------------------------------------------------
-
-    def marginals(self) -> list[Marginal]:
-        """(param, mean, 1/(N s)) of every parameter trained or to be trained; before the first step s is s_init."""
-        if self._open:
-            raise RuntimeError("the posterior cannot be read in the middle of a step")
-        out = []
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.requires_grad or self.state.get(p):
-                    state = self._state_of(p, group)
-                    variance = posterior_variance(state["s"], group["num_data"] * group["data_factor"])
-                    out.append(Marginal(p, state.get("mean", p.detach()), variance))
-        return out
-
-    def sampling_noise(self, params: list[Tensor], generator: torch.Generator | None) -> list[Tensor]:
-        """Noise of `sampled_params`: from ``generator``, the overridden `standard_normal_like` or an own stream."""
-        if generator is not None:
-            return super().sampling_noise(params, generator)
-        if not self._own_noise():
-            return self._draw(params)
-        first = leading_group(self.param_groups)
-        first["draws"] += 1
-        self._sampling.start(first["seed"], first["draws"])
-        whole = [self._sampling.normal(self._shards.whole_shape(p), work_dtype(p), p.device) for p in params]
-        return [self._shards.part(p, z) for p, z in zip(params, whole, strict=True)]
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a `state_dict`, bit for bit on the same machine; s, momentum and mean keep their precision.
-
-        Raises:
-            ValueError: the state is another optimizer's, or of other parameters; nothing was loaded.
-        """
-        load_state(self, state_dict, super().load_state_dict, names=STATE, needed=self.defaults)
-        first = leading_group(self.param_groups)
-        self._noise.start(first["seed"], first["step"])
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._layout = None
-        for group in self.param_groups:
-            for name, value in self.defaults.items():
-                group.setdefault(name, value)
-
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_noise", "_sampling", "_expected")
-        return {
-            **super().__getstate__(),
-            **{name: self.__dict__[name] for name in own},
-            "_layout": None,
-            "_kernels": [],
-        }
+        return {**super().__getstate__(), "_buckets": [], "_moves": [], "_laid_out": None}

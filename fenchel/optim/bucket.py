@@ -11,20 +11,9 @@ from torch import Tensor
 
 from fenchel.optim.shards import Shards, local
 
-__all__ = ["Bucket", "Scale"]
+__all__ = ["Bucket"]
 
 Tensors = list[Tensor] | Callable[[], list[Tensor]]
-
-
-@dataclass
-class Scale:
-    """The loss scale of a step: ``inverse`` undoes it, ``found_inf`` becomes 1 where a gradient was not finite.
-
-    Both are float32 tensors of one element on the bucket's device.
-    """
-
-    inverse: Tensor
-    found_inf: Tensor
 
 
 @dataclass
@@ -32,17 +21,16 @@ class Bucket:
     """Lists aligned with ``params``.
 
     ``weights``, ``s``, ``momentum`` and ``master`` (the float32 mean of 16-bit weights, in the state) are the parts at
-    hand (`fenchel.optim.shards`), ``state_s`` the whole s; ``numbers`` are the places of the parameters in the
-    optimizer's order; ``fused`` tells which kernels move it. The rest lives for one step: ``mean`` is a copy of the
-    weights, or the float32 mean of 16-bit weights; ``absolute`` and ``gradient`` are the sums over the sub-batches of
-    |g| and g_eps; ``seen`` tells which parameters had a gradient in any pass.
+    hand (`fenchel.optim.shards`); ``numbers`` are the places of the parameters in the optimizer's order; ``fused`` says
+    which kernels move it. The rest lives for one step: ``mean`` is a copy of the weights, or the float32 mean of 16-bit
+    weights; ``absolute`` and ``gradient`` are the sums over the sub-batches of |g| and g_eps; ``seen`` tells which
+    parameters had a gradient in any pass.
     """
 
     group: dict[str, Any]
     shards: Shards
     params: list[Tensor]
     numbers: list[int]
-    state_s: list[Tensor]
     s: list[Tensor]
     momentum: list[Tensor]
     master: list[Tensor] | None
@@ -124,8 +112,6 @@ class Bucket:
         Raises:
             ValueError: one is sparse.
         """
-        found = [self.shards.gradient(p) if self.divided else p.grad for p in self.params]
+        found = [self.shards.gradient(p) for p in self.params]
         self.seen = [seen or g is not None for seen, g in zip(self.seen, found, strict=True)]
-        if any(g.is_sparse for g in found if g is not None):
-            raise ValueError("sparse gradients are not supported; use sparse=False in the embedding")
         return found

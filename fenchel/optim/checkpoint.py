@@ -59,6 +59,14 @@ def unflatten(tensors: Mapping[str, Tensor], rest: Any) -> Any:
     return rest
 
 
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise MissingDependencyError("checkpoints need safetensors: pip install 'fenchel[experiments]'") from None
+    return safetensors
+
+
 def save_checkpoint(path: str | os.PathLike[str], **parts: Any) -> None:
     """Write state dictionaries (and torch's global generator) to one file, atomically.
 
@@ -68,14 +76,11 @@ def save_checkpoint(path: str | os.PathLike[str], **parts: Any) -> None:
         TypeError: a part holds something that is neither a tensor, a number, a string nor a container of these.
         MissingDependencyError: safetensors is not installed.
     """
-    try:
-        from safetensors.torch import save_file
-    except ImportError:
-        raise MissingDependencyError("checkpoints need safetensors: pip install 'fenchel[experiments]'") from None
+    library = _safetensors()
     tensors, rest = flatten({"parts": parts, "generator": torch.get_rng_state()})
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    save_file(tensors, temporary, metadata={"tree": json.dumps(rest)})
+    library.torch.save_file(tensors, temporary, metadata={"tree": json.dumps(rest)})
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
     temporary.replace(target)
@@ -87,11 +92,8 @@ def load_checkpoint(path: str | os.PathLike[str], *, restore_generator: bool = T
     Raises:
         ValueError: the file is not one of `save_checkpoint`.
     """
-    try:
-        from safetensors import safe_open
-    except ImportError:
-        raise MissingDependencyError("checkpoints need safetensors: pip install 'fenchel[experiments]'") from None
-    with safe_open(path, framework="pt") as file:
+    library = _safetensors()
+    with library.safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         if "tree" not in metadata:
             raise ValueError(f"{path} was not written by save_checkpoint: it lacks the entry 'tree'")

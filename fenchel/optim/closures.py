@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fenchel.optim.cuda_graph import capturing
+
 __all__ = ["ClosureError", "SettingsWarning", "Watch", "as_closures", "check_loss", "mean_loss"]
 
 Closure = Callable[[], Any]
@@ -172,7 +174,7 @@ class Watch:
         on_host = not (isinstance(loss, Tensor) and loss.device.type != "cpu")
         if loss is None or not (on_host or self.steps & (self.steps - 1) == 0):
             return
-        if isinstance(loss, Tensor) and (loss.is_meta or torch.compiler.is_compiling() or _capturing(loss)):
+        if isinstance(loss, Tensor) and (loss.is_meta or torch.compiler.is_compiling() or capturing(loss.device)):
             return
         value = float(loss) if not isinstance(loss, Tensor) or loss.numel() == 1 else float(loss.detach().mean())
         if not math.isfinite(value):
@@ -191,10 +193,6 @@ class Watch:
         if kind not in self._warned:
             self._warned.add(kind)
             warnings.warn(message, SettingsWarning, stacklevel=2)
-
-
-def _capturing(loss: Tensor) -> bool:
-    return loss.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def _scalers(closures: Sequence[Closure]) -> list[Any]:

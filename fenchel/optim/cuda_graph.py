@@ -19,7 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["GraphedStep"]
+__all__ = ["GraphedStep", "capturing"]
+
+
+def capturing(device: torch.device) -> bool:
+    """Whether the work on a device is being captured, so that the host cannot wait for it."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 class GraphedStep:
@@ -58,7 +63,8 @@ class GraphedStep:
         self._next_noise = getattr(optimizer, "next_noise", None)
         self._generator: Any = getattr(optimizer, "generator", None)
         drawn_from = [*generators, *([self._generator(device)] if self._generator is not None else [])]
-        drawn = [generator.get_state() for generator in (*drawn_from, torch.cuda.default_generators[device.index or 0])]
+        all_generators = [*drawn_from, torch.cuda.default_generators[device.index or 0]]
+        drawn = [generator.get_state() for generator in all_generators]
         # The libraries' workspaces belong to a stream, so graphs that are to be replayed at once need one each.
         current = torch.cuda.current_stream(device)
         stream = torch.cuda.Stream(device) if current == torch.cuda.default_stream(device) else current
@@ -76,9 +82,7 @@ class GraphedStep:
         with _no_collection(), torch.cuda.graph(self.graph, stream=stream):
             self.loss = step(*self._inputs)
         before.put_back()
-        for generator, state in zip(
-            (*drawn_from, torch.cuda.default_generators[device.index or 0]), drawn, strict=True
-        ):
+        for generator, state in zip(all_generators, drawn, strict=True):
             generator.set_state(state)
         self._numbers = _numbers(optimizer)
 

@@ -1,77 +1,74 @@
-"""What the diagonal variational methods VOGN and IVON share: state in float32, sampling, checkpoints."""
+"""What BSAM, IVON and VOGN share: a diagonal Gaussian as state, its noise, samples and checkpoints."""
 
 from __future__ import annotations
 
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fenchel.optim.distributed import processes, rank_of, refuse_inside_zero, same_on_all
-from fenchel.optim.hyperparameters import (
-    check_betas,
-    check_group_names,
-    check_non_negative,
-    check_params,
-    check_positive,
-    leading_group,
-)
+from fenchel.optim.base import BaseOptimizer
+from fenchel.optim.distributed import processes, rank_of, same_on_all
+from fenchel.optim.functional import posterior_variance
+from fenchel.optim.hyperparameters import leading_group
 from fenchel.optim.loading import load_state
-from fenchel.optim.noise import NoiseSource, new_seed, work_dtype
+from fenchel.optim.noise import NoiseSource, new_seed, normal_parts, work_dtype
 from fenchel.optim.posterior import DiagonalPosterior, Marginal
-from fenchel.optim.shards import Shards
 
-__all__ = ["DiagonalVariational"]
+__all__ = ["DiagonalOptimizer"]
 
 
-class DiagonalVariational(DiagonalPosterior, torch.optim.Optimizer):
-    """Base class: q = N(omega, 1/(N (h + delta))), with h in ``state[p]["h"]`` and the momentum in "momentum".
+class DiagonalOptimizer(DiagonalPosterior, BaseOptimizer):
+    """Base class: q = N(omega, 1/(N precision)), whose state lies in ``state[p]`` in float32 at least.
 
-    A group has lr, num_data, betas, weight_decay (delta), h_init, data_factor; the first one counts steps and draws,
-    which with "seed" determine the noise.
+    A group has num_data and data_factor, whose product is N. The first group with parameters also counts the steps
+    ("step") and posterior samples ("draws"), which with "seed" determine the noise.
     """
 
-    def __init__(
-        self, params: Any, defaults: dict[str, Any], seed: int | None, *, module: nn.Module | None, distributed: Any
-    ) -> None:
-        refuse_inside_zero(type(self).__name__)
+    state_names: ClassVar[tuple[str, ...]]
+    """The curvature, which begins as the hyperparameter of its name and "_init"; "momentum"; "mean"; perhaps "step"."""
+
+    def __init__(self, params: Any, defaults: dict[str, Any], *, distributed: Any = False, **options: Any) -> None:
         self._noise = NoiseSource("noise", rank_of(distributed))
         self._sampling = NoiseSource("sampling", rank_of(distributed))
-        self._distributed, self._module, self._shards = distributed, module, Shards(module)
-        super().__init__(params, {**defaults, "seed": new_seed(seed), "step": 0, "draws": 0})
+        counted = {**defaults, "seed": new_seed(defaults["seed"]), "step": 0, "draws": 0}
+        super().__init__(params, counted, distributed=distributed, **options)
+        self._noise.start(leading_group(self.param_groups)["seed"], 0)
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group with its own hyperparameters; those it does not name take the optimizer's."""
-        check_group_names(param_group, self.defaults)
-        super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        try:
-            for name in ("lr", "weight_decay", "h_init"):
-                check_non_negative(name, group[name])
-            for name in ("num_data", "data_factor"):
-                check_positive(name, group[name])
-            check_betas(group["betas"])
-            check_params(group["params"])
-            if not group["h_init"] + group["weight_decay"] > 0:
-                raise ValueError("h_init and weight_decay must not both be zero, or the first variance is infinite")
-        except ValueError:
-            self.param_groups.pop()
-            raise
+    # ---- noise ----------------------------------------------------------------------------------------------------
 
     def standard_normal_like(self, param: Tensor) -> Tensor:
-        """Standard normal noise shaped like ``param`` (the whole of a sharded one); may be overridden."""
+        """Standard normal noise shaped like ``param`` (the whole of a sharded one).
+
+        May be overridden; it is then called once per parameter that requires a gradient, in parameter order, for each
+        sub-batch.
+        """
         return self._noise.normal(self._shards.whole_shape(param), work_dtype(param), param.device)
 
-    def _draw(self, params: list[Tensor]) -> list[Tensor]:
+    def _own_noise(self) -> bool:
+        """Whether `standard_normal_like` was not overridden."""
+        own = DiagonalOptimizer.standard_normal_like
+        return type(self).standard_normal_like is own and "standard_normal_like" not in self.__dict__
+
+    def _draw(self, params: Sequence[Tensor]) -> list[Tensor]:
         """The parts at hand of the noise of ``params``."""
-        return [self._shards.part(p, self.standard_normal_like(p).to(work_dtype(p))) for p in params]
+        noise = []
+        for p in params:
+            z, shape = self.standard_normal_like(p), self._shards.whole_shape(p)
+            if z.shape != shape:
+                raise ValueError(f"standard_normal_like returned shape {tuple(z.shape)} for {tuple(shape)}")
+            noise.append(self._shards.part(p, z.to(device=p.device, dtype=work_dtype(p))))
+        return noise
 
     def next_noise(self) -> None:
         """Begin the noise of the next step; `GraphedStep` calls it before a replay."""
         first = leading_group(self.param_groups)
-        together = self._distributed is None and processes() > 1
-        if first["step"] == 0 and (together or self._shards.sharded(self.trainable())):
-            first["seed"] = same_on_all(first["seed"], self.trainable()[0].device)
+        if first["step"] == 0:
+            params = self.trainable()
+            if (self._distributed is None and processes() > 1) or self._shards.sharded(params):
+                first["seed"] = same_on_all(first["seed"], params[0].device)
         first["step"] += 1
         self._noise.start(first["seed"], first["step"])
 
@@ -79,78 +76,68 @@ class DiagonalVariational(DiagonalPosterior, torch.optim.Optimizer):
         """The generator of the training noise on a device."""
         return self._noise.on(device)
 
-    def trainable(self) -> list[Tensor]:
-        """The parameters that require a gradient, in the order of the groups."""
-        return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+    def sampling_noise(self, params: list[Tensor], generator: torch.Generator | None) -> list[Tensor]:
+        """Noise of `sampled_params`: from ``generator``, the overridden `standard_normal_like` or an own stream."""
+        if generator is None and not self._own_noise():
+            return self._draw(params)
+        if generator is None:
+            first = leading_group(self.param_groups)
+            first["draws"] += 1
+            self._sampling.start(first["seed"], first["draws"])
+            return normal_parts(params, self._shards, self._sampling.on)
+        return super().sampling_noise(params, generator)
 
-    def _group_of(self) -> list[tuple[Tensor, dict[str, Any]]]:
-        return [(p, group) for group in self.param_groups for p in group["params"] if p.requires_grad]
+    # ---- state ----------------------------------------------------------------------------------------------------
 
     def initial_state(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         """What the state of a parameter begins with."""
-        dtype = work_dtype(p)
+        dtype, curvature = work_dtype(p), self.state_names[0]
         state = {
-            "h": torch.full_like(p, group["h_init"], dtype=dtype),
+            curvature: torch.full_like(p, group[f"{curvature}_init"], dtype=dtype),
             "momentum": torch.zeros_like(p, dtype=dtype),
-            "step": torch.zeros((), dtype=torch.float32, device=p.device),
         }
-        return {**state, "mean": p.detach().to(dtype)} if dtype != p.dtype else state
+        if "step" in self.state_names:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
+        if dtype != p.dtype:
+            state["mean"] = p.detach().to(dtype)
+        return state
 
     def _state_of(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[p]
-        if "h" not in state:
+        if "momentum" not in state:
             with torch.inference_mode(False):  # the state is to be trained on, wherever it is first looked at
                 state.update(self.initial_state(p, group))
         return state
 
     @torch.no_grad()
-    def _prime(self) -> bool:
-        """Make the state, if torch.distributed.checkpoint asks for it by a bare step with lr 0; whether it did."""
-        if self.state or any(float(group["lr"]) for group in self.param_groups):
-            return False
-        for p, group in self._group_of():
+    def prime(self) -> None:
+        """Make the state of all parameters, and move nothing."""
+        for p, group in self.with_groups():
             self._state_of(p, group)
-        return True
+
+    @abstractmethod
+    def precision(self, state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
+        """The precision over N of a parameter."""
 
     def marginals(self) -> list[Marginal]:
-        """(param, mean, 1/(N (h + delta))) of every parameter trained or to be trained."""
+        """(param, mean, variance) of every parameter trained or to be trained."""
+        if getattr(self, "_open", False):
+            raise RuntimeError("the posterior cannot be read in the middle of a step")
         out = []
-        pairs = [(p, group) for group in self.param_groups for p in group["params"]]
-        for p, group in [(p, group) for p, group in pairs if p.requires_grad or self.state.get(p)]:
-            state = self._state_of(p, group)
-            precision = group["num_data"] * group["data_factor"] * (state["h"] + group["weight_decay"])
-            out.append(Marginal(p, state.get("mean", p.detach()), precision.reciprocal()))
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.requires_grad or self.state.get(p):
+                    state, size = self._state_of(p, group), group["num_data"] * group["data_factor"]
+                    variance = posterior_variance(self.precision(state, group), size)
+                    out.append(Marginal(p, state.get("mean", p.detach()), variance))
         return out
 
-    def _trained(self) -> list[Marginal]:
-        """Those of `marginals` that a step is about, in the order of `trainable`."""
-        return [q for q in self.marginals() if q.param.requires_grad]
-
-    def sampling_noise(self, params: list[Tensor], generator: torch.Generator | None) -> list[Tensor]:
-        """Noise of `sampled_params`: from ``generator``, or a stream of its own."""
-        if generator is not None:
-            return super().sampling_noise(params, generator)
-        first = leading_group(self.param_groups)
-        first["draws"] += 1
-        self._sampling.start(first["seed"], first["draws"])
-        whole = [self._sampling.normal(self._shards.whole_shape(p), work_dtype(p), p.device) for p in params]
-        return [self._shards.part(p, z) for p, z in zip(params, whole, strict=True)]
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a `state_dict`, bit for bit on the same machine.
+        """Continue from a `state_dict`, bit for bit on the same machine; the state keeps its precision.
 
         Raises:
             ValueError: the state is another optimizer's, or of other parameters; nothing was loaded.
         """
-        names = ("h", "momentum", "step", "mean")
-        load_state(self, state_dict, super().load_state_dict, names=names, needed=self.defaults)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        for group in self.param_groups:
-            for name, value in self.defaults.items():
-                group.setdefault(name, value)
-
-    def __getstate__(self) -> dict[str, Any]:
-        own = ("_noise", "_sampling", "_distributed", "_module", "_shards")
-        return {**super().__getstate__(), **{name: self.__dict__[name] for name in own}}
+        load_state(self, state_dict, super().load_state_dict, names=self.state_names, needed=self.defaults)
+        first = leading_group(self.param_groups)
+        self._noise.start(first["seed"], first["step"])

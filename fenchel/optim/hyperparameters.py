@@ -10,18 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = [
-    "check_betas",
-    "check_bsam_group",
-    "check_group_names",
-    "check_non_negative",
-    "check_params",
-    "check_positive",
-    "leading_group",
-]
+__all__ = ["check_group", "check_group_names", "check_params", "leading_group"]
 
 SYNONYMS = {"learning_rate": "lr", "wd": "weight_decay", "dataset_size": "num_data", "ess": "num_data"}
 """What other libraries call a hyperparameter."""
+NON_NEGATIVE = {"lr", "rho", "weight_decay", "damping", "h_init", "eps"}
+POSITIVE = {"num_data", "s_init", "data_factor", "max_grad_norm"}
 
 
 def _number(name: str, value: Any) -> float:
@@ -30,50 +24,33 @@ def _number(name: str, value: Any) -> float:
             raise ValueError(f"{name} as a tensor must hold one number, got shape {tuple(value.shape)}")
         if value.device.type != "cpu":
             return 1.0  # reading it would wait for the device
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        try:
-            value = float(value)
-        except (TypeError, ValueError):
-            raise ValueError(f"{name} must be a number, got {value!r}") from None
-    return float(value)
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a number, got {value!r}") from None
 
 
-def check_non_negative(name: str, value: Any) -> None:
-    """Raise ValueError unless ``value`` is a finite number >= 0."""
-    number = _number(name, value)
-    if not (math.isfinite(number) and number >= 0):
-        raise ValueError(f"{name} must be finite and not negative, got {value!r}")
-
-
-def check_positive(name: str, value: Any) -> None:
-    """Raise ValueError unless ``value`` is a finite number > 0."""
-    number = _number(name, value)
-    if not (math.isfinite(number) and number > 0):
-        raise ValueError(f"{name} must be finite and positive, got {value!r}")
-
-
-def check_betas(betas: Any) -> None:
-    """Raise ValueError unless ``betas`` is a pair in [0, 1)."""
-    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-        raise ValueError(f"betas must be a pair (beta1, beta2), got {betas!r}")
-    for name, value in zip(("betas[0]", "betas[1]"), betas, strict=True):
-        number = _number(name, value)
-        if not 0 <= number < 1:
-            raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
-
-
-def check_bsam_group(group: Mapping[str, Any]) -> None:
-    """Check the hyperparameters of one group of `BSAM`."""
-    for name in ("lr", "rho", "weight_decay", "damping"):
-        check_non_negative(name, group[name])
-    for name in ("num_data", "s_init", "data_factor"):
-        check_positive(name, group[name])
-    check_betas(group["betas"])
-    if group["max_grad_norm"] is not None:
-        check_positive("max_grad_norm", group["max_grad_norm"])
-    if group["fused"] not in (None, True, False):
+def check_group(group: Mapping[str, Any]) -> None:
+    """Raise ValueError for hyperparameters out of range, of those known here."""
+    for name in (NON_NEGATIVE | POSITIVE) & set(group):
+        value = group[name]
+        if not (name == "max_grad_norm" and value is None):
+            number, positive = _number(name, value), name in POSITIVE
+            if not (math.isfinite(number) and (number > 0 if positive else number >= 0)):
+                raise ValueError(
+                    f"{name} must be finite and {'positive' if positive else 'not negative'}, got {value!r}"
+                )
+    if "betas" in group:
+        betas = group["betas"]
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+            raise ValueError(f"betas must be a pair (beta1, beta2), got {betas!r}")
+        for name, value in zip(("betas[0]", "betas[1]"), betas, strict=True):
+            if not 0 <= _number(name, value) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
+    if group.get("fused") not in (None, True, False):
         raise ValueError(f"fused must be True, False or None, got {group['fused']!r}")
+    if "h_init" in group and not group["h_init"] + group["weight_decay"] > 0:
+        raise ValueError("h_init and weight_decay must not both be zero, or the first variance is infinite")
 
 
 def check_group_names(group: Mapping[str, Any], known: Mapping[str, Any]) -> None:

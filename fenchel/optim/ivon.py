@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._compile import _disable_dynamo
 
-from fenchel.optim.amp import LossScale, enabled, true_gradient
-from fenchel.optim.closures import Watch, as_closures, mean_loss
-from fenchel.optim.diagonal import DiagonalVariational
-from fenchel.optim.distributed import local_gradients, process_group, sum_across_ranks, sum_counts
-from fenchel.optim.functional import ivon_hessian
-from fenchel.optim.hyperparameters import check_positive, leading_group
-from fenchel.optim.noise import work_dtype
-from fenchel.optim.posterior import held
+from fenchel.optim.diagonal import DiagonalOptimizer
+from fenchel.optim.functional import ivon_hessian, posterior_variance
 from fenchel.optim.shards import local
+from fenchel.optim.two_pass import ClosureOptimizer
 
 __all__ = ["IVON"]
 
 
-class IVON(DiagonalVariational):
+class IVON(ClosureOptimizer, DiagonalOptimizer):
     """q = N(m, sigma^2), sigma^2 = 1/(lambda (h + delta)), lambda = num_data (Algorithm 1 of Shen et al., 2024).
 
     With theta = m + sigma z, g = grad(theta) and t the step, averages over the samples understood:
@@ -46,6 +39,8 @@ class IVON(DiagonalVariational):
             without which h_hat would be wrong. False: this process is on its own.
     """
 
+    state_names = ("h", "momentum", "step", "mean")
+
     def __init__(
         self,
         params: Any,
@@ -63,8 +58,6 @@ class IVON(DiagonalVariational):
         module: nn.Module | None = None,
         distributed: Any = None,
     ) -> None:
-        if max_grad_norm is not None:
-            check_positive("max_grad_norm", max_grad_norm)
         defaults = {
             "lr": lr,
             "num_data": num_data,
@@ -75,95 +68,57 @@ class IVON(DiagonalVariational):
             "data_factor": data_factor,
             "max_grad_norm": max_grad_norm,
             "maximize": maximize,
+            "seed": seed,
         }
-        self._watch = Watch("IVON")
-        super().__init__(params, defaults, seed, module=module, distributed=distributed)
+        self._draws: list[tuple[Tensor, Tensor]] = []
+        super().__init__(params, defaults, module=module, distributed=distributed)
 
-    @_disable_dynamo
-    def step(
-        self, closure: Callable[[], Any] | Iterable[Callable[[], Any]] | None = None, *, grad_scaler: Any = None
-    ) -> Any:
-        """One step: a closure evaluates one sample, several closures several (each with its own noise).
+    def precision(self, state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
+        """The precision over N of a parameter, h + delta."""
+        precision: Tensor = state["h"] + group["weight_decay"]
+        return precision
 
-        Args:
-            closure: zeroes the gradients, evaluates the loss, calls backward and returns the loss.
-            grad_scaler: a `torch.amp.GradScaler`, if the closures call ``grad_scaler.scale(loss).backward()``. Call
-                ``grad_scaler.update()`` afterwards. A step with an infinity is skipped.
-
-        Returns:
-            The mean of the losses at the samples.
-
-        Raises:
-            ValueError: no closure was given. ClosureError: a closure did not zero the gradients, or not call backward.
-        """
-        if closure is None and self._prime():
-            return None
-        closures = as_closures(closure, "IVON")
-        scaler, ranks = enabled(grad_scaler), process_group(self._distributed)
-        self._watch.begin(closures, scaler)
-        pairs = self._group_of()
-        if not pairs:
-            raise ValueError("IVON.step: no parameter requires a gradient")
-        scale = None if scaler is None else LossScale(scaler)
-        params = [p for p, _ in pairs]
-        for p, group in pairs:
-            self._state_of(p, group)
-        sums: list[tuple[Tensor, Tensor] | None] = [None] * len(params)
-        losses = []
+    @torch.no_grad()
+    def begin(self, grad_scaler: Any = None, parts: int | None = None) -> None:
+        """Start a step of ``parts`` samples, whose losses ``grad_scaler`` scales."""
+        super().begin(grad_scaler, parts)
+        self.prime()
         self.next_noise()
-        with torch.no_grad():
-            for evaluate in closures:
-                marginals, noise = self._trained(), self._draw(params)
-                deviations = [local(q.variance).sqrt() for q in marginals]
-                values = [local(q.mean) + z * d for q, z, d in zip(marginals, noise, deviations, strict=True)]
-                with held(params, values, self._shards):
-                    with self._watch.looking(params) as check:
-                        with torch.enable_grad(), local_gradients(None if ranks is None else self._module):
-                            losses.append(evaluate())
-                        check(losses[-1])
-                    for i, (p, z, d) in enumerate(zip(params, noise, deviations, strict=True)):
-                        g = true_gradient(p, self._shards, scale)
-                        if g is not None:
-                            old = sums[i]
-                            new = (g.clone(), g * z / d)
-                            sums[i] = new if old is None else (old[0].add_(new[0]), old[1].add_(new[1]))
-            self._finish(pairs, sums, len(closures), scale, ranks)
-        loss = mean_loss(losses)
-        self._watch.finish(loss, scaler)
-        return loss
 
-    def _finish(
-        self,
-        pairs: list[tuple[Tensor, dict[str, Any]]],
-        sums: list[tuple[Tensor, Tensor] | None],
-        parts: int,
-        scale: LossScale | None,
-        ranks: Any,
-    ) -> None:
-        """Average over the samples of all processes, and update."""
-        if scale is not None:
-            scale.share(ranks)
-            scale.record(self)
-            if scale.found():
-                return
-        if ranks is not None:
-            parts, *users = sum_counts([parts, *(int(t is not None) for t in sums)], pairs[0][0].device, ranks)
-            for i, ((p, _), used) in enumerate(zip(pairs, users, strict=True)):
-                if used and sums[i] is None:
-                    sums[i] = (torch.zeros_like(p, dtype=work_dtype(p)), torch.zeros_like(p, dtype=work_dtype(p)))
-            sum_across_ranks([t for both in sums if both is not None for t in both], ranks)
-        used_pairs = [(p, both[0]) for (p, _), both in zip(pairs, sums, strict=True) if both is not None]
-        limit, factor = leading_group(self.param_groups)["max_grad_norm"], None
-        if limit is not None and used_pairs:
-            norm = self._shards.norm([p for p, _ in used_pairs], [g for _, g in used_pairs]) / parts
-            factor = (limit / (norm + 1e-6)).clamp(max=1.0)
-        for (p, group), both in zip(pairs, sums, strict=True):
-            if both is not None:
-                g, h_hat = both[0] / parts, both[1] / parts
-                if group["maximize"]:
-                    g, h_hat = -g, -h_hat
-                self._update(p, group, g if factor is None else g * factor.to(g), h_hat)
+    @torch.no_grad()
+    def first_point(self) -> None:
+        """Move the weights to m + sigma z, and keep z and sigma."""
+        self._started("first_point")
+        self._draws = []
+        for (p, group), mean, z in zip(self.with_groups(), self._mean, self._draw(self._params), strict=True):
+            state, size = self.state[p], group["num_data"] * group["data_factor"]
+            deviation = posterior_variance(local(self.precision(state, group)), size).sqrt()
+            local(p).copy_(local(state.get("mean", mean)) + z * deviation)
+            self._draws.append((z, deviation))
+        self._shards.changed(self._params)
+
+    def terms(self, i: int, gradient: Tensor) -> list[Tensor]:
+        """g and h_hat = g (theta - m) / sigma^2."""
+        z, deviation = self._draws[i]
+        return [gradient.clone(), gradient * z / deviation]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Update h, the momentum and the mean by the averages."""
+        self._started("update")
+        groups = dict(self.with_groups())
+        pairs = self.averages()
+        for p, terms in pairs:
+            if terms is not None:
+                sign = -1 if groups[p]["maximize"] else 1
+                self._update(p, groups[p], sign * terms[0], sign * terms[1])
         self._shards.changed([p for p, _ in pairs])
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Give the step up: the weights become the mean again, bit for bit."""
+        super().restore()
+        self._draws = []
 
     def _update(self, p: Tensor, group: dict[str, Any], g: Tensor, h_hat: Tensor) -> None:
         (beta1, beta2), delta, state = group["betas"], group["weight_decay"], self.state[p]
@@ -176,6 +131,3 @@ class IVON(DiagonalVariational):
         mean.sub_(lr * (momentum / debias.to(momentum) + delta * mean) / (h + delta))
         if "mean" in state:
             local(p).copy_(mean)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_watch": self._watch}

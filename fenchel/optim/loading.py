@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -24,7 +23,7 @@ def load_state(
     needed: Mapping[str, Any],
     elementwise: bool = True,
 ) -> None:
-    """Run the pre-hooks, ``load`` and the post-hooks; what is in ``names`` keeps its precision.
+    """Run ``load``, between the hooks of users; what is in ``names`` keeps its precision.
 
     Args:
         optimizer: to load into. state_dict: what is to be loaded. load: torch's own `load_state_dict`.
@@ -35,25 +34,26 @@ def load_state(
     Raises:
         ValueError: the state is another optimizer's, or of other parameters; nothing was loaded.
     """
-    before = optimizer._optimizer_load_state_dict_pre_hooks
-    after = optimizer._optimizer_load_state_dict_post_hooks
-    for hook in before.values():
-        changed = hook(optimizer, state_dict)
-        state_dict = state_dict if changed is None else changed
-    pairs = _checked(optimizer, state_dict, names, needed, elementwise)
-    optimizer._optimizer_load_state_dict_pre_hooks = OrderedDict()
-    optimizer._optimizer_load_state_dict_post_hooks = OrderedDict()
+    pairs: list[tuple[Tensor, dict[str, Any]]] = []
+
+    def check(_: torch.optim.Optimizer, final: dict[str, Any]) -> None:
+        pairs.extend(_checked(optimizer, final, names, needed, elementwise))
+
+    def restore_precision(_: torch.optim.Optimizer) -> None:
+        for p, entry in pairs if names is not None else []:
+            for name, saved in entry.items():
+                if isinstance(saved, Tensor) and saved.dim() > 0:
+                    optimizer.state[p][name] = saved.to(device=p.device, dtype=work_dtype(p), copy=True)
+
+    own = [
+        optimizer.register_load_state_dict_pre_hook(check),
+        optimizer.register_load_state_dict_post_hook(restore_precision, prepend=True),
+    ]
     try:
         load(state_dict)
     finally:
-        optimizer._optimizer_load_state_dict_pre_hooks = before
-        optimizer._optimizer_load_state_dict_post_hooks = after
-    for p, entry in pairs if names is not None else []:
-        for name, saved in entry.items():
-            if isinstance(saved, Tensor) and saved.dim() > 0:
-                optimizer.state[p][name] = saved.to(device=p.device, dtype=work_dtype(p), copy=True)
-    for done in after.values():
-        done(optimizer)
+        for hook in own:
+            hook.remove()
 
 
 def _checked(

@@ -7,11 +7,15 @@ state: two integers in the optimizer's first group continue it bit for bit, on a
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["NoiseSource", "new_seed", "work_dtype"]
+from fenchel.optim.cuda_graph import capturing
+from fenchel.optim.shards import Shards
+
+__all__ = ["NoiseSource", "new_seed", "normal_parts", "work_dtype"]
 
 
 def work_dtype(param: Tensor) -> torch.dtype:
@@ -22,6 +26,18 @@ def work_dtype(param: Tensor) -> torch.dtype:
 def new_seed(seed: int | None) -> int:
     """``seed``, or one from torch's global generator, so that `torch.manual_seed` governs."""
     return int(torch.randint(2**62, (), dtype=torch.int64)) if seed is None else int(seed)
+
+
+def normal_parts(
+    params: Sequence[Tensor], shards: Shards, generator_of: Callable[[torch.device], torch.Generator | None]
+) -> list[Tensor]:
+    """Standard normals for the parts of ``params`` at hand, in the precision of their means."""
+
+    def whole(p: Tensor) -> Tensor:
+        shape, source = shards.whole_shape(p), generator_of(p.device)
+        return torch.randn(shape, dtype=work_dtype(p), device=p.device, generator=source)
+
+    return [shards.part(p, whole(p)) for p in params]
 
 
 class NoiseSource:
@@ -50,7 +66,7 @@ class NoiseSource:
         generator = self._generators[device]
         if device not in self._fresh:
             self._fresh.add(device)
-            if not (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):  # `GraphedStep` seeds replays
+            if not capturing(device):  # `GraphedStep` seeds replays
                 generator.manual_seed(self._mixed(device))
         return generator
 

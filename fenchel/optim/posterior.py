@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fenchel.optim.noise import work_dtype
+from fenchel.optim.noise import normal_parts
 from fenchel.optim.shards import Shards, local
 
 __all__ = ["DiagonalPosterior", "Marginal", "held"]
@@ -57,12 +57,7 @@ class DiagonalPosterior:
 
     def sampling_noise(self, params: list[Tensor], generator: torch.Generator | None) -> list[Tensor]:
         """Standard normals for the parts of ``params`` at hand, in the precision of the mean."""
-        shards = self._shards
-        whole = [
-            torch.randn(shards.whole_shape(p), dtype=work_dtype(p), device=p.device, generator=generator)
-            for p in params
-        ]
-        return [shards.part(p, z) for p, z in zip(params, whole, strict=True)]
+        return normal_parts(params, self._shards, lambda device: generator)
 
     def posterior_variance(self) -> list[Tensor]:
         """sigma^2 of every parameter of the posterior, in the order of the groups, in the parameter's shape."""

@@ -14,8 +14,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fenchel.optim.weights import changed, raw_changed
-
 __all__ = ["Shards", "is_dtensor", "local"]
 
 
@@ -45,10 +43,16 @@ class Shards:
         self._flat: dict[int, tuple[Any, int]] | None = None
 
     def gradient(self, param: Tensor) -> Tensor | None:
-        """The part of the gradient that belongs to the part of ``param`` at hand."""
+        """The part of the gradient that belongs to the part of ``param`` at hand.
+
+        Raises:
+            ValueError: it is sparse.
+        """
         grad = param.grad
         if grad is None:
             return None
+        if grad.is_sparse:
+            raise ValueError("sparse gradients are not supported; use sparse=False in the embedding")
         if is_dtensor(grad) and grad.placements != param.placements:  # type: ignore[attr-defined]
             grad = grad.redistribute(placements=param.placements)  # type: ignore[attr-defined]
         return local(grad)
@@ -62,15 +66,20 @@ class Shards:
         """Whether it is one of FSDP1, whose shape is that of the part at hand."""
         return bool(getattr(param, "_fsdp_flattened", False))
 
-    def changed(self, params: Sequence[Tensor]) -> None:
-        """To be called, on all processes, after weights were changed in place."""
-        if self.sharded(params):
-            raw_changed(params)
-            self.let_go()
-        else:
-            changed()
+    def changed(self, params: Sequence[Tensor], *, raw: bool = False) -> None:
+        """To be called, on all processes, after weights were changed in place; ``raw``: past autograd.
 
-    def let_go(self) -> None:
+        Autograd must be told that graphs of the old weights are void, and autocast, which keeps 16-bit copies for the
+        rest of its region, that they are old; so must FSDP.
+        """
+        divided = self.sharded(params)
+        if raw or divided:
+            torch.autograd.graph.increment_version(list(params))
+        torch.clear_autocast_cache()
+        if divided:
+            self._let_go()
+
+    def _let_go(self) -> None:
         """Have the whole weights gathered anew.
 
         FSDP keeps those of a forward pass until a backward pass, and would use them again after a forward pass that
@@ -168,6 +177,12 @@ class Shards:
                 dist.all_reduce(square, group=group)
             total += square
         return total.sqrt()
+
+    def clip(self, params: Sequence[Tensor], tensors: Sequence[Tensor], limit: float) -> None:
+        """Scale ``tensors``, in place, to a `norm` of at most ``limit``."""
+        factor = (limit / (self.norm(params, tensors) + 1e-6)).clamp(max=1.0)
+        for t in tensors:
+            t.mul_(factor.to(t))
 
     def _groups(self, param: Tensor) -> tuple[Any, ...]:
         """The process groups over which ``param`` is divided."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fenchel.optim.distributed import same_on_all
 from fenchel.optim.hyperparameters import check_params
-from fenchel.optim.noise import NoiseSource, new_seed, work_dtype
+from fenchel.optim.noise import NoiseSource, new_seed, normal_parts, work_dtype
 from fenchel.optim.posterior import held
 from fenchel.optim.shards import Shards, local
 
@@ -114,17 +114,15 @@ class SWAG:
             self.draws += 1
             self._noise.start(self.seed, self.draws)
 
-        def normal(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
-            if generator is None:
-                return self._noise.normal(shape, dtype, device)
-            return torch.randn(shape, dtype=dtype, device=device, generator=generator)
+        def source(device: torch.device) -> torch.Generator:
+            return self._noise.on(device) if generator is None else generator
 
         first, means = self._origin[0], self._mean
-        weights = normal(torch.Size([rank]), first.dtype, first.device).tolist() if rank >= 2 else []
-        values = []
-        for i, (p, mean, spread) in enumerate(zip(self._params, means, self._spread, strict=True)):
-            noise = self._shards.part(p, normal(self._shards.whole_shape(p), mean.dtype, mean.device))
-            deviation = (spread / self.count).sqrt_() * noise
+        columns = torch.empty(rank if rank >= 2 else 0, dtype=first.dtype, device=first.device)
+        weights = columns.normal_(generator=source(first.device)).tolist()
+        values, noise = [], normal_parts(self._params, self._shards, source)
+        for i, (z, mean, spread) in enumerate(zip(noise, means, self._spread, strict=True)):
+            deviation = (spread / self.count).sqrt_() * z
             if rank >= 2:
                 deviation /= math.sqrt(2)
                 for d, weight in zip(self._deviations, weights, strict=True):

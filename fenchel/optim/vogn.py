@@ -8,12 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import grad_and_value, vmap
 
-from fenchel.optim.diagonal import DiagonalVariational
-from fenchel.optim.posterior import Marginal
-from fenchel.optim.vectorized import split_batch
-from fenchel.optim.weights import changed
+from fenchel.optim.diagonal import DiagonalOptimizer
+from fenchel.optim.vectorized import functional_loss, split_batch
 
 __all__ = ["VOGN", "per_example_loss"]
 
@@ -26,20 +24,11 @@ def per_example_loss(
     Raises:
         ValueError: one of ``params`` is not the module's.
     """
-    names = {id(p): name for name, p in module.named_parameters()}
-    missing = [i for i, p in enumerate(params) if id(p) not in names]
-    if missing:
-        raise ValueError(f"parameters number {missing} of the optimizer are not among the module's")
-    keys = [names[id(p)] for p in params]
-
-    def loss(values: Sequence[Tensor], example: Sequence[Tensor]) -> Tensor:
-        inputs, *rest = (t.unsqueeze(0) for t in example)
-        return criterion(functional_call(module, dict(zip(keys, values, strict=True)), (inputs,)), *rest)
-
-    return loss
+    loss = functional_loss(module, criterion, params)
+    return lambda values, example: loss(values, [t.unsqueeze(0) for t in example])
 
 
-class VOGN(DiagonalVariational):
+class VOGN(DiagonalOptimizer):
     """q = N(omega, 1/(N (h + delta))); with theta ~ q and g_i the gradient of example i's loss at theta:
 
         g_m <- beta1 g_m + (1 - beta1) (mean_i g_i + delta omega)
@@ -57,6 +46,8 @@ class VOGN(DiagonalVariational):
         maximize: ascend the objective. chunk_size: examples at a time, to bound memory.
         seed: of the noise; None takes one from torch's global generator.
     """
+
+    state_names = ("h", "momentum", "step", "mean")
 
     def __init__(
         self,
@@ -78,8 +69,6 @@ class VOGN(DiagonalVariational):
     ) -> None:
         if samples < 1:
             raise ValueError(f"samples must be at least 1, got {samples!r}")
-        if damping < 0:
-            raise ValueError(f"damping must not be negative, got {damping!r}")
         self._samples, self._split, self._chunk_size = samples, split, chunk_size
         defaults = {
             "lr": lr,
@@ -91,8 +80,9 @@ class VOGN(DiagonalVariational):
             "h_init": h_init,
             "data_factor": data_factor,
             "maximize": maximize,
+            "seed": seed,
         }
-        super().__init__(params, defaults, seed, module=None, distributed=False)
+        super().__init__(params, defaults)
 
     @_disable_dynamo
     @torch.no_grad()
@@ -110,12 +100,13 @@ class VOGN(DiagonalVariational):
         Raises:
             ValueError: there is no per-example loss or no batch.
         """
-        if loss_fn is None and self._prime():
+        if loss_fn is None and self._is_priming():
+            self.prime()
             return torch.zeros(())
         if not callable(loss_fn) or batch is None:
             raise ValueError("VOGN.step needs a per-example loss (per_example_loss) and the minibatch, not a closure")
         batch = tuple(batch)
-        pairs = self._group_of()
+        pairs = self.with_groups()
         if not pairs:
             raise ValueError("VOGN.step: no parameter requires a gradient")
         if self._shards.sharded(self.trainable()):
@@ -137,13 +128,13 @@ class VOGN(DiagonalVariational):
             mean.sub_(group["lr"] * state["momentum"] / (state["h"] + delta + group["damping"]))
             if mean is not p:
                 p.copy_(mean)
-        changed()
+        self._shards.changed(self.trainable())
         return loss
 
     def _passes(self, loss_fn: Any, parts: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """The means of g, of g^2 and of the loss over the examples; each of the ``parts`` at a sample of its own."""
-        marginals = self._trained()
-        draws = [[self.standard_normal_like(q.param).to(q.mean) for q in marginals] for _ in range(len(parts[0]))]
+        marginals = [q for q in self.marginals() if q.param.requires_grad]
+        draws = [self._draw(self.trainable()) for _ in range(len(parts[0]))]
         values = [
             (q.mean + torch.stack(z) * q.variance.sqrt()).to(q.param.dtype)
             for q, z in zip(marginals, zip(*draws, strict=True), strict=True)
@@ -156,16 +147,7 @@ class VOGN(DiagonalVariational):
         found = [g.detach().to(q.mean.dtype) for q, g in zip(marginals, gradients, strict=True)]
         return [g.mean((0, 1)) for g in found], [g.square_().mean((0, 1)) for g in found], losses.detach().mean()
 
-    def marginals(self) -> list[Marginal]:
-        """(param, mean, variance) of every parameter trained or to be trained."""
-        groups = {p: group for group in self.param_groups for p in group["params"]}
-        out = []
-        for q in super().marginals():
-            group = groups[q.param]
-            damping = group["num_data"] * group["data_factor"] * group["damping"] if group["damped_variance"] else 0.0
-            out.append(q._replace(variance=(q.variance.reciprocal() + damping).reciprocal()))
-        return out
-
-    def __getstate__(self) -> dict[str, Any]:
-        own = ("_samples", "_split", "_chunk_size")
-        return {**super().__getstate__(), **{name: self.__dict__[name] for name in own}}
+    def precision(self, state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
+        """The precision over N of a parameter."""
+        precision: Tensor = state["h"] + group["weight_decay"]
+        return precision + group["damping"] if group["damped_variance"] else precision

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fenchel.optim.noise import work_dtype
 from fenchel.optim.posterior import DiagonalPosterior, Marginal, held
 from fenchel.optim.shards import Shards
 
@@ -81,5 +82,5 @@ def split_like(values: Any, params: Sequence[Tensor], name: str) -> list[Tensor]
         if flat.shape != (total,):
             raise ValueError(f"{name} must have shape ({total},), one entry a parameter, got {tuple(flat.shape)}")
         pieces = [v.view_as(p) for v, p in zip(torch.split(flat, [p.numel() for p in params]), params, strict=True)]
-    wide = [torch.float32 if p.dtype in (torch.bfloat16, torch.float16) else p.dtype for p in params]
-    return [v.detach().to(device=p.device, dtype=d, copy=True) for v, p, d in zip(pieces, params, wide, strict=True)]
+    pairs = zip(pieces, params, strict=True)
+    return [v.detach().to(device=p.device, dtype=work_dtype(p), copy=True) for v, p in pairs]

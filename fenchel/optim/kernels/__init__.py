@@ -3,6 +3,5 @@
 - `eager`: torch's own functions over lists of tensors; any device and precision.
 - `fused`: one Triton launch a move for all parameters of a CUDA device and precision.
 
-Both have the functions noisy_point, adversarial_point, collect and update, and compute the elementwise expressions of
-`fenchel.optim.functional`.
+Both have the moves of `choice.Moves` and compute the elementwise expressions of `fenchel.optim.functional`.
 """

@@ -1,35 +1,33 @@
-"""Which buckets are moved by the fused kernels."""
+"""Which buckets are moved by the fused kernels, and which by torch's functions."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from fenchel.optim.bucket import Bucket, Scale
+from fenchel.optim.amp import LossScale
+from fenchel.optim.bucket import Bucket
+from fenchel.optim.kernels.eager import EagerMoves
 
-__all__ = ["FusedKernels", "fused_kernels", "reason_against"]
+__all__ = ["Moves", "moves_of", "reason_against"]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-class FusedKernels(Protocol):
-    """The moves of all buckets of one device and precision."""
+class Moves(Protocol):
+    """The moves of Algorithm 1 for some buckets."""
 
-    device: torch.device
+    def noisy_point(self) -> None: ...
 
-    def noisy_point(self, generator: torch.Generator) -> None: ...
+    def adversarial_point(self, scale: LossScale | None) -> None: ...
 
-    def adversarial_point(self, scale: Scale | None) -> None: ...
+    def collect(self, scale: LossScale | None, *, last: bool) -> None: ...
 
-    def collect(self, scale: Scale | None, *, last: bool) -> None: ...
-
-    def update(self, parts: int, scale: Scale | None) -> None: ...
-
-    def adopt(self) -> None: ...
+    def update(self, parts: int, scale: LossScale | None) -> None: ...
 
 
 def reason_against(bucket: Bucket, *, own_noise: bool) -> str | None:
@@ -50,11 +48,17 @@ def reason_against(bucket: Bucket, *, own_noise: bool) -> str | None:
     return None
 
 
-def fused_kernels(buckets: Sequence[Bucket], *, own_noise: bool) -> list[FusedKernels]:
-    """Mark the buckets that fused kernels are to move, and return these kernels, one for each device and precision.
+def moves_of(
+    buckets: Sequence[Bucket],
+    *,
+    own_noise: bool,
+    draw: Callable[[list[Tensor]], list[Tensor]],
+    generator: Callable[[torch.device], torch.Generator],
+) -> list[Moves]:
+    """What moves the buckets: fused kernels, one for each device and precision, and torch's functions for the rest.
 
     Raises:
-        ValueError: a group was made with ``fused=True`` and cannot be moved by them.
+        ValueError: a group was made with ``fused=True`` and cannot be moved by fused kernels.
     """
     together: dict[tuple[torch.device, torch.dtype], list[Bucket]] = {}
     for bucket in buckets:
@@ -65,11 +69,12 @@ def fused_kernels(buckets: Sequence[Bucket], *, own_noise: bool) -> list[FusedKe
         bucket.fused = reason is None
         if bucket.fused:
             together.setdefault(bucket.key, []).append(bucket)
-    if not together:
-        return []
-    from fenchel.optim.kernels.fused import TritonKernels
+    moves: list[Moves] = []
+    if together:
+        from fenchel.optim.kernels.fused import TritonKernels
 
-    return [TritonKernels(same) for same in together.values()]
+        moves += [TritonKernels(same, generator) for same in together.values()]
+    return [*moves, EagerMoves([b for b in buckets if not b.fused], draw)]
 
 
 def _dense(tensor: Tensor) -> bool:

@@ -7,28 +7,80 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fenchel.optim.bucket import Bucket, Scale
-from fenchel.optim.weights import changed
+from fenchel.optim.amp import LossScale
+from fenchel.optim.bucket import Bucket
 
-__all__ = ["adversarial_point", "collect", "keep_mean", "noisy_point", "put_back", "update"]
-
-Draw = Callable[[Bucket], list[Tensor]]
+__all__ = ["EagerMoves", "put_back"]
 
 
-def noisy_point(buckets: Sequence[Bucket], draw: Draw) -> None:
-    """Line 3: keep the mean, and move the weights to theta = omega + e; ``draw`` gives a bucket's standard normals."""
-    for b in buckets:
-        weights, fresh = b.weights, b.fresh
-        if fresh:
-            keep_mean(b)
-        if b.group["noise"]:
-            _add_quotient(weights, b.mean, draw(b), torch._foreach_sqrt(b.s), b.num_data**-0.5, equal=fresh)
-        elif b.gradient is not None:
-            torch._foreach_copy_(weights, b.mean)
-        _tell(b)
+class EagerMoves:
+    """The moves for some buckets.
+
+    Args:
+        buckets: what to move, in the order of the parameters.
+        draw: gives standard normals for parameters, asked for in their order.
+    """
+
+    def __init__(self, buckets: Sequence[Bucket], draw: Callable[[list[Tensor]], list[Tensor]]) -> None:
+        self.buckets, self._draw = list(buckets), draw
+
+    def noisy_point(self) -> None:
+        """Line 3: keep the mean, and move the weights to theta = omega + e."""
+        for b in self.buckets:
+            weights, fresh = b.weights, b.fresh
+            if fresh:
+                _keep_mean(b)
+            if b.group["noise"]:
+                roots = torch._foreach_sqrt(b.s)
+                _add_quotient(weights, b.mean, self._draw(b.params), roots, b.num_data**-0.5, equal=fresh)
+            elif b.gradient is not None:
+                torch._foreach_copy_(weights, b.mean)
+            b.shards.changed(b.params)
+
+    def adversarial_point(self, scale: LossScale | None) -> None:
+        """Line 5: move the weights to omega + rho g / s, and add |g| to its sum.
+
+        Under a loss scale an entry that is not finite moves nothing, and is noted.
+        """
+        for b in self.buckets:
+            gradient = _gradients(b, scale)
+            absolute = torch._foreach_abs(gradient)
+            if b.absolute is None:
+                b.absolute = list(absolute)
+            else:
+                torch._foreach_add_(b.absolute, absolute)
+            if scale is not None:
+                gradient = [torch.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0) for g in gradient]
+            _add_quotient(b.weights, b.mean, gradient, b.s, b.sign * b.group["rho"])
+            b.shards.changed(b.params)
+
+    def collect(self, scale: LossScale | None, *, last: bool) -> None:
+        """Line 6: add g_eps to its sum; of a single sub-batch the gradient itself serves."""
+        for b in self.buckets:
+            gradient = _gradients(b, scale)
+            if b.gradient is not None:
+                torch._foreach_add_(b.gradient, gradient)
+            else:
+                b.gradient = gradient if last or scale is not None else [g.clone() for g in gradient]
+
+    def update(self, parts: int, scale: LossScale | None) -> None:
+        """Lines 7 to 9, from sums over ``parts`` sub-batches; if a gradient was not finite the mean is put back."""
+        if scale is not None and scale.found():
+            put_back(self.buckets)
+            return
+        for b in self.buckets:
+            weights = b.weights
+            for i, seen in enumerate(b.seen):
+                if not seen:
+                    weights[i].copy_(b.mean[i])
+            keep = [i for i, seen in enumerate(b.seen) if seen]
+            if keep and b.gradient is not None and b.absolute is not None:
+                lists = (weights, b.mean, b.s, b.momentum, b.gradient, b.absolute)
+                _update(b, parts, *([values[i] for i in keep] for values in lists))
+            b.shards.changed(b.params)
 
 
-def keep_mean(b: Bucket) -> None:
+def _keep_mean(b: Bucket) -> None:
     """Copy the weights; the float32 means of 16-bit weights follow weights that were changed from outside."""
     if b.master is None:
         b.mean = [w.clone() for w in b.weights]
@@ -38,54 +90,12 @@ def keep_mean(b: Bucket) -> None:
     b.mean = b.master
 
 
-def adversarial_point(b: Bucket, scale: Scale | None) -> None:
-    """Line 5: move the weights to omega + rho g / s, and add |g| to its sum.
-
-    Under a loss scale an entry that is not finite moves nothing, and is noted.
-    """
-    gradient = _gradients(b, scale)
-    absolute = torch._foreach_abs(gradient)
-    if b.absolute is None:
-        b.absolute = list(absolute)
-    else:
-        torch._foreach_add_(b.absolute, absolute)
-    if scale is not None:
-        gradient = [torch.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0) for g in gradient]
-    _add_quotient(b.weights, b.mean, gradient, b.s, b.sign * b.group["rho"])
-    _tell(b)
-
-
-def collect(b: Bucket, scale: Scale | None, *, last: bool) -> None:
-    """Line 6: add g_eps to its sum; of a single sub-batch the gradient itself serves."""
-    gradient = _gradients(b, scale)
-    if b.gradient is not None:
-        torch._foreach_add_(b.gradient, gradient)
-    else:
-        b.gradient = gradient if last or scale is not None else [g.clone() for g in gradient]
-
-
-def update(b: Bucket, parts: int, scale: Scale | None) -> None:
-    """Lines 7 to 9, from sums over ``parts`` sub-batches; if a gradient was not finite the weights become the mean."""
-    if scale is not None and bool(scale.found_inf):
-        put_back([b])
-        return
-    keep = [i for i, seen in enumerate(b.seen) if seen]
-    weights = b.weights
-    for i, seen in enumerate(b.seen):
-        if not seen:
-            weights[i].copy_(b.mean[i])
-    if keep and b.gradient is not None and b.absolute is not None:
-        lists = (weights, b.mean, b.s, b.momentum, b.gradient, b.absolute)
-        _update(b, parts, *([values[i] for i in keep] for values in lists))
-    _tell(b)
-
-
 def put_back(buckets: Sequence[Bucket]) -> None:
     """The weights become the mean, bit for bit."""
     for b in buckets:
         if not b.fresh:
             torch._foreach_copy_(b.weights, b.mean)
-            _tell(b)
+            b.shards.changed(b.params)
 
 
 def _update(
@@ -140,7 +150,7 @@ def _add_quotient(
     torch._foreach_copy_(out, step)
 
 
-def _gradients(b: Bucket, scale: Scale | None) -> list[Tensor]:
+def _gradients(b: Bucket, scale: LossScale | None) -> list[Tensor]:
     """The gradients in the precision of the mean, without the loss scale; zeros where there is none."""
     found = [
         torch.zeros_like(mean) if g is None else g if g.dtype == mean.dtype else g.to(mean.dtype)
@@ -148,9 +158,5 @@ def _gradients(b: Bucket, scale: Scale | None) -> list[Tensor]:
     ]
     if scale is not None:
         found = [g.clone() for g in found]
-        torch._amp_foreach_non_finite_check_and_unscale_(found, scale.found_inf, scale.inverse)
+        scale.unscale(found, b.key[0])
     return found
-
-
-def _tell(b: Bucket) -> None:
-    b.shards.changed(b.params) if b.divided else changed()

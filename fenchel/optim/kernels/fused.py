@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from itertools import accumulate
 from typing import Any
@@ -11,10 +11,11 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from fenchel.optim.bucket import Bucket, Scale
+from fenchel.optim.amp import LossScale
+from fenchel.optim.bucket import Bucket
+from fenchel.optim.cuda_graph import capturing
 from fenchel.optim.kernels import triton_moves as moves
 from fenchel.optim.shards import local
-from fenchel.optim.weights import raw_changed
 
 __all__ = ["TritonKernels"]
 
@@ -30,9 +31,11 @@ class TritonKernels:
 
     Args:
         buckets: their lists of parameters and state must stay as they are; a new layout needs new kernels.
+        generator: the generator of the noise on a device.
     """
 
-    def __init__(self, buckets: Sequence[Bucket]) -> None:
+    def __init__(self, buckets: Sequence[Bucket], generator: Callable[[torch.device], torch.Generator]) -> None:
+        self._generator = generator
         self.buckets = list(buckets)
         self.device, dtype = buckets[0].key
         self._kind, self._master = KINDS[dtype], buckets[0].master is not None
@@ -48,8 +51,8 @@ class TritonKernels:
         self._quads = all(position % 4 == 0 for position in positions)
         blocks = [(t << 32) | i for t, n in enumerate(sizes) for i in range(-(-n // moves.BLOCK))]
         self._grid = (len(blocks),)
-        self._blocks = self._whole(blocks)
-        self._numbers = self._whole([*sizes, *positions, *numbers, *groups])
+        self._blocks = self._sent(blocks, torch.int64)
+        self._numbers = self._sent([*sizes, *positions, *numbers, *groups], torch.int64)
         pieces = [-(-n // PADDING) * PADDING for n in sizes]
         self._begins = [0, *accumulate(pieces)]
         self._state = [t.data_ptr() for name in ("s", "momentum") for b in buckets for t in getattr(b, name)]
@@ -63,7 +66,7 @@ class TritonKernels:
         self._captures = 0
         self._one = torch.ones((), device=self.device)
 
-    def noisy_point(self, generator: torch.Generator) -> None:
+    def noisy_point(self) -> None:
         """Line 3; first it keeps the mean."""
         fresh = self.buckets[0].fresh
         if fresh:
@@ -73,34 +76,34 @@ class TritonKernels:
                     b.mean = b.master or []
             else:
                 self._mean = self._room("mean")
-        seed = torch.empty(1, dtype=torch.int64, device=self.device).random_(generator=generator)
-        table, aligned = self._table(self._none())
+        seed = torch.empty(1, dtype=torch.int64, device=self.device).random_(generator=self._generator(self.device))
+        table, aligned = self._table([None] * self._count)
         self._launch(
             moves.noisy_point, table, self._numbers, self._blocks, self._hyper, seed, self._count,
             KIND=self._kind, MASTER=self._master, KEEP=fresh, ALIGNED=aligned, QUADS=self._quads,
         )  # fmt: skip
 
-    def adversarial_point(self, scale: Scale | None) -> None:
+    def adversarial_point(self, scale: LossScale | None) -> None:
         """Line 5 and the sum of |g|."""
         add = self.buckets[0].summed
         if not add:
             self._absolute = self._room("absolute")
         gradients = self._gradients()
         table, aligned = self._table(gradients)
-        inverse, found = (self._one, self._one) if scale is None else (scale.inverse, scale.found_inf)
+        inverse, found = self._scale(scale)
         self._launch(
             moves.adversarial_point, table, self._numbers, self._blocks, self._hyper, inverse, found, self._count,
             KIND=self._kind, ADD=add, SCALED=scale is not None, ALIGNED=aligned,
         )  # fmt: skip
 
-    def collect(self, scale: Scale | None, *, last: bool) -> None:
+    def collect(self, scale: LossScale | None, *, last: bool) -> None:
         """Line 6: of a single sub-batch the gradient itself serves."""
         gradients = iter(self._gradients())
         for b in self.buckets:
             terms = [torch.zeros_like(w) if (g := next(gradients)) is None else g for w in b.weights]
             if scale is not None:
                 terms = [t.to(torch.float32, copy=True) for t in terms]
-                torch._amp_foreach_non_finite_check_and_unscale_(terms, scale.found_inf, scale.inverse)
+                scale.unscale(terms, self.device)
             if b.gradient is not None:
                 torch._foreach_add_(b.gradient, terms)
             elif last or scale is not None:
@@ -108,7 +111,7 @@ class TritonKernels:
             else:
                 b.gradient = [t.to(torch.float32, copy=True) for t in terms]
 
-    def update(self, parts: int, scale: Scale | None) -> None:
+    def update(self, parts: int, scale: LossScale | None) -> None:
         """Lines 7 to 9; a parameter that no pass reached keeps its mean and its state."""
         sums: list[Tensor | None] = []
         for b in self.buckets:
@@ -118,18 +121,15 @@ class TritonKernels:
             sums = [None if g is None else g.to(torch.float32) for g in sums]
             kinds = {torch.float32}
         table, aligned = self._table(sums)
-        found = self._one if scale is None else scale.found_inf
         kind = KINDS[next(iter(kinds), torch.float32)]
+        _, found = self._scale(scale)
         self._launch(
             moves.update, table, self._numbers, self._blocks, self._hyper, found, 1.0 / parts, self._count,
             KIND=self._kind, SUM_KIND=kind, MASTER=self._master, SCALED=scale is not None, ALIGNED=aligned,
         )  # fmt: skip
 
-    def adopt(self) -> None:
-        """Before an update whose means and sums were made elsewhere (`step_vectorized`): take their addresses."""
-        self.refresh()
-        self._mean = [t.data_ptr() for b in self.buckets for t in b.mean]
-        self._absolute = [t.data_ptr() for b in self.buckets for t in b.absolute or []]
+    def _scale(self, scale: LossScale | None) -> tuple[Tensor, Tensor]:
+        return (self._one, self._one) if scale is None else scale.on(self.device)
 
     # ---- tables ---------------------------------------------------------------------------------------------------
 
@@ -137,12 +137,7 @@ class TritonKernels:
         if self._grid[0]:  # a process may hold nothing of any parameter
             with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
                 kernel[self._grid](*args, **constants, BLOCK=moves.BLOCK)
-        raw_changed(self._params)
-        if any(b.divided for b in self.buckets):
-            self.buckets[0].shards.let_go()
-
-    def _whole(self, values: list[int]) -> Tensor:
-        return self._sent(values, torch.int64)
+        self.buckets[0].shards.changed(self._params, raw=True)
 
     def _sent(self, values: Sequence[Any], dtype: torch.dtype) -> Tensor:
         """Numbers on the device, without waiting for it: from pinned memory, which torch reuses once it was read."""
@@ -165,9 +160,6 @@ class TritonKernels:
         base = memory.data_ptr()
         return [base + 4 * at for at in self._begins[:-1]]
 
-    def _none(self) -> list[Tensor | None]:
-        return [None] * self._count
-
     def _gradients(self) -> list[Tensor | None]:
         """The gradients, in the precision and the strides of the weights."""
         found = [g for b in self.buckets for g in b.gradients()]
@@ -185,7 +177,7 @@ class TritonKernels:
         sums = self._absolute or [0] * self._count
         there = [0 if g is None else g.data_ptr() for g in gradients]
         addresses = (*weights, *self._mean, *self._state, *there, *sums)
-        if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        if capturing(self.device):
             if self._captures == CAPTURES:
                 raise RuntimeError(f"a captured step may have at most about {CAPTURES // 2 - 1} sub-batches")
             host = self._captured[self._captures]
