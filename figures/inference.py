@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from experiments.store import Stored
 from figures.style import EXACT, NEUTRAL, RELAXED, TEXT_WIDTH, caption
@@ -12,7 +13,7 @@ __all__ = ["draw", "tables"]
 _CAPTION = r"""
 The relaxation as a method of inference: KL divergence of the Gaussian $q$ from the exact posterior against the seconds
 a method takes, on logistic regressions with the prior $N(0, I/\delta_0)$ ($\delta_0 = 1$ where not said). Red: $f^{**}$
-and $\sum_i f_i^{**}$; tempered: scaled to the size of $E_q[\ell]$; one exact step: the gap $f - f^{**}$ put back to
+and $\Sigma_i f_i^{**}$; tempered: scaled to the size of $E_q[\ell]$; one exact step: the gap $f - f^{**}$ put back to
 first order; confined: $f^{**}$ of the loss on a box of that many standard deviations of the Laplace approximation (two
 parameters only). Grey and blue: the Laplace approximation and variational Bayes. Lower and further left is better.
 """
@@ -36,7 +37,7 @@ def draw(stored: Stored) -> Figure:
     """KL(q || posterior) against seconds, both logarithmic."""
     count = len(stored.numbers)
     rows = -(-(count + 1) // 4)
-    figure, grid = plt.subplots(rows, 4, figsize=(TEXT_WIDTH, 1.75 * rows + 0.3), sharex=True, squeeze=False)
+    figure, grid = plt.subplots(rows, 4, figsize=(TEXT_WIDTH, 1.65 * rows), sharex=True, squeeze=False)
     cells = list(grid.flat)
     for axes, (name, table) in zip(cells, stored.numbers.items(), strict=False):
         for method, (color, marker) in MARKS.items():
@@ -45,6 +46,8 @@ def draw(stored: Stored) -> Figure:
                 axes.plot(found["seconds"], found["kl_q_p"], marker, color=color, markersize=4.5, label=_pretty(method))
         dim = int(table["exact"]["dim"])
         axes.set(xscale="log", yscale="log", title=f"{_delta(name)}\n($P = {dim}$)")
+        axes.margins(0.12)
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(linewidth=0.3, alpha=0.6)
     for axes in cells[count:]:
         axes.set_axis_off()
@@ -55,7 +58,7 @@ def draw(stored: Stored) -> Figure:
         row[0].set_ylabel(r"KL$(q\,\|\,p)$")
     first = max(range(count), key=lambda k: len(cells[k].lines))
     handles, labels = cells[first].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    cells[count].legend(handles, labels, loc="center left", bbox_to_anchor=(-0.25, 0.5), fontsize=5.5)
     caption(figure, _CAPTION)
     return figure
 
@@ -78,7 +81,7 @@ def tables(stored: Stored) -> dict[str, str]:
 
 
 def _pretty(method: str) -> str:
-    return method.replace("sum of f_i**", r"$\sum_i f_i^{**}$").replace("f**", "$f^{**}$")
+    return method.replace("sum of f_i**", r"$\Sigma_i f_i^{**}$").replace("f**", "$f^{**}$")
 
 
 def _delta(name: str) -> str:
