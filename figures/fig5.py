@@ -13,9 +13,8 @@ from matplotlib.patches import Ellipse
 from numpy.typing import NDArray
 
 from experiments.store import Stored
-from figures.fig3 import COLORS, TITLES
 from figures.style import TEXT_WIDTH, TRUTH, caption
-from figures.toy_panels import scatter_classes
+from figures.toy_panels import COLORS, TITLES, scatter_classes
 
 __all__ = ["draw"]
 
