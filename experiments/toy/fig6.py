@@ -158,8 +158,10 @@ def judge(by_place: Mapping[str, Mapping[str, Mapping[str, Array]]], order: Mapp
         f"intervals of the shares of draws. Draws count where R-hat is below {R_HAT:g}, at least {EFFECTIVE} draws are "
         f"effective, at most {DIVERGENT:.0%} diverge, and {', '.join(FITS)} are at most {WORSE:g} less accurate than "
         "NUTS. The thresholds are those of C2, stated before; places and the weight of box and test were set on a draw "
-        "that does not judge. That SAM and SAM + Laplace have to fit was asked after a first run, in which a rho "
-        "chosen on draws without a fit spoiled SAM + Laplace and so helped bSAM",
+        "that does not judge. Four rules came after first runs, in which a rho chosen on draws without a fit, "
+        "by one seed, spoiled SAM + Laplace and so helped bSAM: that SAM and SAM + Laplace have to fit, five seeds in "
+        "the search for SAM's rho, choosing only on draws where the maximum a posteriori fits, and damping up to 1 in "
+        "the search",
         "NUTS by R-hat, effective sizes and the divergence between halves of its chains, in the tests by quadrature; "
         "the diagonal optimum against the Bayesian learning rule; rows side by side against the shipped optimizers",
         condition=condition,
