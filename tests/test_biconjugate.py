@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from scipy.optimize import linprog
 import fenchel
 from fenchel import losses as L
 from fenchel.moments.certificate import certify_lower
-from fenchel.moments.cutting_plane import cutting_plane
+from fenchel.moments.cutting_plane import cutting_plane, states
 from fenchel.moments.moment_frame import MomentFrame
 from fenchel.moments.rounds import Budget, Start
 from fenchel.moments.white_loss import WhiteLoss
@@ -329,6 +330,19 @@ def test_lower_bound_rests_on_the_global_maximum_wherever_the_search_begins(star
         assert found.certified
         assert bound.value <= truth + 1e-12
         assert bound.value == pytest.approx(truth, abs=1e-6)
+
+
+def test_the_states_of_a_run_only_gain_and_the_same_run_gives_them_again() -> None:
+    loss, q = LOSS, fenchel.Gaussian(np.array([1.0, -2.0]), np.array([[2.0, 0.3], [0.3, 1.0]]))
+    white = WhiteLoss(loss, MomentFrame.of(q.mean, q.cov, "full"))
+    first, second = (list(states(white, tol=1e-8, start=Start(np.zeros((0, 2))), budget=Budget())) for _ in range(2))
+    assert first[-1].gap <= 1e-8 * first[-1].scale
+    for before, after in pairwise(first):
+        assert after.gap <= before.gap
+        np.testing.assert_array_equal(after.points[: before.values.size], before.points)
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one.points, other.points)
+        assert one.gap == other.gap
 
 
 def test_a_single_round_never_claims_more_than_it_has_proved() -> None:

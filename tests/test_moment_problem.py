@@ -13,6 +13,7 @@ from fenchel.moments.jumps import JumpPlanes
 from fenchel.moments.moment_frame import STRUCTURES, MomentFrame
 from fenchel.moments.moment_problem import MomentProblem
 from fenchel.moments.polish import ActiveSet, free_directions, least_step, polish
+from fenchel.moments.rounds import Budget, Problem, State
 from fenchel.moments.white_loss import WhiteLoss
 
 Array = np.ndarray
@@ -67,10 +68,8 @@ def test_linear_program_agrees_with_an_independent_one(structure: str, dim: int)
     points = np.concatenate([sigma_points(dim), 2.0 * rng.normal(size=(40 * dim, dim))])
     values = np.cos(points @ rng.normal(size=dim)) + np.sum(np.abs(points), axis=1)
     problem = MomentProblem(frame)
-    problem.add(points[:10], values[:10])
-    first = problem.solve()
-    problem.add(points[10:], values[10:])
-    warm = problem.solve()
+    first = problem.solve(points[:10], values[:10])
+    warm = problem.solve(points, values)
     assert first is not None
     assert warm is not None
     reference = linprog(-values, A_eq=frame.features(points).T, b_eq=frame.target, bounds=(0, None), method="highs")
@@ -83,18 +82,19 @@ def test_linear_program_agrees_with_an_independent_one(structure: str, dim: int)
 
 
 def test_moments_out_of_reach_are_infeasible_not_an_answer() -> None:
-    problem = MomentProblem(frame_of("full", 1))
-    problem.add(np.array([[3.0], [4.0]]), np.zeros(2))
-    solution = problem.solve()
+    solution = MomentProblem(frame_of("full", 1)).solve(np.array([[3.0], [4.0]]), np.zeros(2))
     assert solution is not None
     assert not solution.feasible
     assert solution.value == np.inf
 
 
 def test_atoms_with_an_infinite_loss_are_left_out() -> None:
-    problem = MomentProblem(frame_of("full", 1))
-    problem.add(np.array([[-1.0], [1.0], [5.0]]), np.array([1.0, 2.0, -np.inf]))
-    assert problem.values.tolist() == [1.0, 2.0]
+    loss = L.from_function(lambda t: t[:, 0] ** 2, lambda t: 2.0 * t, 1, curvature=2.0, bounds=([-2.0], [2.0]))
+    white = WhiteLoss(loss, MomentFrame.of(np.zeros(1), np.eye(1), "full"))
+    problem = Problem(white, 1e-8, Budget(), np.inf, MomentProblem(white.frame).solve)
+    state = State(np.zeros((0, 1)), np.zeros(0)).with_atoms(problem, np.array([[-1.0], [1.5], [5.0]]))
+    assert state.values.tolist() == [1.0, 2.25]
+    assert state.points.tolist() == [[-1.0], [1.5]]
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
@@ -129,10 +129,8 @@ def test_mixing_keeps_the_atoms_and_refuses_large_residuals() -> None:
 @pytest.mark.parametrize("dim", [1, 2, 3, 5, 8])
 def test_starting_design_can_reproduce_every_family(dim: int) -> None:
     for structure in STRUCTURES:
-        problem = MomentProblem(frame_of(structure, dim))
         points = design(dim)
-        problem.add(points, np.zeros(points.shape[0]))
-        solution = problem.solve()
+        solution = MomentProblem(frame_of(structure, dim)).solve(points, np.zeros(points.shape[0]))
         assert solution is not None
         assert solution.feasible
 
@@ -144,8 +142,10 @@ def test_newton_polish_reaches_the_closed_form_of_the_absolute_value() -> None:
     radius = np.hypot(sigma, mean - center)
     # The worst case is at center +- radius; begin well away from it.
     theta = np.array([[center - 0.8 * radius], [center + 1.2 * radius]])
-    start = ActiveSet(frame.to_white(theta), np.array([0.5, 0.5]), np.array([1.0, 0.3, 0.4]), np.inf)
-    solved = polish(white, start, np.zeros((2, 1)))
+    x = frame.to_white(theta)
+    bend = sigma / (x[1, 0] - x[0, 0])
+    tangent = frame.coefficients(1.0, np.array([sigma - 2.0 * bend * x[1, 0]]), np.array([[bend]]))
+    solved = polish(white, ActiveSet(x, np.array([0.5, 0.5]), tangent, np.inf))
     assert solved is not None
     assert solved.residual < 1e-14
     np.testing.assert_allclose(frame.to_theta(solved.points)[:, 0], [center - radius, center + radius], rtol=1e-13)

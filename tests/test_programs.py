@@ -35,9 +35,7 @@ def moment_data(structure: str, dim: int) -> tuple[MomentFrame, np.ndarray, np.n
 def test_reference_and_fast_path_agree(name: str, structure: str, dim: int) -> None:
     options, tolerance = SOLVERS[name]
     frame, points, values = moment_data(structure, dim)
-    problem = MomentProblem(frame)
-    problem.add(points, values)
-    fast = problem.solve()
+    fast = MomentProblem(frame).solve(points, values)
     slow = reference_master(frame, points, values, options)
     assert fast is not None
     assert fast.feasible
@@ -52,9 +50,7 @@ def test_one_reference_program_serves_other_atoms_of_the_same_number() -> None:
     master = ReferenceMaster(frame.size, values.size)
     assert master._problem.is_dcp(dpp=True)
     for scale in (1.0, 0.8):
-        problem = MomentProblem(frame)
-        problem.add(scale * points, values)
-        fast = problem.solve()
+        fast = MomentProblem(frame).solve(scale * points, values)
         assert fast is not None
         solved = master.solve(frame, scale * points, values, SolverOptions("HIGHS"))
         assert solved.value == pytest.approx(fast.value, rel=1e-8)

@@ -1,4 +1,4 @@
-"""Discrete distributions with prescribed moments: repair of a residual, and starting designs.
+"""Discrete distributions with prescribed moments: repair of a residual, starting designs, coinciding atoms.
 
 An upper bound on f** is only one if its atoms have q's moments. A linear program, or Newton's method, leaves a
 residual; it is never ignored but removed, by a move of the atoms or by mixing in atoms that cancel it.
@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 
 from fenchel.moments.moment_frame import MomentFrame
 
-__all__ = ["design", "moment_error", "repair_by_mixing", "repair_by_moving", "sigma_points"]
+__all__ = [
+    "design",
+    "distinct",
+    "distinct_from",
+    "merge",
+    "moment_error",
+    "repair_by_mixing",
+    "repair_by_moving",
+    "sigma_points",
+]
 
 Array = NDArray[np.float64]
 
@@ -124,3 +133,30 @@ def _directions(dim: int) -> Array:
         half = np.random.default_rng(dim).normal(size=(count, dim))
         half = np.concatenate([np.eye(dim), half / np.linalg.norm(half, axis=1, keepdims=True)])
     return np.concatenate([half, -half])
+
+
+def distinct(points: Array, values: Array) -> tuple[Array, Array]:
+    """One representative of points that coincide within 1e-6, the best first."""
+    order = np.argsort(-values)
+    points, values = points[order], values[order]
+    if values.size < 2:
+        return points, values
+    size = 1.0 + np.linalg.norm(points, axis=1)
+    close = np.linalg.norm(points[:, None, :] - points[None, :, :], axis=2) < 1e-6 * size[:, None]
+    first = np.argmax(close, axis=1) == np.arange(values.size)
+    return points[first], values[first]
+
+
+def distinct_from(known: Array, points: Array) -> NDArray[np.bool_]:
+    """Which points are none of the known ones, within 1e-6."""
+    size = 1.0 + np.linalg.norm(points, axis=1)
+    distance = np.linalg.norm(points[:, None, :] - known[None, :, :], axis=2)
+    return np.asarray(np.min(distance, axis=1) >= 1e-6 * size, dtype=np.bool_)
+
+
+def merge(points: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Indices of one representative of every group of points that coincide within 1e-6, and each point's group."""
+    size = 1.0 + np.linalg.norm(points, axis=1)
+    close = np.linalg.norm(points[:, None, :] - points[None, :, :], axis=2) < 1e-6 * size[:, None]
+    first, owner = np.unique(np.argmax(close, axis=1), return_inverse=True)
+    return first, owner

@@ -39,22 +39,16 @@ class MasterSolution:
 
 
 class MomentProblem:
-    """A restricted moment problem that grows; ``points`` (K, P) are whitened, ``values`` (K,) are the losses there."""
+    """The linear program over the moments of ``frame``; solved again with more atoms it goes on from the last basis."""
 
     def __init__(self, frame: MomentFrame) -> None:
         self.frame = frame
-        self.points: Array = np.zeros((0, frame.dim))
-        self.values: Array = np.zeros(0)
+        self._count = 0
         self._model = _empty_model(frame.target)
 
-    def add(self, points: Array, values: Array) -> None:
-        """Append atoms as columns; those with a non-finite loss are left out."""
-        keep = np.isfinite(values) & np.all(np.isfinite(points), axis=1)
-        points, values = points[keep], values[keep]
-        count = values.size
-        if count == 0:
-            return
-        rows = self.frame.size
+    def _extend(self, points: Array, values: Array) -> None:
+        """Append atoms as columns."""
+        count, rows = values.size, self.frame.size
         # A far atom has features of the order of |x|^2; dividing its column (and its cost) by that keeps the
         # program well scaled and makes the dual tolerance relative to the growth of the quadratic.
         scale = _column_scale(points)
@@ -69,17 +63,20 @@ class MomentProblem:
             np.tile(np.arange(rows, dtype=np.int32), count),
             np.ascontiguousarray(columns).ravel(),
         )
-        self.points = np.concatenate([self.points, points])
-        self.values = np.concatenate([self.values, values])
+        self._count += count
 
-    def solve(self, max_seconds: float = np.inf) -> MasterSolution | None:
-        """Solve from the last basis; None where ``max_seconds`` were not enough.
+    def solve(self, points: Array, values: Array, max_seconds: float = np.inf) -> MasterSolution | None:
+        """Solve over whitened atoms (K, P) with finite losses (K,); None where ``max_seconds`` were not enough.
+
+        The atoms of the last call come first, in their order.
 
         Raises:
             SolverError: HiGHS ended with a status that is neither optimal nor infeasible.
         """
         import highspy
 
+        if values.size > self._count:
+            self._extend(points[self._count :], values[self._count :])
         # HiGHS compares its limit with the time of all its runs together.
         self._model.setOptionValue("time_limit", self._model.getRunTime() + max_seconds)
         self._model.run()
@@ -98,15 +95,15 @@ class MomentProblem:
                 if status == statuses.kOptimal:
                     break
         if status in (statuses.kInfeasible, statuses.kUnboundedOrInfeasible):
-            return MasterSolution(np.zeros(self.values.size), np.zeros(self.frame.size), np.inf, False)
+            return MasterSolution(np.zeros(values.size), np.zeros(self.frame.size), np.inf, False)
         if status != statuses.kOptimal:
             raise SolverError(
                 f"HiGHS ended the moment problem with status {self._model.modelStatusToString(status)!r}."
             )
         solution = self._model.getSolution()
-        weights = np.maximum(np.asarray(solution.col_value, dtype=float), 0.0) / _column_scale(self.points)
+        weights = np.maximum(np.asarray(solution.col_value, dtype=float), 0.0) / _column_scale(points)
         coefficients = -np.asarray(solution.row_dual, dtype=float)
-        return MasterSolution(weights, coefficients, float(-weights @ self.values), True)
+        return MasterSolution(weights, coefficients, float(-weights @ values), True)
 
 
 def _column_scale(points: Array) -> Array:

@@ -30,13 +30,13 @@ class ActiveSet:
     residual: float
 
 
-def polish(white: WhiteLoss, start: ActiveSet, normals: Array, *, steps: int = 20) -> ActiveSet | None:
-    """Newton from ``start``; an atom on a kink or a jump moves only across ``normals`` (K, P), unit vectors or zero.
+def polish(white: WhiteLoss, start: ActiveSet, *, steps: int = 20) -> ActiveSet | None:
+    """Newton from ``start``; an atom with a slope sits on a kink or a jump and moves along it only.
 
     Returns the best point met, or None where the iteration cannot begin (an atom without finite derivatives).
     Atoms whose weight turns negative are dropped and the iteration restarted.
     """
-    current, best = start, None
+    current, best, normals = start, None, _normals(white, start)
     for _ in range(max(1, start.weights.size - 1)):
         best = _newton(white, current, normals, steps)
         if best is None or best.weights.min() >= -1e-13:
@@ -45,6 +45,15 @@ def polish(white: WhiteLoss, start: ActiveSet, normals: Array, *, steps: int = 2
         normals = normals[keep]
         current = ActiveSet(current.points[keep], current.weights[keep], current.coefficients, np.inf)
     return best
+
+
+def _normals(white: WhiteLoss, start: ActiveSet) -> Array:
+    """Unit vectors (K, P) across the kink or jump that an atom sits on, zero for an atom on none."""
+    slope = white.slope(start.coefficients, start.points)
+    size = 1.0 + np.max(np.abs(white.gradient(start.points)), axis=1)
+    norm = np.linalg.norm(slope, axis=1)
+    held = norm > 1e-5 * size
+    return np.where(held[:, None], slope / np.where(held, norm, 1.0)[:, None], 0.0)
 
 
 def free_directions(white: WhiteLoss, active: ActiveSet) -> Array:

@@ -1,18 +1,24 @@
-"""The records that the rounds of column generation read and write: limits, start, candidates, what is established."""
+"""The records of column generation: limits, start, the problem that is solved, and the states it passes through."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fenchel.moments.certificate import LowerBound, UpperBound
+from fenchel.moments.moment_problem import MasterSolution
 from fenchel.moments.polish import ActiveSet
+from fenchel.moments.white_loss import WhiteLoss
 
-__all__ = ["Budget", "Candidate", "Outcome", "Start", "distinct", "distinct_from", "merge"]
+__all__ = ["Budget", "Candidate", "Master", "Problem", "Start", "State"]
 
 Array = NDArray[np.float64]
+Master = Callable[[Array, Array], MasterSolution | None]
+"""The moment problem over atoms (K, P) with losses (K,); None where time ran out."""
 
 
 @dataclass(frozen=True)
@@ -35,33 +41,18 @@ class Start:
     uppers: tuple[UpperBound | None, ...] = ()
 
 
-@dataclass
-class Outcome:
-    """What the rounds have established so far."""
+@dataclass(frozen=True)
+class Problem:
+    """The loss in whitened coordinates, the relative width asked for, the limits, and what solves linear programs."""
 
-    lower: LowerBound | None = None
-    upper: UpperBound | None = None
-    local_lower: float = -np.inf
-    rounds: int = 0
-    searches: int = 0
-    boxes: int = 0
-    atoms: int = 0
-    message: str = ""
-    unbounded: bool = False
-    history: list[tuple[float, float]] = field(default_factory=list)
+    white: WhiteLoss
+    tol: float
+    budget: Budget
+    deadline: float
+    master: Master
 
-    def offer_lower(self, bound: LowerBound) -> None:
-        if self.lower is None or bound.value > self.lower.value:
-            self.lower = bound
-
-    def offer_upper(self, bound: UpperBound | None) -> None:
-        if bound is not None and (self.upper is None or bound.value < self.upper.value):
-            self.upper = bound
-
-    def gap(self) -> float:
-        if self.lower is None or self.upper is None:
-            return np.inf
-        return self.upper.value - self.lower.value
+    def seconds_left(self) -> float:
+        return self.deadline - time.perf_counter()
 
 
 @dataclass(frozen=True)
@@ -73,29 +64,77 @@ class Candidate:
     violations: Array
     lower: float
 
-
-def distinct(points: Array, values: Array) -> tuple[Array, Array]:
-    """One representative of points that coincide within 1e-6, the best first."""
-    order = np.argsort(-values)
-    points, values = points[order], values[order]
-    if values.size < 2:
-        return points, values
-    size = 1.0 + np.linalg.norm(points, axis=1)
-    close = np.linalg.norm(points[:, None, :] - points[None, :, :], axis=2) < 1e-6 * size[:, None]
-    first = np.argmax(close, axis=1) == np.arange(values.size)
-    return points[first], values[first]
+    def highest(self, count: int) -> Array:
+        """The ``count`` maximizers at which l - Q is largest."""
+        return self.points[np.argsort(-self.violations)[:count]]
 
 
-def distinct_from(known: Array, points: Array) -> NDArray[np.bool_]:
-    """Which points are none of the known ones, within 1e-6."""
-    size = 1.0 + np.linalg.norm(points, axis=1)
-    distance = np.linalg.norm(points[:, None, :] - known[None, :, :], axis=2)
-    return np.asarray(np.min(distance, axis=1) >= 1e-6 * size, dtype=np.bool_)
+@dataclass(frozen=True)
+class State:
+    """What the rounds have established so far.
 
+    ``points`` (K, P) and ``values`` (K,): the atoms of the linear program. ``best``: the quadratic with the largest
+    lower bound that the local searches leave standing; ``searched``: the one that was last searched globally.
+    """
 
-def merge(points: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Indices of one representative of every group of points that coincide within 1e-6, and each point's group."""
-    size = 1.0 + np.linalg.norm(points, axis=1)
-    close = np.linalg.norm(points[:, None, :] - points[None, :, :], axis=2) < 1e-6 * size[:, None]
-    first, owner = np.unique(np.argmax(close, axis=1), return_inverse=True)
-    return first, owner
+    points: Array
+    values: Array
+    lower: LowerBound | None = None
+    upper: UpperBound | None = None
+    best: Candidate | None = None
+    searched: Candidate | None = None
+    rounds: int = 0
+    searches: int = 0
+    boxes: int = 0
+    stalled: int = 0
+    message: str = ""
+    unbounded: bool = False
+    done: bool = False
+
+    @property
+    def local_lower(self) -> float:
+        return -np.inf if self.best is None else self.best.lower
+
+    @property
+    def gap(self) -> float:
+        """The width of the proved bracket."""
+        return np.inf if self.lower is None or self.upper is None else self.upper.value - self.lower.value
+
+    @property
+    def scale(self) -> float:
+        """max(1, |f**|), as far as it is known."""
+        bounds = [b.value for b in (self.lower, self.upper) if b is not None and np.isfinite(b.value)]
+        return max(1.0, min((abs(b) for b in bounds), default=1.0))
+
+    def closed(self, problem: Problem) -> bool:
+        """The bracket is narrow enough for the local searches."""
+        return self.upper is not None and self.upper.value - self.local_lower <= 0.3 * problem.tol * self.scale
+
+    def with_atoms(self, problem: Problem, points: Array) -> State:
+        """With these atoms (K, P), those with a non-finite loss left out."""
+        if points.shape[0] == 0:
+            return self
+        values = problem.white.value(points)
+        keep = np.isfinite(values) & np.all(np.isfinite(points), axis=1)
+        return replace(
+            self,
+            points=np.concatenate([self.points, points[keep]]),
+            values=np.concatenate([self.values, values[keep]]),
+        )
+
+    def considering(self, problem: Problem, candidate: Candidate) -> State:
+        """With the candidate's highest maximizers among the atoms, and as the best if it is."""
+        best = candidate if self.best is None or candidate.lower > self.best.lower else self.best
+        return replace(self, best=best).with_atoms(problem, candidate.highest(4 * problem.white.frame.size))
+
+    def with_lower(self, bound: LowerBound | None) -> State:
+        """With the larger of the two bounds."""
+        if bound is None or (self.lower is not None and bound.value <= self.lower.value):
+            return self
+        return replace(self, lower=bound)
+
+    def with_upper(self, bound: UpperBound | None) -> State:
+        """With the smaller of the two bounds."""
+        if bound is None or (self.upper is not None and bound.value >= self.upper.value):
+            return self
+        return replace(self, upper=bound)
