@@ -216,3 +216,21 @@ def test_an_ensemble_keeps_the_moments_and_climbs_to_the_best(structure: str) ->
     gap = frame.features(points) @ c - white.value(points)
     assert gap.min() == pytest.approx(0.0, abs=1e-12)
     assert float(c @ frame.target) <= best + 0.02 * best
+
+
+@pytest.mark.parametrize("dim", [1, 2, 5])
+def test_a_snapped_point_stays_on_the_upper_side_whatever_rounding_does(dim: int) -> None:
+    rng = np.random.default_rng(dim)
+    for _ in range(50):
+        row, offset = rng.normal(size=dim), rng.normal()
+        planes = JumpPlanes(row[None, :], np.array([offset]))
+
+        def step(x: Array, row: Array = row, offset: float = offset) -> Array:
+            return (x @ row + offset >= 0.0).astype(float)
+
+        on = rng.normal(size=(20, dim))
+        on = on - ((on @ row + offset) / (row @ row))[:, None] * row + rng.choice([-1e-16, 0.0, 1e-16]) * row
+        snapped = planes.snap(on, step)
+        room = 1e-15 * (np.abs(snapped) @ np.abs(row) + abs(offset))
+        assert (snapped @ row + offset > room).all()
+        np.testing.assert_allclose(snapped, on, rtol=0.0, atol=1e-12 * (1.0 + np.abs(on).max()))

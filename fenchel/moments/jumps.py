@@ -13,6 +13,8 @@ from fenchel.losses import Loss
 __all__ = ["JumpPlanes"]
 
 Array = NDArray[np.float64]
+# Relative: more than what rounding does to a predictor.
+_BEYOND = 4e-15
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,15 @@ class JumpPlanes:
         if not close.any():
             return points
         normal = (self.rows / norms[:, None])[nearest]
-        best, height = points, value(points)
-        for side in (4e-15, -4e-15, 2e-14, -2e-14):  # beyond what rounding does to a predictor
-            moved = points + np.where(close, side * reach - distance, 0.0)[:, None] * normal
+
+        def beside(side: float, which: NDArray[np.bool_]) -> Array:
+            return np.asarray(points + np.where(which, side * reach - distance, 0.0)[:, None] * normal)
+
+        # A point on the upper side already, but within rounding of the plane, would not stay there.
+        best = beside(_BEYOND, close & (np.abs(distance) < _BEYOND * reach))
+        height = value(best)
+        for side in (_BEYOND, -_BEYOND, 5.0 * _BEYOND, -5.0 * _BEYOND):
+            moved = beside(side, close)
             level = value(moved)
             higher = level > height + 1e-9 * (1.0 + np.abs(height))
             best = np.where(higher[:, None], moved, best)
