@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import sympy
 
 import fenchel
 from fenchel import Gaussian, losses
+from fenchel.losses.calculus import jets
 
 FORMULAS = [
     ("log(1 + (x - 1)**2)", ["x"]),
@@ -96,32 +99,52 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(formula: str, names: lis
 
 
 @pytest.mark.parametrize(
-    "formula",
+    ("formula", "touches"),
     [
-        "log(1 + (x - y)**2 + 2*y**2)",
-        "3*sqrt(1 + x**2 + y**2)",
-        "-2*exp(-x**2 - (y - 1)**2)",
-        "2*softplus(x - 2*y + 0.3)",
+        ("log(1 + (x - y)**2 + 2*y**2)", True),
+        ("3*sqrt(1 + x**2 + y**2)", True),
+        ("-2*exp(-x**2 - (y - 1)**2)", True),
+        ("2*softplus(x - 2*y + 0.3)", True),
+        ("tanh(x)**2 - atan(y)", False),
+        ("(sin(x) + 2*tanh(y))**2", False),
+        ("softplus(x + sin(y))", False),
+        ("log(3 + x**2 + sin(y))", False),
+        ("3*sqrt(2 + cos(y) + (x - y)**2) - 2*softplus(x)", False),
+        ("1/(1 + x**2) - 2*atan(x - y)", False),
     ],
 )
-def test_the_checkers_tangents_lie_above_their_terms(formula: str) -> None:
-    from flint import arb
+@pytest.mark.parametrize("spread", [0.01, 1.0, 30.0])
+def test_the_checkers_quadratics_lie_above_expressions(formula: str, touches: bool, spread: float) -> None:
+    from flint import arb, arb_mat
 
-    from fenchel.checker.tangents import tangent_bound
+    from fenchel.checker.growth import over
 
     loss = losses.from_expression(formula, ["x", "y"])
+    unit = [(arb(0), arb_mat(2, 1, [int(i == k) for i in range(2)]), arb_mat(2, 2)) for k in range(2)]
     rng = np.random.default_rng(0)
-    for at in rng.normal(size=(20, 2)):
-        found = tangent_bound(loss.remainder, [arb(x) for x in at], arb(0))
-        assert found is not None
-        c, b, A = float(found[0]), np.array([float(x) for x in found[1]]), np.array(found[2]).astype(float)
+    for at in rng.normal(size=(5, 2)):
+        found = over(loss.remainder, unit, arb_mat(2, 1, list(at)), arb(spread))
+        c, b, A = (np.array([float(x) for x in part]) for part in ([found[0]], found[1], found[2].entries()))
 
-        def bound(theta: np.ndarray, c: float = c, b: np.ndarray = b, A: np.ndarray = A) -> np.ndarray:
-            return c + theta @ b + np.einsum("ni,ij,nj->n", theta, A, theta)
+        def bound(theta: np.ndarray, c: np.ndarray = c, b: np.ndarray = b, A: np.ndarray = A) -> np.ndarray:
+            return c + theta @ b + 0.5 * np.einsum("ni,ij,nj->n", theta, A.reshape(2, 2), theta)
 
-        assert bound(at[None, :])[0] == pytest.approx(loss(at), abs=1e-3)
-        theta = at + rng.normal(size=(2000, 2)) * rng.choice([0.1, 1.0, 10.0], size=(2000, 1))
-        assert (bound(theta) >= loss(theta) - 1e-9 * (1.0 + np.abs(loss(theta)))).all()
-    # What is not of the kind is left to the growth of the term.
-    for other in ("exp(-x**2)", "tanh(x)**2", "cos(x)"):
-        assert tangent_bound(losses.from_expression(other, ["x"]).remainder, [arb(0.3)], arb(0)) is None
+        if touches and spread < 0.1:
+            assert bound(at[None, :])[0] == pytest.approx(jets(loss.remainder, at[None, :], 0)[0][0], abs=1e-3)
+        theta = at + rng.normal(size=(2000, 2)) * rng.choice([0.1, 1.0, 10.0, 100.0], size=(2000, 1))
+        term = jets(loss.remainder, theta, 0)[0]
+        assert (bound(theta) >= term - 1e-9 * (1.0 + np.abs(term))).all()
+
+
+@pytest.mark.parametrize(
+    "tree", [["exp", ["var", 0]], ["pow", ["var", 0], 3], ["mul", ["var", 0], ["sin", ["var", 1]]]]
+)
+def test_an_expression_without_a_known_growth_is_refused(tree: list[Any]) -> None:
+    from flint import arb, arb_mat
+
+    from fenchel.checker.growth import over
+    from fenchel.checker.numbers import Refused
+
+    unit = [(arb(0), arb_mat(2, 1, [int(i == k) for i in range(2)]), arb_mat(2, 2)) for k in range(2)]
+    with pytest.raises(Refused, match="growth"):
+        over(tree, unit, arb_mat(2, 1), arb(1))

@@ -1,101 +1,137 @@
-"""How far an expression can reach over all theta: its range, and bounds of its growth."""
+"""Quadratics above an expression everywhere: tangents of concave functions, and ranges."""
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
-from flint import arb
+from flint import arb, arb_mat
 
-from fenchel.checker.numbers import Refused, ball
+from fenchel.checker.jets import Jet, added, jet, opened, scaled, times
+from fenchel.checker.links import Softplus
+from fenchel.checker.numbers import Refused, above, ball
 
-__all__ = ["growth", "opened", "value_range"]
+__all__ = ["float_quadratic", "over", "value_range"]
 
-Growth = tuple[arb, arb, arb]
 _INFINITE = arb.pos_inf()
 
 
-def opened(node: Any) -> list[Any]:
-    """A node of the tree: its name and its parts."""
-    if not isinstance(node, list) or len(node) < 2 or not isinstance(node[0], str):
-        raise Refused("the expression cannot be read")
-    return node
+def over(node: Any, variables: list[Jet], at: arb_mat, spread: arb) -> Jet:
+    """A quadratic in u that is nowhere below the expression: tangent near ``at``; with more ``spread`` flatter.
 
-
-def growth(node: Any, sizes: list[Growth], spread: arb) -> Growth:
-    """(c0, c1, c2), c1 and c2 >= 0, with expression <= c0 + c1 r + c2 r^2 for all u, r = |u|.
-
-    ``sizes``: the same for the absolute values of the variables. Logarithms are bounded by a tangent at spread^2.
+    ``variables``: the coordinates of theta as quadratics in u.
     """
+    name, *parts = opened(node)
+    if _degree(node) <= 2:
+        return jet(node, variables)
+    if name == "add":
+        return reduce(added, (over(part, variables, at, spread) for part in parts))
+    factor, rest = _without_constants(node)
+    if rest is not node and factor > 0:
+        return scaled(factor, over(rest, variables, at, spread))
+    if rest is not node and factor < 0 and rest[0] == "exp" and _degree(rest[1]) <= 2:  # -exp is concave
+        inner = jet(rest[1], variables)
+        a = _at(inner, at) - spread * spread
+        return scaled(factor * a.exp(), _raised(inner, 1 - a))
+    if name in ("log", "sqrt"):
+        inner = over(parts[0], variables, at, spread)
+        a = _positive(_at(inner, at) + spread * spread)
+        if name == "log":
+            return _raised(scaled(1 / a, inner), a.log() - 1)
+        return _raised(scaled(1 / (2 * a.sqrt()), inner), a.sqrt() / 2)
+    if name == "softplus" and _degree(parts[0]) <= 1:
+        z = jet(parts[0], variables)
+        c, slope, bend = Softplus().everywhere((_at(z, at) ** 2 + spread * spread).sqrt().max(arb(1) / 1024))
+        return _raised(added(scaled(slope, z), scaled(bend / 2, times(z, z))), c)
     top = value_range(node)[1]
     if top.is_finite():
-        return top, arb(0), arb(0)
-    name, *parts = opened(node)
-    if name == "add":
-        return _added([growth(part, sizes, spread) for part in parts])
-    if name == "mul":
-        factor = _constant(parts)
-        if factor is not None and factor > 0:
-            rest = growth(_without_constants(parts), sizes, spread)
-            return factor * rest[0], factor * rest[1], factor * rest[2]
-    if name == "log":
-        inner = growth(parts[0], sizes, spread)
-        far = spread * spread
-        return far.log() - 1 + inner[0] / far, inner[1] / far, inner[2] / far
+        return _constant(top, variables)
     if name == "softplus":
-        inner = growth(parts[0], sizes, spread)
-        return arb(2).log() + inner[0].max(arb(0)), inner[1], inner[2]
-    return _size(node, sizes, spread)
+        return _raised(_size(parts[0], variables, at, spread), arb(2).log())
+    return _size(node, variables, at, spread)
 
 
-def _size(node: Any, sizes: list[Growth], spread: arb) -> Growth:
+def _size(node: Any, variables: list[Jet], at: arb_mat, spread: arb) -> Jet:
     """The same for the absolute value."""
+    name, *parts = opened(node)
     lo, hi = value_range(node)
     if lo.is_finite() and hi.is_finite():
-        return abs(lo).max(abs(hi)), arb(0), arb(0)
-    name, *parts = opened(node)
-    if name == "var":
-        size: Growth = sizes[parts[0]]
-        return size
+        return _constant(abs(lo).max(abs(hi)), variables)
+    if lo >= 0 and name in ("log", "sqrt", "softplus"):
+        return over(node, variables, at, spread)
     if name == "add":
-        return _added([_size(part, sizes, spread) for part in parts])
+        return reduce(added, (_size(part, variables, at, spread) for part in parts))
+    factor, rest = _without_constants(node)
+    if rest is not node:
+        return scaled(abs(factor), _size(rest, variables, at, spread))
+    if _degree(node) > 1:
+        raise Refused(f"the growth of the expression is not known ({name})")
+    own = jet(node, variables)
+    size = _positive(_at(own, at) ** 2 + spread * spread).sqrt()
+    return _raised(scaled(1 / (2 * size), times(own, own)), size / 2)
+
+
+def float_quadratic(tree: Any, dim: int, spread: float) -> tuple[float, list[float], list[list[float]]] | None:
+    """(c, b, H) with the expression <= c + b.theta + theta^T H theta / 2 everywhere; None where none is known.
+
+    What rounding b and H to floats takes from them is added to c and to the diagonal of H.
+    """
+    n = range(dim)
+    unit = [(arb(0), arb_mat(dim, 1, [int(i == k) for i in n]), arb_mat(dim, dim)) for k in n]
+    try:
+        c, b, H = over(tree, unit, arb_mat(dim, 1), arb(spread))
+    except Refused:
+        return None
+    linear = [float(x) for x in b.entries()]
+    bent = [[float(H[i, j] + H[j, i]) / 2 for j in n] for i in n]
+    lost = sum((abs(b[i, 0] - linear[i]).upper() for i in n), arb(0))
+    lost += sum((abs(H[i, j] - bent[i][j]).upper() for i in n for j in n), arb(0))
+    for i in n:
+        bent[i][i] = above(bent[i][i] + lost)
+    return above(c + lost), linear, bent
+
+
+def _at(quadratic: Jet, u: arb_mat) -> arb:
+    return quadratic[0] + (u.transpose() * (quadratic[1] + quadratic[2] * u / 2))[0, 0]
+
+
+def _raised(quadratic: Jet, constant: arb) -> Jet:
+    return quadratic[0] + constant, quadratic[1], quadratic[2]
+
+
+def _constant(value: arb, variables: list[Jet]) -> Jet:
+    n = variables[0][1].nrows()
+    return value, arb_mat(n, 1), arb_mat(n, n)
+
+
+def _positive(a: arb) -> arb:
+    if not a > 0:
+        raise Refused("the point or the spread of a growth bound must be positive")
+    return a
+
+
+def _degree(node: Any) -> int:
+    """Of the expression as a polynomial; more than 64 where it is none."""
+    name, *parts = opened(node)
+    if name in ("const", "var"):
+        return int(name == "var")
+    if name == "add":
+        return max(_degree(part) for part in parts)
     if name == "mul":
-        total = _size(parts[0], sizes, spread)
-        for part in parts[1:]:
-            total = _multiplied(total, _size(part, sizes, spread))
-        return total
-    if name == "pow" and isinstance(parts[1], int) and parts[1] in (1, 2):
-        inner = _size(parts[0], sizes, spread)
-        return inner if parts[1] == 1 else _multiplied(inner, inner)
-    if name == "sqrt":
-        a, b, c = _size(parts[0], sizes, spread)
-        return a.sqrt() + b / 2, arb(1) / 2 + c.sqrt(), arb(0)
-    if lo >= 0 and name in ("log", "softplus"):
-        return growth(node, sizes, spread)
-    raise Refused(f"the growth of the expression is not known ({name})")
+        return sum(_degree(part) for part in parts)
+    if name == "pow" and isinstance(parts[1], int) and parts[1] > 0:
+        return parts[1] * _degree(parts[0])
+    return 65
 
 
-def _added(parts: list[Growth]) -> Growth:
-    a, b, c = (sum((part[k] for part in parts), arb(0)) for k in range(3))
-    return a, b, c
-
-
-def _multiplied(x: Growth, y: Growth) -> Growth:
-    if not (x[1] * y[2] == 0 and x[2] * y[1] == 0 and x[2] * y[2] == 0):
-        raise Refused("the expression grows faster than a quadratic")
-    return x[0] * y[0], x[0] * y[1] + x[1] * y[0], x[0] * y[2] + x[1] * y[1] + x[2] * y[0]
-
-
-def _constant(parts: list[Any]) -> arb | None:
-    found = [ball(part[1]) for part in parts if part[0] == "const"]
-    total = arb(1)
-    for factor in found:
-        total *= factor
-    return total if found and len(found) < len(parts) else None
-
-
-def _without_constants(parts: list[Any]) -> Any:
-    rest = [part for part in parts if part[0] != "const"]
-    return rest[0] if len(rest) == 1 else ["mul", *rest]
+def _without_constants(node: Any) -> tuple[arb, Any]:
+    """The factor before a product, and the rest of it."""
+    name, *parts = opened(node)
+    rest = [part for part in parts if opened(part)[0] != "const"] if name == "mul" else []
+    if not rest or len(rest) == len(parts):
+        return arb(1), node
+    factor = reduce(lambda total, part: total * ball(part[1]), (p for p in parts if p[0] == "const"), arb(1))
+    return factor, rest[0] if len(rest) == 1 else ["mul", *rest]
 
 
 def value_range(node: Any) -> tuple[arb, arb]:
@@ -103,59 +139,42 @@ def value_range(node: Any) -> tuple[arb, arb]:
     name, *parts = opened(node)
     if name == "const":
         return ball(parts[0]), ball(parts[0])
-    if name in ("sin", "cos", "tanh"):
-        return arb(-1), arb(1)
-    if name == "atan":
-        return arb(-2), arb(2)
-    if name == "add":
+    if name in ("sin", "cos", "tanh", "atan"):
+        return (arb(-2), arb(2)) if name == "atan" else (arb(-1), arb(1))
+    if name == "var":
+        return -_INFINITE, _INFINITE
+    if name in ("add", "mul"):
         ends = [value_range(part) for part in parts]
-        return sum((e[0] for e in ends), arb(0)), sum((e[1] for e in ends), arb(0))
-    if name == "mul":
-        total = value_range(parts[0])
-        for part in parts[1:]:
-            total = _times(total, value_range(part))
-        return total
-    if name in ("pow", "exp", "log", "sqrt", "softplus"):
-        lo, hi = value_range(parts[0])
-        if name == "pow":
-            return _raised(lo, hi, parts[1])
-        if name == "exp":
-            return lo.exp() if lo.is_finite() else arb(0), hi.exp() if hi.is_finite() else _INFINITE
-        if name == "softplus":
-            return lo.exp().log1p() if lo.is_finite() else arb(0), hi.exp().log1p() if hi.is_finite() else _INFINITE
-        if lo > 0:
-            part = arb.log if name == "log" else arb.sqrt
-            return part(lo), part(hi) if hi.is_finite() else _INFINITE
-        if name == "sqrt" and lo >= 0:
-            return arb(0), hi.sqrt() if hi.is_finite() else _INFINITE
-    return -_INFINITE, _INFINITE
+        return reduce((lambda x, y: (x[0] + y[0], x[1] + y[1])) if name == "add" else _product, ends)
+    lo, hi = value_range(parts[0])
+    if name == "pow":
+        return _power(lo, hi, parts[1])
+    function, least = _INCREASING[name]
+    inside = lo.is_finite() and (name in ("exp", "softplus") or lo > 0)
+    return function(lo) if inside else least, function(hi) if hi.is_finite() else _INFINITE
 
 
-def _times(x: tuple[arb, arb], y: tuple[arb, arb]) -> tuple[arb, arb]:
-    if all(end.is_finite() for end in (*x, *y)):
-        products = [a * b for a in x for b in y]
-        return products[0].min(products[1]).min(products[2].min(products[3])), products[0].max(products[1]).max(
-            products[2].max(products[3])
-        )
-    flip = 1
-    if x[1] <= 0:
-        x, flip = (-x[1], -x[0]), -flip
-    if y[1] <= 0:
-        y, flip = (-y[1], -y[0]), -flip
-    if x[0] >= 0 and y[0] >= 0:
-        lo, hi = x[0] * y[0], x[1] * y[1] if x[1].is_finite() and y[1].is_finite() else _INFINITE
-        return (lo, hi) if flip > 0 else (-hi, -lo)
-    return -_INFINITE, _INFINITE
+_INCREASING = {
+    "exp": (arb.exp, arb(0)),
+    "softplus": (lambda x: x.exp().log1p(), arb(0)),
+    "log": (arb.log, -_INFINITE),
+    "sqrt": (arb.sqrt, arb(0)),
+}
 
 
-def _raised(lo: arb, hi: arb, power: Any) -> tuple[arb, arb]:
+def _product(x: tuple[arb, arb], y: tuple[arb, arb]) -> tuple[arb, arb]:
+    ends = [arb(0) if a == 0 or b == 0 else a * b for a in x for b in y]
+    return reduce(arb.min, ends), reduce(arb.max, ends)
+
+
+def _power(lo: arb, hi: arb, power: Any) -> tuple[arb, arb]:
     if not isinstance(power, int):
         raise Refused("an exponent is not an integer")
     if power < 0:
-        if lo > 0:
-            return 1 / hi**-power if hi.is_finite() else arb(0), 1 / lo**-power
-        return -_INFINITE, _INFINITE
+        if not lo > 0:
+            return -_INFINITE, _INFINITE
+        return 1 / hi**-power if hi.is_finite() else arb(0), 1 / lo**-power
+    ends = [x**power if x.is_finite() else abs(x) for x in (lo, hi)]
     if power % 2:
-        return lo**power if lo.is_finite() else -_INFINITE, hi**power if hi.is_finite() else _INFINITE
-    top = abs(lo).max(abs(hi)) ** power if lo.is_finite() and hi.is_finite() else _INFINITE
-    return lo**power if lo > 0 else hi**power if hi < 0 else arb(0), top
+        return ends[0] if lo.is_finite() else lo, ends[1]
+    return ends[0] if lo > 0 else ends[1] if hi < 0 else arb(0), ends[0].max(ends[1])

@@ -61,34 +61,27 @@ class ExpressionLoss(UserLoss):
         return {"kind": "expression", "dim": self.dim, **names, **quadratic, "remainder": self.remainder}
 
     def minorant(self) -> tuple[float, Array, Array] | None:
-        """The polynomial part less the growth of the remainder's negative; None where that is not known."""
+        """The polynomial part less a quadratic above the remainder's negative; None where none is known."""
         bound = self._growth(["mul", ["const", (-1.0).hex()], self.remainder])
-        return None if bound is None else (self.c - bound[0], self.b, self.H - bound[1] * np.eye(self.dim))
+        return None if bound is None else (self.c - bound[0], self.b - bound[1], self.H - bound[2])
 
     def _confining(self) -> Quadratic:
-        """A quadratic above the loss, from the growth of the remainder."""
+        """A quadratic above the loss: that part and one above the remainder."""
         bound = self._growth(self.remainder)
         if bound is None:
             raise ValueError(f"{self.text!r} may grow faster than a quadratic, or its growth is not known.")
-        return Quadratic(self.H + bound[1] * np.eye(self.dim), self.b, self.c + bound[0])
+        return Quadratic(self.H + bound[2], self.b + bound[1], self.c + bound[0])
 
-    def _growth(self, tree: Node) -> tuple[float, float] | None:
-        """(c, h) with tree <= c + h |theta|^2 / 2 everywhere; None where none is known."""
+    def _growth(self, tree: Node) -> tuple[float, Array, Array] | None:
+        """(c, b, H) with tree <= c + b.theta + theta^T H theta / 2 everywhere; None where none is known."""
         try:
-            from flint import arb
-
-            from fenchel.checker.growth import growth
-            from fenchel.checker.numbers import Refused, above
+            from fenchel.checker.growth import float_quadratic
         except ImportError as error:
             raise MissingDependencyError(
                 "from_expression needs python-flint; install it with: pip install 'fenchel[check]'"
             ) from error
-        zero, one, spread = arb(0), arb(1), arb(_SPREAD)
-        try:
-            c0, c1, c2 = growth(tree, [(zero, one, zero)] * self.dim, spread)
-        except Refused:
-            return None
-        return above(c0 + c1 * spread / 2), above(2 * c2 + c1 / spread)
+        found = float_quadratic(tree, self.dim, _SPREAD)
+        return None if found is None else (found[0], np.array(found[1]), np.array(found[2]))
 
     def _values(self, theta: Array) -> Array:
         quadratic = 0.5 * np.einsum("ni,ij,nj->n", theta, self.H, theta) + theta @ self.b + self.c
