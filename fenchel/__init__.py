@@ -6,10 +6,12 @@ The optimizers live in `fenchel.optim` and need torch; nothing here imports it.
 from importlib.metadata import PackageNotFoundError, version
 
 from fenchel import losses, problems
-from fenchel.bayes.exact import ExactPosterior, exact_posterior
+from fenchel.bayes.exact import exact_posterior
 from fenchel.bayes.laplace import laplace, map_estimate
-from fenchel.bayes.learning_rules import LearningResult, bayesian_learning_rule
+from fenchel.bayes.learning_result import LearningResult
+from fenchel.bayes.learning_rules import bayesian_learning_rule
 from fenchel.bayes.objectives import bayes_objective, proximal_objective, relaxed_bayes_objective
+from fenchel.bayes.posterior import ExactPosterior
 from fenchel.bayes.relaxed import RelaxedResult, minimize_relaxed
 from fenchel.biconjugate import biconjugate
 from fenchel.certificates import Certificate, check

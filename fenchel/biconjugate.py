@@ -128,7 +128,7 @@ def _hull_alone(
     loss: Loss, q: Gaussian, family: str, tol: float, max_seconds: float
 ) -> tuple[BiconjugateResult | None, str]:
     """f** by the hull, and why there is none or why it is not certified."""
-    from fenchel.hull.surface import hull_biconjugate
+    from fenchel.hull.hull_bracket import hull_biconjugate
 
     if q.dim > 1:
         raise ValueError(f"method 'hull' is for losses of one parameter, the loss has P = {q.dim}")

@@ -15,7 +15,8 @@ from fenchel import losses as _losses
 from fenchel.errors import MissingDependencyError
 from fenchel.gaussian import STRUCTURES, Gaussian
 from fenchel.losses import LinearPredictorLoss, Loss
-from fenchel.losses.links import AbsLink, BumpLink, HuberLink, Link, ReLULink, SoftplusLink
+from fenchel.losses.bounded_links import BumpLink
+from fenchel.losses.links import AbsLink, HuberLink, Link, ReLULink, SoftplusLink
 from fenchel.results import Verdict
 from fenchel.theorems.theorem1 import verify_theorem1
 from fenchel.theorems.theorem2 import verify_theorem2

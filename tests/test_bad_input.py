@@ -160,8 +160,9 @@ def test_a_loss_with_bounds_is_no_function_on_the_whole_space() -> None:
 
 def test_a_verdict_on_theorem_2_needs_a_proved_minimum() -> None:
     """Two wells in the plane: the best of many descents may not be the minimum of the SAM objective."""
+    from fenchel.losses.bounded_links import BumpLink
     from fenchel.losses.linear_predictor import LinearPredictorLoss, Terms
-    from fenchel.losses.links import BumpLink, SoftplusLink
+    from fenchel.losses.links import SoftplusLink
 
     rows = np.array([[1.0, 0.5], [-0.7, 1.0], [0.3, -1.2]])
     wells = Terms(BumpLink(), np.array([[4.0, 0.0], [0.0, 4.0]]), np.array([-4.0, 2.0]), np.array([2.0, 2.0]))

@@ -19,8 +19,9 @@ from fenchel import Gaussian, losses
 from fenchel.__main__ import main
 from fenchel.checker import check_record
 from fenchel.checker.links import link_of
+from fenchel.losses.bounded_links import BumpLink, IndicatorLink
 from fenchel.losses.linear_predictor import LinearPredictorLoss, Terms
-from fenchel.losses.links import AbsLink, BumpLink, HuberLink, IndicatorLink, ReLULink
+from fenchel.losses.links import AbsLink, HuberLink, ReLULink
 
 FAMILIES = ("full", "diagonal", "isotropic")
 

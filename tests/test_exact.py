@@ -11,7 +11,7 @@ from scipy import integrate
 from fenchel import Gaussian, exact_posterior, laplace, losses, map_estimate, problems
 from fenchel.bayes.cubature import adaptive_nodes, uniform_nodes
 from fenchel.errors import DomainError
-from fenchel.losses.links import BumpLink
+from fenchel.losses.bounded_links import BumpLink
 
 MURPHY = problems.murphy_logistic_regression()
 

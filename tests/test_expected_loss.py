@@ -12,8 +12,9 @@ from scipy import integrate, stats
 
 from fenchel import Gaussian, expected_loss, expected_loss_gradient, expected_loss_result
 from fenchel import losses as L
+from fenchel.expectation.lattices import scrambled_sobol, trapezoid
 from fenchel.expectation.link_moments import link_moments
-from fenchel.expectation.quadrature import PanelRule, scrambled_sobol, trapezoid
+from fenchel.expectation.quadrature import PanelRule
 from fenchel.losses.links import Link, SoftplusLink
 
 SCALAR = {

@@ -10,8 +10,8 @@ from scipy.optimize import linprog
 
 from fenchel import Gaussian, biconjugate, biconjugate_surface, biconjugate_surface_result
 from fenchel import losses as L
-from fenchel.hull.lifted_curve import interval_tops
-from fenchel.hull.surface import hull_biconjugate
+from fenchel.hull.hull_bracket import hull_biconjugate
+from fenchel.hull.nodes import interval_tops
 
 MEANS, STDS = np.linspace(-5.0, 5.0, 21), np.geomspace(0.02, 4.0, 15)
 

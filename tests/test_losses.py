@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 import fenchel
 from fenchel import losses as L
-from fenchel.losses.links import AbsLink, BumpLink, HuberLink, IndicatorLink, Link, ReLULink, SoftplusLink
+from fenchel.losses.bounded_links import BumpLink, IndicatorLink
+from fenchel.losses.links import AbsLink, HuberLink, Link, ReLULink, SoftplusLink
 from fenchel.losses.more_links import SquareConcaveLink, SquaredReLULink
 
 CAUCHY = (np.log1p, lambda u: 1 / (1 + u), lambda u: -1 / (1 + u) ** 2)

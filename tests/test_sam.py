@@ -22,8 +22,10 @@ from fenchel.losses import (
     from_expression,
     from_function,
 )
-from fenchel.losses.links import BumpLink
-from fenchel.sharpness.ball import _Branching, _model, ball_maximum
+from fenchel.losses.bounded_links import BumpLink
+from fenchel.sharpness.ball import ball_maximum
+from fenchel.sharpness.ball_ascent import model_of
+from fenchel.sharpness.ball_branching import Branching
 from fenchel.sharpness.line import LineProfile, isolate_roots
 from fenchel.sharpness.minimax import branch_derivatives
 from fenchel.sharpness.relaxed_mean import closing_on_line, minimize_proximal, prior_precision, proximal_sup
@@ -68,9 +70,9 @@ def test_every_bound_on_a_box_dominates_the_loss_on_its_part_of_the_ball(seed: i
     if convex:
         loss = LogisticRegression(rng.normal(size=(6, dim)), rng.choice([-1.0, 1.0], size=6))
     theta, rho = rng.normal(size=dim), float(rng.uniform(0.2, 3.0))
-    model = _model(loss, theta, rho)
+    model = model_of(loss, theta, rho)
     # A search that knows only a bad point leaves every bound open, so that all devices are used on every box.
-    search = _Branching(model, np.zeros((1, dim)), np.array([-1e9]), 1e-10, 10_000, None)
+    search = Branching(model, np.zeros((1, dim)), np.array([-1e9]), 1e-10, 10_000, None)
     search.nu = float(rng.uniform(0.0, 5.0))
     center = rng.uniform(-1, 1, size=(40, dim))
     half = rng.uniform(0.02, 0.5, size=(40, dim)) * rng.choice([0.1, 1.0], size=(40, 1))

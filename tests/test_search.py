@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from fenchel import Gaussian, sum_of_biconjugates
 from fenchel import losses as L
-from fenchel.losses.links import AbsLink, BumpLink, HuberLink, IndicatorLink, ReLULink, SoftplusLink
+from fenchel.losses.bounded_links import BumpLink, IndicatorLink
+from fenchel.losses.links import AbsLink, HuberLink, ReLULink, SoftplusLink
 from fenchel.search.box_quadratic import box_maximum
 from fenchel.search.confine import Setting, prepare
 from fenchel.search.enclose import box_around, global_majorants

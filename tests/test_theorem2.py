@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 
 from fenchel import minimize_sam, sam_objective, verify_theorem2
 from fenchel.losses import LinearPredictorLoss, LogisticRegression, Quadratic, Softplus, Terms, ThreeWells
-from fenchel.losses.links import BumpLink
+from fenchel.losses.bounded_links import BumpLink
 from fenchel.sharpness.ball import ball_maximum
+from fenchel.sharpness.pair_kinds import classify
 from fenchel.sharpness.relaxed_mean import minimize_proximal, prior_precision, proximal_sup
-from fenchel.sharpness.stationary import StationaryPair, classify, relaxed_pairs, residual, sam_pairs
-from fenchel.theorems.theorem2 import duality, pairs_correspond
+from fenchel.sharpness.stationary import StationaryPair, relaxed_pairs, residual, sam_pairs
+from fenchel.theorems.correspondence import pairs_correspond
+from fenchel.theorems.duality import duality
 
 DIAGONAL = np.diag([4.0, 1.0])
 WORKED = Quadratic(DIAGONAL, -DIAGONAL @ np.ones(2), 2.5)

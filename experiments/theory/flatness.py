@@ -15,7 +15,7 @@ from experiments.theory.theorem2_cases import random_wells
 from fenchel.expectation.expected_loss import expected_loss
 from fenchel.gaussian import Gaussian
 from fenchel.losses import LinearPredictorLoss, Terms, ThreeWells
-from fenchel.losses.links import BumpLink
+from fenchel.losses.bounded_links import BumpLink
 from fenchel.sharpness.line import LineProfile
 from fenchel.sharpness.relaxed_mean import closing_on_line, minimize_proximal
 from fenchel.sharpness.sam import minimize_sam

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from fenchel import Gaussian
 from fenchel import losses as L
-from fenchel.losses.links import BumpLink, SoftplusLink
+from fenchel.losses.bounded_links import BumpLink
+from fenchel.losses.links import SoftplusLink
 
 __all__ = ["hump", "losses_by_dimension", "quartic", "random_gaussians", "spike", "wells"]
 

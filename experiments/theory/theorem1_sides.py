@@ -12,7 +12,7 @@ from experiments.registry import Claim, settle
 from experiments.theory.theorem1_cases import hump, quartic, spike
 from fenchel import conjugate
 from fenchel import losses as L
-from fenchel.losses.links import BumpLink
+from fenchel.losses.bounded_links import BumpLink
 from fenchel.theorems.families import Bernoulli, FixedCovarianceGaussian, Gamma
 from fenchel.theorems.gaussian_supremum import supremum_over_gaussians
 

@@ -18,7 +18,7 @@ from fenchel.losses import (
     Terms,
     ThreeWells,
 )
-from fenchel.losses.links import BumpLink
+from fenchel.losses.bounded_links import BumpLink
 from fenchel.sharpness.relaxed_mean import closing_on_line, prior_precision
 from fenchel.theorems.theorem2 import verify_theorem2
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from fenchel import Gaussian
-from fenchel.bayes.exact import ExactPosterior
 from fenchel.bayes.laplace import map_estimate
+from fenchel.bayes.posterior import ExactPosterior
 from fenchel.losses import LogisticRegression
 from fenchel.optim import BSAM, SAM
 from fenchel.problems import ClassificationProblem, murphy_draw, separation_margin

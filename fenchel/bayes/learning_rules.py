@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -18,59 +17,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fenchel.bayes.acceleration import Anderson
+from fenchel.bayes.learning_checks import check_rule
+from fenchel.bayes.learning_result import LearningResult, family_member, parameter_distance
 from fenchel.bayes.objectives import raise_block
 from fenchel.bayes.surrogates import Evaluation, Surrogate, make_surrogate
-from fenchel.checks import check_count, check_problem, check_tolerance
 from fenchel.errors import DomainError, SolverError
-from fenchel.gaussian import STRUCTURES, Gaussian
+from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
 from fenchel.losses.inputs import finite_number
-from fenchel.results import BiconjugateResult, Natural
+from fenchel.results import Natural
 
-__all__ = ["LearningResult", "bayesian_learning_rule", "family_member"]
+__all__ = ["bayesian_learning_rule"]
 
 Array = NDArray[np.float64]
 Schedule = float | Callable[[int], float]
-
 _MOST_HALVINGS = 40
-
-
-@dataclass(frozen=True)
-class LearningResult:
-    """A run of the Bayesian learning rule; every array has one entry for the start and one an iteration (T + 1,).
-
-    ``objective`` is -F(mu_t) + KL(q_t || prior), minimized, with ``lower`` and ``upper`` (equal up to the error of f
-    or the certificate of f**; infinite where nothing is known). ``means`` (T + 1, P) and ``covs`` (T + 1, P, P) are
-    the iterates, ``seconds`` the time when each was evaluated. ``damped`` counts steps that had to be shortened,
-    because they left the domain or raised the objective; ``extrapolated`` the accepted steps of the acceleration.
-    ``final`` is the last evaluation of f** (None for the exact rule).
-    """
-
-    posterior: Gaussian
-    objective: Array
-    lower: Array = field(repr=False)
-    upper: Array = field(repr=False)
-    converged: bool
-    iterations: int
-    means: Array = field(repr=False)
-    covs: Array = field(repr=False)
-    seconds: Array = field(repr=False)
-    damped: int
-    extrapolated: int
-    certified: bool
-    surrogate: str
-    message: str
-    final: BiconjugateResult | None = field(default=None, repr=False)
-
-    @property
-    def value(self) -> float:
-        """The last objective."""
-        return float(self.objective[-1])
-
-    @property
-    def history(self) -> list[Gaussian]:
-        """The iterates as Gaussians of full covariance."""
-        return [Gaussian(m, S) for m, S in zip(self.means, self.covs, strict=True)]
 
 
 def bayesian_learning_rule(
@@ -118,25 +79,11 @@ def bayesian_learning_rule(
     """
     family = structure or (initial.structure if initial is not None else "full")
     rule = surrogate if isinstance(surrogate, Surrogate) else make_surrogate(surrogate, loss, options)
-    _check(loss, prior, max_iterations, tol, parameter_tol, family, acceleration)
+    check_rule(loss, prior, max_iterations, tol, parameter_tol, family, acceleration)
     start = family_member(prior if initial is None else initial, family)
     run = _Run(rule, prior, start, learning_rate, rule.deterministic if monotone is None else monotone, acceleration)
     run.loop(max_iterations, tol, parameter_tol, callback)
     return run.result()
-
-
-def family_member(q: Gaussian, structure: str) -> Gaussian:
-    """``q`` as a member of the family ``structure``, which must contain it.
-
-    Raises:
-        ValueError: the family is smaller than q's, which would change q.
-    """
-    if structure not in STRUCTURES:
-        raise ValueError(f"structure must be one of {', '.join(STRUCTURES)}; got {structure!r}.")
-    ndim = {"isotropic": 0, "diagonal": 1, "full": 2}[structure]
-    if q.cov_block.ndim > ndim:
-        raise ValueError(f"a {q.structure} Gaussian is not a member of the {structure} family.")
-    return Gaussian(q.mean, raise_block(q.cov_block, ndim, q.dim))
 
 
 class _Run:
@@ -286,14 +233,6 @@ class _Run:
         )
 
 
-def parameter_distance(q: Gaussian, other: Gaussian) -> float:
-    """The larger of |difference of means| in q's standard deviations and of q-whitened |difference of covariances|."""
-    factor = np.linalg.cholesky(q.cov)
-    step = np.linalg.solve(factor, other.mean - q.mean)
-    inside = np.linalg.solve(factor, np.linalg.solve(factor, other.cov).T)
-    return float(max(np.linalg.norm(step), np.linalg.norm(inside - np.eye(q.dim), 2)))
-
-
 def _settled(steps: list[tuple[float, float]], tol: float, parameter_tol: float) -> bool:
     """Whether the remaining distances, extrapolated as geometric series, are within the tolerances."""
     if len(steps) < 2:
@@ -309,14 +248,3 @@ def _mix(old: Natural, target: Natural, alpha: float) -> Natural:
     return Natural(
         (1.0 - alpha) * old.lam1 + alpha * target.lam1, np.asarray((1.0 - alpha) * old.lam2 + alpha * target.lam2)
     )
-
-
-def _check(
-    loss: Loss, prior: Gaussian, max_iterations: int, tol: float, parameter_tol: float, family: str, memory: int
-) -> None:
-    check_problem(loss, prior=prior)
-    check_count(max_iterations, "max_iterations")
-    check_tolerance(tol)
-    check_tolerance(parameter_tol, "parameter_tol")
-    check_count(memory, "acceleration", 0)
-    family_member(prior, family)

@@ -13,7 +13,7 @@ from fenchel.losses import LinearPredictorLoss, Loss
 from fenchel.losses.links import SoftplusLink
 
 if TYPE_CHECKING:
-    from fenchel.bayes.exact import ExactPosterior
+    from fenchel.bayes.posterior import ExactPosterior
 
 __all__ = ["bridge_log_evidence", "nuts_posterior"]
 
@@ -32,7 +32,8 @@ def nuts_posterior(
         ValueError: the loss is not built from logistic terms, or a count is not positive.
         MissingDependencyError: numpyro is not installed (extra ``mcmc``).
     """
-    from fenchel.bayes.exact import ExactPosterior, joint_log_density, posterior_modes
+    from fenchel.bayes.exact import joint_log_density, posterior_modes
+    from fenchel.bayes.posterior import ExactPosterior
 
     linear = loss.in_predictors()
     if linear is None or not all(isinstance(g.link, SoftplusLink) for g in linear.groups):

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fenchel.losses.links import IndicatorLink, Link
+from fenchel.losses.bounded_links import IndicatorLink
+from fenchel.losses.links import Link
 from fenchel.losses.more_links import SquaredReLULink
 
 __all__ = ["ScalarForm", "Uncertainty", "scalar_form"]

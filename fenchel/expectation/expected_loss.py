@@ -12,18 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fenchel.checks import check_problem, check_tolerance, check_unbounded
+from fenchel.expectation.lattices import adaptive_boxes, scrambled_sobol, trapezoid
 from fenchel.expectation.link_moments import link_moments
-from fenchel.expectation.quadrature import (
-    REACH,
-    Estimate,
-    Integrand,
-    PanelRule,
-    adaptive_boxes,
-    hidden,
-    scan,
-    scrambled_sobol,
-    trapezoid,
-)
+from fenchel.expectation.quadrature import REACH, Estimate, Integrand, PanelRule, hidden, scan
 from fenchel.gaussian import Gaussian
 from fenchel.losses import LinearPredictorLoss, Loss
 

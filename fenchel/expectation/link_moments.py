@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from fenchel.expectation.quadrature import PanelRule, gauss_legendre_panels
-from fenchel.losses.links import AbsLink, BumpLink, HuberLink, IndicatorLink, Link, ReLULink, SoftplusLink
+from fenchel.losses.bounded_links import BumpLink, IndicatorLink
+from fenchel.losses.links import AbsLink, HuberLink, Link, ReLULink, SoftplusLink
 
 __all__ = ["LinkMoments", "link_moments"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fenchel.hull.lifted_curve import LiftedCurve, interval_tops
+from fenchel.hull.lifted_curve import LiftedCurve
+from fenchel.hull.nodes import interval_tops
 from fenchel.hull.plane import Plane
 
 __all__ = ["excess_over"]

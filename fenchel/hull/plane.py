@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fenchel.hull.lifted_curve import Window, jump_nodes
+from fenchel.hull.nodes import jump_nodes
 from fenchel.hull.two_atoms import Derivatives
+from fenchel.hull.window import Window
 from fenchel.losses import Loss
 
 __all__ = ["Plane"]

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fenchel.losses.bounded_links import BumpLink, IndicatorLink
 from fenchel.losses.inputs import finite_array, finite_number, positive_number
 from fenchel.losses.linear_predictor import LinearPredictorLoss, Terms
-from fenchel.losses.links import AbsLink, BumpLink, HuberLink, IndicatorLink, Link, ReLULink, SoftplusLink
+from fenchel.losses.links import AbsLink, HuberLink, Link, ReLULink, SoftplusLink
 from fenchel.losses.more_links import Function, SquareConcaveLink, SquaredReLULink
 
 __all__ = [

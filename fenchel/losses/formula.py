@@ -17,6 +17,7 @@ _CONSTANTS = {"pi": np.pi, "E": np.e}
 
 
 def read(node: ast.expr, names: tuple[str, ...]) -> Node:
+    """The tree of a parsed Python expression in these variables; ValueError where it holds anything else."""
     if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
         return ["const", float(node.value).hex()]
     if isinstance(node, ast.Name):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fenchel.losses import Loss
 from fenchel.losses.accurate import EPS
-from fenchel.losses.linear_predictor import LinearPredictorLoss
+from fenchel.moments.directions import directions, weighted_rows
 from fenchel.moments.jumps import JumpPlanes
 from fenchel.moments.moment_frame import MomentFrame
 from fenchel.search.maximize import SearchResult, local_maximizers, maximize
@@ -45,8 +45,10 @@ class WhiteLoss:
         if linear is None or frame.structure == "isotropic":
             return cls(loss, frame)
         white = linear.compose(frame.factor, frame.mean)
-        basis, singular = _directions(white, frame.structure)
-        live = singular > (0.0 if frame.structure == "diagonal" else 1e-13 * max(_rows(white).shape) * singular.max())
+        basis, singular = directions(white, frame.structure)
+        live = singular > (
+            0.0 if frame.structure == "diagonal" else 1e-13 * max(weighted_rows(white).shape) * singular.max()
+        )
         if live.all() or not live.any():
             return cls(loss, frame)
         kept, left = basis[live].T, basis[~live].T
@@ -56,7 +58,7 @@ class WhiteLoss:
         """The directions along which the rows are below ``share`` of the largest, told from the others; or None."""
         if self._white is None or self.frame.structure == "isotropic":
             return None
-        basis, singular = _directions(self._white, self.frame.structure)
+        basis, singular = directions(self._white, self.frame.structure)
         major = singular > share * singular.max()
         if major.all() or not major.any():
             return None
@@ -192,14 +194,12 @@ class WhiteLoss:
         """How much |x|^2 has to be added to Q for it to grow like the loss; None where the growth is not known."""
         if self._white is None:
             return None
-        _, _, w = self.frame.quadratic(c)
-        return max(0.0, float(np.linalg.eigvalsh(0.5 * self._white.H - w)[-1]))
+        return max(0.0, float(np.linalg.eigvalsh(0.5 * self._white.H - self.frame.quadratic(c)[2])[-1]))
 
     @property
     def superquadratic(self) -> bool:
         """A user's loss declared without a curvature bound, a majorizer or bounds: no quadratic is known above it."""
-        loss = self.loss
-        return self._white is None and loss.bounds is None and self.majorizer() is None
+        return self._white is None and self.loss.bounds is None and self.majorizer() is None
 
     def majorizer(self) -> tuple[float, Array, Array] | None:
         """(u, v, W) of the quadratic a user declared above the loss, or of the one its curvature gives; else None."""
@@ -233,13 +233,12 @@ class WhiteLoss:
         if self._white is not None:
             u, v, w = self.frame.quadratic(c)
             found = maximize(self._white, -v, -w, tol=tol / max(1.0, abs(u)), starts=starts, **budget)
-            mean = float(c @ self.frame.target)
-            return _shifted(found, u, lambda x: x), mean, float(np.abs(c) @ np.abs(self.frame.target))
+            return found.shifted(u), float(c @ self.frame.target), float(np.abs(c) @ np.abs(self.frame.target))
         t, lam1, lam2 = self.frame.to_natural(c)
         theta = None if starts is None else self.frame.to_theta(starts)
         found = maximize(self.loss, lam1, lam2, tol=tol / max(1.0, abs(t)), starts=theta, **budget)
         pairing, size = self.frame.pairing(lam1, lam2)
-        return _shifted(found, t, self.frame.to_white), t - pairing, size + abs(t)
+        return found.shifted(t, self.frame.to_white), t - pairing, size + abs(t)
 
 
 @dataclass(frozen=True)
@@ -249,31 +248,3 @@ class Minor:
     major: WhiteLoss
     kept: Array
     left: Array
-
-
-def _rows(white: LinearPredictorLoss) -> Array:
-    return np.concatenate([white.H, *(group.rows[group.weights > 0.0] for group in white.groups)])
-
-
-def _directions(white: LinearPredictorLoss, structure: str) -> tuple[Array, Array]:
-    """An orthonormal basis (P, P) of the directions that the family tells apart, and the size of the rows along each.
-
-    Of many rows the triangular factor has the same singular values, without an n x n matrix.
-    """
-    rows, dim = _rows(white), white.dim
-    if structure == "diagonal":
-        return np.eye(dim), np.linalg.norm(rows, axis=0)
-    factor = np.linalg.qr(rows, mode="r") if rows.shape[0] > dim else rows
-    _, singular, basis = np.linalg.svd(factor, full_matrices=True)
-    return basis, np.concatenate([singular, np.zeros(dim - singular.size)])
-
-
-def _shifted(found: SearchResult, t: float, convert: Any) -> SearchResult:
-    return replace(
-        found,
-        lower=found.lower - t,
-        upper=found.upper - t,
-        argmax=convert(np.asarray(found.argmax, dtype=float)[None, :])[0],
-        maximizers=convert(np.asarray(found.maximizers, dtype=float)),
-        values=np.asarray(found.values, dtype=float) - t,
-    )

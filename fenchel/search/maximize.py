@@ -8,7 +8,8 @@ than the best point known.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,17 @@ class SearchResult:
     @property
     def gap(self) -> float:
         return 0.0 if self.lower == self.upper else self.upper - self.lower
+
+    def shifted(self, t: float, convert: Callable[[Array], Array] = np.asarray) -> SearchResult:
+        """The result for h - t, its points (K, P) converted to other coordinates."""
+        return replace(
+            self,
+            lower=self.lower - t,
+            upper=self.upper - t,
+            argmax=convert(np.asarray(self.argmax, dtype=float)[None, :])[0],
+            maximizers=convert(np.asarray(self.maximizers, dtype=float)),
+            values=np.asarray(self.values, dtype=float) - t,
+        )
 
 
 def maximize(

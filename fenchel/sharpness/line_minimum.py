@@ -7,7 +7,7 @@ bounds that follow several perturbations at once, so that a kink is bounded as s
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,30 +16,13 @@ from fenchel.losses import Loss
 from fenchel.search.maximize import SearchResult, maximize
 from fenchel.sharpness.extent import confining_box
 from fenchel.sharpness.line import LineProfile
+from fenchel.sharpness.line_branching import OuterMinimum, branch
 
-__all__ = ["OuterMinimum", "minimize_proximal_line", "minimize_sam_line"]
+__all__ = ["minimize_proximal_line", "minimize_sam_line"]
 
 Array = NDArray[np.float64]
 Values = Callable[[Array], Array]
 _MAX_CELLS = 100_000
-
-
-@dataclass(frozen=True)
-class OuterMinimum:
-    """lower <= min E <= upper = E(argmin); ``minimizers`` (K, P): all points found whose E is within ``band`` of it."""
-
-    value: float
-    lower: float
-    upper: float
-    argmin: Array
-    minimizers: Array
-    certified: bool
-    band: float
-    message: str = ""
-
-    @property
-    def gap(self) -> float:
-        return self.upper - self.lower
 
 
 def minimize_sam_line(loss: Loss, rho: float, delta: float, *, tol: float = 1e-10) -> OuterMinimum:
@@ -67,7 +50,7 @@ def minimize_sam_line(loss: Loss, rho: float, delta: float, *, tol: float = 1e-1
         return _minimum_of_maximum([(c + 0.5 * delta * a * a, s + delta * a, k + delta) for c, s, k in parts], width)
 
     proved = proved and profile.complete
-    return _branch(lo, hi, value, slope, lower, tol, proved, _MAX_CELLS)
+    return branch(lo, hi, value, slope, lower, tol, proved, _MAX_CELLS)
 
 
 def minimize_proximal_line(loss: Loss, sigma: float, delta: float, *, tol: float = 1e-9) -> OuterMinimum:
@@ -130,7 +113,7 @@ def minimize_proximal_line(loss: Loss, sigma: float, delta: float, *, tol: float
             parts.append((constant, precision * away + delta * a, np.full_like(a, delta - precision)))
         return _minimum_of_maximum(parts, b - a)
 
-    found = _branch(lo, hi, value, slope, lower, tol, proved, _MAX_CELLS // 20)
+    found = branch(lo, hi, value, slope, lower, tol, proved, _MAX_CELLS // 20)
     top = _proximal_sup(loss, float(found.argmin[0]), precision, 0.1 * tol)
     upper = top.upper + 0.5 * delta * float(found.argmin[0]) ** 2
     closed = proved and upper - found.lower <= 3.0 * tol * max(1.0, abs(upper))
@@ -196,79 +179,3 @@ def _minimum_of_maximum(parts: list[tuple[Array, Array, Array]], width: Array) -
             tallest = np.maximum(tallest, c + g * s + 0.5 * k * s * s)
         best = np.minimum(best, tallest)
     return best
-
-
-def _branch(
-    lo: float,
-    hi: float,
-    value: Values,
-    slope: Values,
-    lower: Callable[[Array, Array], Array],
-    tol: float,
-    proved: bool,
-    max_cells: int,
-) -> OuterMinimum:
-    edges = np.linspace(lo, hi, 129)
-    values = value(edges)
-    best = float(values.min())
-    argmin = float(edges[values.argmin()])
-    a, b = edges[:-1], edges[1:]
-    closed = np.inf
-    kept: list[tuple[Array, Array]] = []
-    count = 0
-    message = ""
-    while a.size:
-        count += a.size
-        bound = lower(a, b)
-        middle = 0.5 * (a + b)
-        here = value(middle)
-        if here.min() < best:
-            best, argmin = float(here.min()), float(middle[here.argmin()])
-        slack = tol * max(1.0, abs(best))
-        done = bound >= best - 0.5 * slack
-        closed = min(closed, float(bound[done].min(initial=np.inf)))
-        # Cells that stay within the band of the best value hold the minimizers.
-        near = done & (here <= best + slack)
-        tiny = ~done & (b - a <= 1e-13 * max(1.0, hi - lo))
-        closed = min(closed, float(bound[tiny].min(initial=np.inf)))
-        kept.append((a[near | tiny], b[near | tiny]))
-        a, b, middle = a[~done & ~tiny], b[~done & ~tiny], middle[~done & ~tiny]
-        if count > max_cells:
-            message = f"stopped with {a.size} cells open"
-            closed = min(closed, float(bound[~done & ~tiny].min(initial=np.inf)))
-            kept.append((a, b))
-            break
-        a, b = np.concatenate([a, middle]), np.concatenate([middle, b])
-    first, last = (np.concatenate([pair[i] for pair in kept]) for i in (0, 1))
-    points = _refined(first, last, value, slope, np.array([argmin]))
-    values = value(points)
-    if values.min() <= best:
-        best, argmin = float(values.min()), float(points[values.argmin()])
-    slack = tol * max(1.0, abs(best))
-    points = points[values <= best + slack]
-    certified = bool(proved and best - closed <= slack)
-    bottom = min(closed, best) - 64 * np.finfo(float).eps * (1.0 + abs(best))
-    return OuterMinimum(best, bottom, best, np.array([argmin]), points[:, None], certified, slack, message)
-
-
-def _refined(first: Array, last: Array, value: Values, slope: Values, extra: Array) -> Array:
-    """One point a cluster of cells: bisection on the sign of the slope, which finds smooth minima and kinks alike."""
-    order = np.argsort(first)
-    first, last = first[order], np.maximum.accumulate(last[order])
-    if first.size == 0:
-        return extra
-    breaks = np.flatnonzero(first[1:] > last[:-1] + 1e-7 * (1.0 + np.abs(last[:-1]))) + 1
-    a = np.array([first[chunk[0]] for chunk in np.split(np.arange(first.size), breaks)])
-    b = np.array([last[chunk[-1]] for chunk in np.split(np.arange(first.size), breaks)])
-    pad = 1e-6 * (1.0 + np.abs(a)) + 0.5 * (b - a)
-    left, right = a - pad, b + pad
-    good = (slope(left) < 0.0) & (slope(right) > 0.0)
-    for _ in range(80):
-        middle = 0.5 * (left + right)
-        rising = slope(middle) >= 0.0
-        left, right = np.where(rising, left, middle), np.where(rising, middle, right)
-    middle = 0.5 * (left + right)
-    rough = 0.5 * (a + b)
-    better = good & (value(middle) <= value(rough) + 1e-12 * (1.0 + np.abs(value(rough))))
-    points = np.where(better, middle, rough)
-    return np.asarray(np.concatenate([points, extra]) if (value(extra) < value(points).min() - 1e-14).any() else points)

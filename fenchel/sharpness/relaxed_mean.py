@@ -22,7 +22,8 @@ from scipy.optimize import minimize
 from fenchel.losses import Loss
 from fenchel.search.maximize import SearchResult, local_maximizers, maximize
 from fenchel.sharpness.extent import confining_box
-from fenchel.sharpness.line_minimum import OuterMinimum, minimize_proximal_line
+from fenchel.sharpness.line_branching import OuterMinimum
+from fenchel.sharpness.line_minimum import minimize_proximal_line
 from fenchel.sharpness.minimax import Branches, branch_derivatives, descents
 from fenchel.sharpness.sam import gathered, minorant_bound, spread_starts
 

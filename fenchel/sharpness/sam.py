@@ -18,7 +18,8 @@ from fenchel.results import ObjectiveResult
 from fenchel.sharpness.ball import ball_maximum
 from fenchel.sharpness.cells import cover, lower_bound
 from fenchel.sharpness.extent import confining_box
-from fenchel.sharpness.line_minimum import OuterMinimum, minimize_sam_line
+from fenchel.sharpness.line_branching import OuterMinimum
+from fenchel.sharpness.line_minimum import minimize_sam_line
 from fenchel.sharpness.minimax import Branches, Descent, branch_derivatives, descend, descents
 
 __all__ = ["minimize_sam", "sam_branches", "sam_objective"]

@@ -1,0 +1,21 @@
+"""What the learning rules refuse, in one sentence each."""
+
+from __future__ import annotations
+
+from fenchel.bayes.learning_result import family_member
+from fenchel.checks import check_count, check_problem, check_tolerance
+from fenchel.gaussian import Gaussian
+from fenchel.losses import Loss
+
+__all__ = ["check_rule"]
+
+
+def check_rule(
+    loss: Loss, prior: Gaussian, max_iterations: int, tol: float, parameter_tol: float, family: str, memory: int
+) -> None:
+    check_problem(loss, prior=prior)
+    check_count(max_iterations, "max_iterations")
+    check_tolerance(tol)
+    check_tolerance(parameter_tol, "parameter_tol")
+    check_count(memory, "acceleration", 0)
+    family_member(prior, family)
