@@ -61,11 +61,12 @@ class JumpPlanes:
         if not close.any():
             return points
         normal = (self.rows / norms[:, None])[nearest]
-        best, height = points, value(points)
+        # A point that happens to lie on the upper side is moved as well: rounding may take it across.
+        best, height = points, np.where(close, -np.inf, np.inf)
         for side in (4e-15, -4e-15, 2e-14, -2e-14):  # beyond what rounding does to a predictor
             moved = points + np.where(close, side * reach - distance, 0.0)[:, None] * normal
             level = value(moved)
-            higher = level > height + 1e-9 * (1.0 + np.abs(height))
+            higher = level > height + 1e-9 * (1.0 + np.abs(np.maximum(height, level)))
             best = np.where(higher[:, None], moved, best)
             height = np.where(higher, level, height)
         return best
