@@ -89,7 +89,7 @@ def biconjugate(
     if method == "sampled":
         generator = rng if isinstance(rng, np.random.Generator) else np.random.default_rng(0 if rng is None else rng)
         white = WhiteLoss(loss, MomentFrame.of(q.mean, q.cov, family))
-        return sampled_biconjugate(white, tol, num_pieces=num_pieces, rng=generator, options=options)
+        return sampled_biconjugate(white, num_pieces=num_pieces, rng=generator, options=options)
     budget = Budget(max_rounds, 60.0 if max_seconds is None else float(max_seconds), max_boxes)
     result = _bracket(loss, q, method, family, tol, warm, budget, options if master == "cvxpy" else None)
     loss.examine(np.concatenate([result.atoms, q.mean + np.sqrt(np.diag(q.cov)) * probe_points(loss.dim)]))
@@ -207,7 +207,7 @@ def _start(loss: Loss, q: Gaussian, frame: MomentFrame, warm: Any) -> Start:
         return Start(points)
     lam1, lam2 = summed.natural.lam1, frame.matrix(summed.natural.lam2)
     pairing, _ = frame.pairing(lam1, lam2)
-    bound = LowerBound(float(summed.lower), lam1, lam2, "sum of biconjugates")
+    bound = LowerBound(float(summed.lower), lam1, lam2)
     return Start(points, (frame.from_natural(pairing - summed.lower, lam1, lam2),), bound)
 
 
@@ -278,12 +278,8 @@ def _result(frame: MomentFrame, outcome: Outcome, tol: float, seconds: float) ->
         structure=frame.structure,
         message="; ".join(text for text in (message, limited) if text),
         info={
-            "rounds": outcome.rounds,
-            "searches": outcome.searches,
             "boxes": outcome.boxes,
             "columns": outcome.atoms,
-            "local_lower": outcome.local_lower,
-            "lower_from": None if lower is None else lower.source,
             "coefficients": None if lower is None else lower.coefficients,
             "majorant_offset": None if lower is None else lower.offset(frame),
         },
@@ -321,13 +317,7 @@ def _quadratic(loss: Any, frame: MomentFrame, tol: float, begin: float) -> Bicon
         method="cutting-plane",
         structure=frame.structure,
         message="" if certified else clash or f"the bracket is {high - low:.2g} wide",
-        info={
-            "rounds": 1,
-            "searches": 0,
-            "boxes": 0,
-            "lower_from": "quadratic",
-            "majorant_offset": frame.pairing(lam1, lam2)[0] - low,
-        },
+        info={"boxes": 0, "majorant_offset": frame.pairing(lam1, lam2)[0] - low},
     )
 
 

@@ -103,7 +103,7 @@ def test_repairs_restore_the_moments_exactly(structure: str, repair: object) -> 
     frame = frame_of(structure, 3)
     rng = np.random.default_rng(5)
     for size in (1e-13, 1e-9, 1e-5, 1e-3):
-        points = sigma_points(3, np.linalg.qr(rng.normal(size=(3, 3)))[0])
+        points = sigma_points(3) @ np.linalg.qr(rng.normal(size=(3, 3)))[0].T
         points = np.concatenate([points, 1.7 * points])
         weights = np.concatenate([np.full(6, 0.5), np.full(6, 0.5)])
         weights[6:] /= 1.7**2

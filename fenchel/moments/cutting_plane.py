@@ -199,7 +199,6 @@ class _Rounds:
             if not self.round():
                 break
             after = (self.best.lower if self.best else -np.inf, out.upper.value if out.upper else np.inf)
-            out.history.append(after)
             if out.gap() <= self.tol * self.scale():
                 break
             stalled = stalled + 1 if after == before else 0
@@ -287,7 +286,6 @@ class _Rounds:
         """Search globally; False where nothing more can be learned."""
         out, allowed = self.outcome, self.tol * self.scale()
         self.searched = candidate
-        out.searches += 1
         spent = np.inf if out.upper is None else out.upper.value - candidate.lower
         bound, found = certify_lower(
             self.white,
@@ -333,7 +331,7 @@ class _Rounds:
             _, lam1, lam2 = frame.to_natural(own)
             value = -float(own @ frame.target)
             slack = 1e-14 * float(np.abs(own) @ np.abs(frame.target))
-            self.outcome.offer_lower(LowerBound(value - slack, lam1, lam2, "declared majorizer"))
+            self.outcome.offer_lower(LowerBound(value - slack, lam1, lam2))
         square = frame.coefficients(0.0, np.zeros(frame.dim), np.eye(frame.dim))
         excess = 0.0
         for margin in _MARGINS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,12 +43,10 @@ class Outcome:
     upper: UpperBound | None = None
     local_lower: float = -np.inf
     rounds: int = 0
-    searches: int = 0
     boxes: int = 0
     atoms: int = 0
     message: str = ""
     unbounded: bool = False
-    history: list[tuple[float, float]] = field(default_factory=list)
 
     def offer_lower(self, bound: LowerBound) -> None:
         if self.lower is None or bound.value > self.lower.value:
