@@ -86,7 +86,7 @@ def biconjugate(
     begin = time.perf_counter()
     if method == "sampled":
         generator = rng if isinstance(rng, np.random.Generator) else np.random.default_rng(0 if rng is None else rng)
-        return sampled_biconjugate(WhiteLoss(loss, frame), tol, num_pieces=num_pieces, rng=generator, options=options)
+        return sampled_biconjugate(WhiteLoss(loss, frame), num_pieces=num_pieces, rng=generator, options=options)
     if method == "closed-form":
         result = of_closed_form(loss, q, frame, tol, begin)
     elif method == "hull":

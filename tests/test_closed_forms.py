@@ -11,7 +11,7 @@ from scipy.optimize import linprog
 
 from fenchel import Gaussian, conjugate
 from fenchel import losses as L
-from fenchel.closed.closed_forms import closed_form_biconjugate
+from fenchel.closed.closed_forms import closed_form_biconjugate, merged, onto_jump
 from fenchel.closed.quadratic_forms import quadratic_biconjugate, worst_covariance
 
 STRUCTURES = ("full", "diagonal", "isotropic")
@@ -262,3 +262,48 @@ def test_no_closed_form_is_none_and_never_a_number() -> None:
     assert jump[2] is None
     with pytest.raises(ValueError, match="structure"):
         closed_form_biconjugate(mixed, q, "banded")
+
+
+def test_a_quadratic_that_is_a_statistic_of_the_family_adds_up() -> None:
+    """diag(0.3, 0.9) is one in the full and diagonal family, a multiple of I in all, a cross term in the full alone."""
+    q = Gaussian(np.array([0.4, -0.3]), np.array([[0.9, 0.2], [0.2, 0.5]]))
+    datum = 1.5 * L.Softplus().compose([1.0, -0.7], [0.2])
+    allowed = {
+        "multiple": (0.3 * np.eye(2), STRUCTURES),
+        "diagonal": (np.diag([0.3, 0.9]), ("full", "diagonal")),
+        "cross": (np.array([[0.3, 0.1], [0.1, 0.9]]), ("full",)),
+    }
+    for H, structures in allowed.values():
+        mixed = datum + L.Quadratic(H, [0.1, 0.2], 0.3)
+        for structure in STRUCTURES:
+            if structure in structures:
+                check_duality(mixed, q, structure)
+            else:
+                assert closed_form_biconjugate(mixed, q, structure) is None
+
+
+def test_points_just_below_a_jump_move_onto_it_along_its_normal() -> None:
+    term = L.Terms(L.Indicator().groups[0].link, np.array([[2.0, -0.5]]), np.array([0.3]), np.ones(1))
+    row = term.rows[0]
+    plane = np.array([1.7, -0.4]) - row * (term.predictors(np.array([[1.7, -0.4]]))[0, 0] / (row @ row))
+    below, above, far = plane - 2e-16 * row, plane + 1e-9 * row, plane - 1e-6 * row
+    moved = onto_jump(np.stack([below, above, far]), term)
+    assert term.predictors(moved)[0, 0] >= 0.0
+    np.testing.assert_allclose(moved[0], below, atol=1e-13)
+    normal = np.array([0.5, 2.0])
+    assert abs((moved[0] - below) @ normal) <= 1e-15
+    np.testing.assert_array_equal(moved[1:], [above, far])
+
+
+def test_merging_terms_leaves_the_loss_what_it_was() -> None:
+    """Rows of zeros are a constant, equal rows and offsets one term, a weight of zero none."""
+    rng = np.random.default_rng(0)
+    rows = np.array([[0.0, 0.0], [1.0, 2.0], [1.0, 2.0], [1.0, 2.0], [0.5, 0.1], [3.0, 1.0]])
+    offsets, weights = np.array([0.7, 0.2, 0.2, -0.2, 0.0, 1.0]), np.array([2.0, 1.0, 0.5, 3.0, 0.25, 0.0])
+    link = L.Softplus().groups[0].link
+    loss = L.LinearPredictorLoss([L.Terms(link, rows, offsets, weights)], dim=2)
+    groups, constant = merged(loss)
+    assert [group.rows.shape[0] for group in groups] == [3]
+    assert constant == pytest.approx(2.0 * np.logaddexp(0.0, 0.7), rel=1e-14)
+    theta = rng.normal(size=(20, 2))
+    np.testing.assert_allclose(L.LinearPredictorLoss(groups, dim=2)(theta) + constant, loss(theta), rtol=1e-13)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from fenchel import Gaussian, conjugate
 from fenchel import losses as L
+from fenchel.conjugate import second_block
 
 numbers = st.floats(-3, 3)
 widths = st.floats(0.05, 3)
@@ -117,6 +120,72 @@ def test_bad_input(lam1: list, lam2: object) -> None:
         conjugate(L.ReLU(), lam1, lam2)
 
 
-def test_asymmetric_lam2() -> None:
+@pytest.mark.parametrize("scale", [1.0, 1e-12, 1e12])
+def test_asymmetric_lam2(scale: float) -> None:
     with pytest.raises(ValueError, match="symmetric"):
-        conjugate(L.Quadratic(np.eye(2), np.zeros(2)), np.zeros(2), [[-3.0, 0.5], [0.0, -3.0]])
+        conjugate(L.Quadratic(np.eye(2), np.zeros(2)), np.zeros(2), scale * np.array([[-3.0, 0.5], [0.0, -3.0]]))
+
+
+def narrow(center: float) -> L.UserLoss:
+    """A bump of width 0.02 on [-10, 10], and nothing elsewhere that would lead to it."""
+    return L.from_function(
+        lambda t: np.exp(-0.5 * ((t[:, 0] - center) / 0.02) ** 2),
+        lambda t: -(t - center) / 0.02**2 * np.exp(-0.5 * ((t - center) / 0.02) ** 2),
+        1,
+        curvature=1200.0,
+        bounds=(-10.0, 10.0),
+    )
+
+
+def test_the_given_starts_are_climbed_from() -> None:
+    lost = conjugate(narrow(7.31), [0.0], 0.0, max_boxes=1)
+    found = conjugate(narrow(7.31), [0.0], 0.0, starts=[[7.30]], max_boxes=1)
+    assert lost.value < 1e-6
+    assert found.value == pytest.approx(1.0, abs=1e-12)
+    assert found.argmax == pytest.approx([7.31], abs=1e-9)
+    with pytest.raises(ValueError, match="starts"):
+        conjugate(narrow(7.31), [0.0], 0.0, starts=np.zeros((2, 3)))
+
+
+def test_budgets_and_tolerance_are_kept_and_what_was_spent_is_said() -> None:
+    loss, wanted = narrow(3.3), 1.0
+    begin = time.perf_counter()
+    coarse, fine = (conjugate(loss, [0.0], 0.0, tol=tol) for tol in (0.1, 1e-9))
+    assert 0.0 <= coarse.seconds + fine.seconds <= time.perf_counter() - begin
+    assert coarse.certified
+    assert fine.certified
+    assert fine.gap <= 1e-9 < coarse.gap <= 0.1
+    assert fine.value == pytest.approx(wanted, abs=1e-9)
+    assert 0 < coarse.boxes < fine.boxes
+    assert conjugate(L.Quadratic(np.eye(2), np.zeros(2)), np.ones(2), -1.0).boxes == 0
+    for spent in (conjugate(loss, [0.0], 0.0, max_boxes=1), conjugate(loss, [0.0], 0.0, max_seconds=1e-9)):
+        assert spent.boxes < fine.boxes
+        assert not spent.certified
+        assert "stopped" in spent.message
+        assert spent.lower <= wanted <= spent.upper
+    for option in ({"max_boxes": 0.5}, {"max_seconds": -1.0}, {"tol": 0.0}):
+        with pytest.raises((TypeError, ValueError), match=next(iter(option))):
+            conjugate(loss, [0.0], 0.0, **option)
+
+
+def test_a_wrong_gradient_is_refused_at_the_points_that_matter() -> None:
+    """Right everywhere but near the maximizer, where the derivative of the value disagrees."""
+    wrong = L.from_function(
+        lambda t: np.cos(t[:, 0]),
+        lambda t: -np.sin(t) + 0.3 * np.exp(-((t / 0.02) ** 2)),
+        1,
+        curvature=20.0,
+        bounds=(-9.0, 9.0),
+    )
+    with pytest.raises(ValueError, match="gradient is not the derivative of value at theta"):
+        conjugate(wrong, [0.0], -0.1)
+
+
+def test_lam2_in_a_shape_of_no_family() -> None:
+    for lam2 in (np.zeros((1, 2)), np.zeros((2, 2, 2)), np.zeros(3)):
+        with pytest.raises(ValueError, match=r"lam2 must be a scalar or have shape \(2,\) or \(2, 2\)"):
+            conjugate(L.Quadratic(np.eye(2), np.zeros(2)), np.zeros(2), lam2)
+    # A matrix that is symmetric up to rounding is taken, and made so.
+    tilted = np.array([[-3.0, 0.5 + 1e-13], [0.5, -3.0]])
+    np.testing.assert_allclose(second_block(tilted, 2), second_block(tilted, 2).T, rtol=0.0)
+    np.testing.assert_allclose(second_block(tilted, 2), tilted, atol=1e-12)

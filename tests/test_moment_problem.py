@@ -103,7 +103,7 @@ def test_repairs_restore_the_moments_exactly(structure: str, repair: object) -> 
     frame = frame_of(structure, 3)
     rng = np.random.default_rng(5)
     for size in (1e-13, 1e-9, 1e-5, 1e-3):
-        points = sigma_points(3, np.linalg.qr(rng.normal(size=(3, 3)))[0])
+        points = sigma_points(3) @ np.linalg.qr(rng.normal(size=(3, 3)))[0].T
         points = np.concatenate([points, 1.7 * points])
         weights = np.concatenate([np.full(6, 0.5), np.full(6, 0.5)])
         weights[6:] /= 1.7**2
@@ -184,6 +184,20 @@ def test_jump_planes_find_the_lowest_point_and_the_upper_side() -> None:
     assert loss(off)[0] == 0.0
     assert loss(planes.snap(off, loss._value))[0] == 1.0
     assert JumpPlanes.of(L.Softplus()).offsets.size == 0
+
+
+@pytest.mark.parametrize("threshold", [0.3, -1.7, 40.0])
+def test_an_atom_at_a_jump_keeps_its_loss_whatever_rounding_does(threshold: float) -> None:
+    """Wherever within rounding of the jump it was found, also a hair above: the loss cannot be a jump smaller."""
+    white = WhiteLoss(L.Indicator(threshold), MomentFrame.of(np.array([-0.6]), np.array([[0.06]]), "full"))
+    plane = white.frame.to_white(np.array([[threshold]]))
+    near = plane + np.spacing(plane) * np.arange(-40, 41)[:, None]
+    snapped = white.snap(near)
+    assert (white.value(snapped) == 1.0).all()
+    assert white.rounding(snapped, -1).max() < 1e-14
+    assert np.abs(snapped - plane).max() < 1e-13 * (1.0 + np.abs(plane).max())
+    far = plane + np.array([[-0.1], [0.1]])
+    np.testing.assert_array_equal(white.snap(far), far)
 
 
 def test_reduced_frame_keeps_the_moments_of_what_it_leaves_out() -> None:

@@ -112,9 +112,24 @@ def test_sampled_method_reports_one_side_only() -> None:
         assert result.info["atoms_upper"] >= truth.lower
         assert result.value >= truth.lower - 1e-6
         assert "approximation" in result.message
+        # The atoms bound from above, and so does the value of a convex loss but for the solver's tolerance.
+        room = 1e-6 * max(1.0, abs(result.value))
+        assert result.upper == pytest.approx(max(result.value + room, result.info["atoms_upper"]), rel=1e-12)
+        assert result.upper - truth.lower < 5.0
+        assert -(result.weights @ loss(result.atoms)) <= result.info["atoms_upper"] + 1e-9
+        assert result.weights @ result.atoms == pytest.approx(q.mean, abs=1e-9)
     assert many.value < few.value
     assert many.value - truth.value < 0.2 * (few.value - truth.value)
     again = fenchel.biconjugate(loss, q, "sampled", num_pieces=4, rng=np.random.default_rng(1))
     assert again.value == few.value
     by_scs = fenchel.biconjugate(loss, q, "sampled", num_pieces=4, rng=1, solver=SOLVERS["SCS"][0])
     assert by_scs.value == pytest.approx(few.value, rel=1e-5)
+
+
+def test_a_loss_that_is_not_convex_is_bounded_by_the_atoms_alone() -> None:
+    """Pieces of a loss that is not convex may lie above it: their value bounds nothing."""
+    q = fenchel.Gaussian(np.array([0.5]), np.array([[2.0]]))
+    result = fenchel.biconjugate(L.ThreeWells(), q, "sampled", num_pieces=5, rng=0)
+    truth = fenchel.biconjugate(L.ThreeWells(), q)
+    assert result.upper >= truth.lower
+    assert result.upper == np.inf or result.atoms.shape[0] > 0

@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
 
 from fenchel import Gaussian, sum_of_biconjugates
 from fenchel import losses as L
 from fenchel.losses.bounded_links import BumpLink, IndicatorLink
 from fenchel.losses.links import AbsLink, HuberLink, ReLULink, SoftplusLink
+from fenchel.search.bounds import LinearModel
 from fenchel.search.box_quadratic import box_maximum
 from fenchel.search.confine import Setting, prepare
 from fenchel.search.enclose import box_around, global_majorants
 from fenchel.search.maximize import local_maximizers, maximize
+from fenchel.search.root_bound import global_quadratics, stacked_terms
 
 LINKS = [ReLULink(), AbsLink(), SoftplusLink(), HuberLink(0.8), BumpLink(), IndicatorLink()]
 Array = np.ndarray
@@ -359,3 +362,53 @@ def test_global_majorants_majorize(seed: int) -> None:
     center, half = box_around(majorants, float(h.max()) - 1.0, np.eye(model.dim))
     near = h >= h.max() - 1.0
     assert (np.abs(u[near] - center) <= half * (1.0 + 1e-9) + 1e-9).all()
+
+
+@pytest.mark.parametrize("offset", [-1.3, 0.0, 0.8])
+def test_majorants_come_ever_nearer(offset: float) -> None:
+    """One smooth term: a parabola tangent where h is largest leaves nothing; at a kink five rounds halve the excess."""
+    for loss, left in ((L.Softplus(), 1e-4), (L.Absolute(0.4), 0.55), (L.Huber(0.7), 0.2)):
+        shifted, lam1, lam2 = loss.compose([1.7], [offset]), np.array([0.6]), np.array([[-0.8]])
+        setting = prepare(shifted, lam1, lam2)
+        assert isinstance(setting, Setting)
+        best = maximize(shifted, lam1, lam2, tol=1e-10)
+        u = setting.model.coordinates(best.argmax[None])
+        excess = np.array([q.top for q in global_majorants(setting, best.lower, u[0], 1e-10)]) - best.lower
+        assert excess.size == 5
+        assert (np.diff(excess) <= 0.0).all()
+        assert -1e-10 <= excess[-1] <= left * excess[0]
+
+
+def test_the_root_bound_ends_at_the_least_maximum() -> None:
+    """Of all choices of one parabola a term, by an independent minimizer over the contacts."""
+    rng = np.random.default_rng(3)
+    loss = L.LogisticRegression(2.0 * rng.normal(size=(7, 4)), rng.integers(0, 2, size=7))
+    setting = prepare(loss, rng.normal(size=4), -2.0 * np.eye(4))
+    assert isinstance(setting, Setting)
+    assert isinstance(setting.model, LinearModel)
+    terms = stacked_terms(setting.model)
+    for start in (20.0, 100.0):
+        tops = [q.top for q in global_quadratics(setting.model, 0.0, np.full(7, start), 1e-8)]
+        assert len(tops) > 5
+        least = minimize(
+            lambda c: q.top if (q := terms.quadratic(np.exp(c))) else 1e9, np.full(7, 3.0), method="Powell"
+        )
+        assert tops[-1] == pytest.approx(least.fun, rel=1e-6)
+        assert tops[-1] <= min(tops) + 1e-8
+
+
+def test_terms_without_contacts_keep_their_own_parabola_or_their_supremum() -> None:
+    """A squared hinge is below bend z^2 / 2, a jump below 1: these parts of the majorant do not depend on contacts."""
+    squared, jump = L.SquaredReLU(0.3).compose([0.4, -0.2]), 2.0 * L.Indicator(1.0).compose([1.0, 1.0])
+    setting = prepare(squared + jump, np.array([0.1, 0.2]), -np.eye(2))
+    assert isinstance(setting, Setting)
+    model, terms = setting.model, stacked_terms(setting.model)
+    assert terms.rows.shape == (0, 2)
+    q = terms.quadratic(np.empty(0))
+    assert q is not None
+    u = np.random.default_rng(0).normal(size=(50, 2))
+    above = q.constant + u @ q.linear - 0.5 * np.einsum("ni,ij,nj->n", u, q.concave, u)
+    theta = model.theta(u)
+    z = theta @ [0.4, -0.2] - 0.3
+    np.testing.assert_allclose(above - model.value(u), z**2 - np.maximum(z, 0.0) ** 2 + 2.0 - jump(theta), atol=1e-12)
+    assert q.top == pytest.approx(q.constant + 0.5 * q.linear @ np.linalg.solve(q.concave, q.linear), rel=1e-13)

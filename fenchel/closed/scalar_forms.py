@@ -29,7 +29,7 @@ class ScalarForm:
 
     ``value`` = -f** = sup E[g(z)]; the majorant ``value + slope (z - mean) + curvature/2 ((z - mean)^2 - variance)``
     lies above g everywhere. The worst case puts ``weight`` on ``atom`` and 1 - weight on ``other``; ``attained``
-    is False where the supremum is only a limit (then the atoms reach a smaller value). ``error`` bounds what rounding
+    is False where the supremum is only a limit (then the atoms mean nothing). ``error`` bounds what rounding
     did to ``value``, that of the mean and variance given included.
     """
 
@@ -87,18 +87,16 @@ def _cantelli(mean: Array, variance: Array, uncertain: Uncertainty) -> ScalarFor
 
     Means nearer to 0 than the square root of rounding count as 0: the atom that attains is then too far to represent.
     """
-    spread = np.sqrt(variance)
-    on_jump = np.abs(mean) <= 1e-7 * spread
+    on_jump = np.abs(mean) <= 1e-7 * np.sqrt(variance)
     above = (mean > 0.0) | on_jump
     safe = np.where(on_jump, 1.0, mean)
-    far = np.where(on_jump, spread, mean + variance / safe)
+    far = mean + variance / safe
     second = variance + mean * mean
     value = np.where(above, 1.0, variance / second)
     curvature = np.where(above, 0.0, 2.0 / (far * far))
     slope = np.where(above, 0.0, curvature * (mean - far))
     # Above the threshold both atoms have z >= 0; below it one sits on the jump.
-    weight = np.where(on_jump, 0.5, mean * mean / second)
-    other = np.where(on_jump, -far, 0.0)
+    weight, other = mean * mean / second, np.zeros(mean.shape)
     # Where the mean may lie on either side of the jump, so may the value.
     either = np.where(np.abs(mean) <= uncertain[0], 1.0 - value, 0.0)
     error = 8.0 * _EPS * value + np.where(above, either, _moved(slope, curvature, uncertain))
@@ -107,12 +105,10 @@ def _cantelli(mean: Array, variance: Array, uncertain: Uncertainty) -> ScalarFor
 
 def _squared_relu(mean: Array, variance: Array, uncertain: Uncertainty) -> ScalarForm:
     """variance + (mean^+)^2: by two atoms z >= 0 where mean > 0, else by a vanishing mass that escapes to infinity."""
-    spread = np.sqrt(variance)
-    attained = mean > 1e-7 * spread
+    attained = mean > 1e-7 * np.sqrt(variance)
     positive = np.maximum(mean, 0.0)
-    far = mean + np.where(attained, variance / np.where(attained, mean, 1.0), spread)
-    weight = np.where(attained, mean * mean / (variance + mean * mean), 0.5)
-    other = np.where(attained, 0.0, mean - spread)
+    far = mean + variance / np.where(attained, mean, 1.0)
+    weight, other = mean * mean / (variance + mean * mean), np.zeros(mean.shape)
     curvature = np.full(mean.shape, 2.0)
     value = variance + positive * positive
     error = 4.0 * _EPS * value + _moved(2.0 * positive, curvature, uncertain)

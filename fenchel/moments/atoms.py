@@ -93,9 +93,9 @@ def _moments(frame: MomentFrame, expectation: Array) -> tuple[float, Array, Arra
     return float(expectation[0]), expectation[1 : 1 + p], second[0] / p * np.eye(p)
 
 
-def sigma_points(dim: int, rotation: Array | None = None) -> Array:
-    """The 2 P points +-sqrt(P) u_i: with equal weights they have mean 0 and covariance I."""
-    basis = np.sqrt(dim) * (np.eye(dim) if rotation is None else rotation)
+def sigma_points(dim: int) -> Array:
+    """The 2 P points +-sqrt(P) e_i: with equal weights they have mean 0 and covariance I."""
+    basis = np.sqrt(dim) * np.eye(dim)
     return np.concatenate([basis, -basis])
 
 

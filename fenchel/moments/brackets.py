@@ -41,12 +41,8 @@ def of_state(frame: MomentFrame, state: State, tol: float, begin: float) -> Bico
         unproved=state.message,
         remark="" if lower is None else lower.limited,
         info={
-            "rounds": state.rounds,
-            "searches": state.searches,
             "boxes": state.boxes,
             "columns": state.values.size,
-            "local_lower": state.local_lower,
-            "lower_from": None if lower is None else lower.source,
             "coefficients": None if lower is None else lower.coefficients,
             "majorant_offset": None if lower is None else lower.offset(frame),
         },
@@ -89,7 +85,7 @@ def of_quadratic(loss: Any, frame: MomentFrame, tol: float, begin: float) -> Bic
         atoms=theta,
         weights=weights,
         iterations=1,
-        info={"rounds": 1, "searches": 0, "boxes": 0, "lower_from": "quadratic", "majorant_offset": offset},
+        info={"boxes": 0, "majorant_offset": offset},
     )
 
 
@@ -167,3 +163,16 @@ def _bracketed(
         message="; ".join(text for text in (message, remark) if text),
         info=info,
     )
+
+
+def _in_order(low: float, high: float, scale: float) -> tuple[float, float, str]:
+    """The ends in order, and what to say if the lower lies above the upper by more than rounding.
+
+    Then one of the two proofs is wrong: a gradient that is not the loss's own, or rounding beyond the margins.
+    """
+    if not low > high:
+        return low, high, ""
+    if low - high <= 1e-12 * scale:
+        return high, low, ""
+    clash = f"the bracket is inverted (lower end {low:.8g}, upper end {high:.8g}): a wrong gradient, or rounding"
+    return low, high, clash

@@ -32,7 +32,6 @@ class LowerBound:
     value: float
     lam1: Array
     lam2: Array
-    source: str
     limited: str = ""
     #: The quadratic's coefficients in whitened coordinates, where it is known more exactly.
     coefficients: Array | None = None
@@ -68,7 +67,7 @@ def certify_lower(
         slack += white.frame.drift * float(np.abs(coefficients[1 + white.frame.dim :]).sum())
     _, lam1, lam2 = white.frame.to_natural(coefficients)
     limited = "" if white.loss.bounds is None else "theta is confined to the bounds of the loss"
-    return LowerBound(-mean - found.upper - slack, lam1, lam2, "search", limited, coefficients), found
+    return LowerBound(-mean - found.upper - slack, lam1, lam2, limited, coefficients), found
 
 
 def make_upper(white: WhiteLoss, points: Array, weights: Array) -> UpperBound | None:

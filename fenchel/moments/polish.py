@@ -18,6 +18,7 @@ from fenchel.moments.white_loss import WhiteLoss
 __all__ = ["ActiveSet", "free_directions", "least_step", "polish"]
 
 Array = NDArray[np.float64]
+_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class ActiveSet:
     residual: float
 
 
-def polish(white: WhiteLoss, start: ActiveSet, *, steps: int = 20) -> ActiveSet | None:
+def polish(white: WhiteLoss, start: ActiveSet) -> ActiveSet | None:
     """Newton from ``start``; an atom with a slope sits on a kink or a jump and moves along it only.
 
     Returns the best point met, or None where the iteration cannot begin (an atom without finite derivatives).
@@ -38,7 +39,7 @@ def polish(white: WhiteLoss, start: ActiveSet, *, steps: int = 20) -> ActiveSet 
     """
     current, best, normals = start, None, _normals(white, start)
     for _ in range(max(1, start.weights.size - 1)):
-        best = _newton(white, current, normals, steps)
+        best = _newton(white, current, normals)
         if best is None or best.weights.min() >= -1e-13:
             return best
         keep = best.weights > best.weights.min()
@@ -84,13 +85,13 @@ def least_step(rows: Array, short: Array) -> Array | None:
     return np.asarray(-rest[:-1] / rest[-1])
 
 
-def _newton(white: WhiteLoss, start: ActiveSet, normals: Array, steps: int) -> ActiveSet | None:
+def _newton(white: WhiteLoss, start: ActiveSet, normals: Array) -> ActiveSet | None:
     frame = white.frame
     x, w, c = start.points, start.weights, start.coefficients
     count, size = w.size, frame.size
     best: ActiveSet | None = None
     stalled = 0
-    for _ in range(steps):
+    for _ in range(_STEPS):
         value, gradient, hessian = white.value(x), white.gradient(x), white.hessian(x)
         features, jacobian = frame.features(x), frame.jacobians(x)
         gap = value - features @ c

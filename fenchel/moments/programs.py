@@ -37,11 +37,10 @@ class SolverOptions:
 
 @dataclass(frozen=True)
 class SampledSolution:
-    """Maximizer of Eq. 33: lam1 (P,), lam2 (P, P), t, the optimal value, and the multipliers (K,) of the pieces."""
+    """Maximizer of Eq. 33: lam1 (P,), lam2 (P, P), the optimal value, and the multipliers (K,) of the pieces."""
 
     lam1: Array
     lam2: Array
-    t: float
     value: float
     multipliers: Array
 
@@ -127,7 +126,6 @@ def sampled_program(
     return SampledSolution(
         lam1=np.asarray(eta.value, dtype=float),
         lam2=-0.5 * frame.matrix(solved),
-        t=float(t.value),
         value=float(problem.value),
         multipliers=np.array([float(np.ravel(constraint.dual_value)[0]) for constraint in below]),
     )
@@ -156,8 +154,6 @@ def _solve(problem: Any, options: SolverOptions, infeasible: tuple[str, ...] = (
             problem.solve(solver=name, verbose=options.verbose, **dict(options.settings))
     except cp.error.SolverError as error:
         raise SolverError(f"solver {name} failed: {str(error).splitlines()[0]}") from error
-    except (cp.error.DCPError, cp.error.DPPError):
-        raise
     if problem.status in options.accept:
         return False
     if problem.status in infeasible:

@@ -31,7 +31,7 @@ def certify(problem: Problem, state: State, candidate: Candidate) -> State:
         max_seconds=max(1e-3, problem.seconds_left()),
         max_boxes=problem.budget.max_boxes,
     )
-    state = replace(state, searched=candidate, searches=state.searches + 1, boxes=state.boxes + found.boxes)
+    state = replace(state, searched=candidate, boxes=state.boxes + found.boxes)
     state = state.with_lower(bound)
     supposed = -float(candidate.coefficients @ target)
     if supposed - found.lower < candidate.lower - 0.1 * allowed:
@@ -64,7 +64,7 @@ def _confined(problem: Problem, state: State, c: Array) -> tuple[State, float]:
     if np.array_equal(frame.quadratic(own)[2], declared[2]):
         _, lam1, lam2 = frame.to_natural(own)
         slack = 1e-14 * float(np.abs(own) @ np.abs(frame.target))
-        state = state.with_lower(LowerBound(-float(own @ frame.target) - slack, lam1, lam2, "declared majorizer"))
+        state = state.with_lower(LowerBound(-float(own @ frame.target) - slack, lam1, lam2))
     square = frame.coefficients(0.0, np.zeros(frame.dim), np.eye(frame.dim))
     excess = 0.0
     for margin in _MARGINS:

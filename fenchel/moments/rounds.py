@@ -84,7 +84,6 @@ class State:
     best: Candidate | None = None
     searched: Candidate | None = None
     rounds: int = 0
-    searches: int = 0
     boxes: int = 0
     stalled: int = 0
     message: str = ""

@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 
 
 def sampled_biconjugate(
-    white: WhiteLoss, tol: float, *, num_pieces: int, rng: np.random.Generator, options: SolverOptions
+    white: WhiteLoss, *, num_pieces: int, rng: np.random.Generator, options: SolverOptions
 ) -> BiconjugateResult:
     """Eq. 33 with first-order expansions of l at ``num_pieces`` points drawn from q.
 
@@ -64,5 +64,5 @@ def sampled_biconjugate(
         method="sampled",
         structure=frame.structure,
         message=f"{num_pieces} sampled pieces, solved by {options.solver}; an approximation without a lower bound",
-        info={"num_pieces": num_pieces, "solver": options.solver, "tol": tol, "atoms_upper": atoms_upper},
+        info={"atoms_upper": atoms_upper},
     )

@@ -44,7 +44,7 @@ def known_start(loss: Loss, q: Gaussian, frame: MomentFrame, warm: Any) -> Start
         return Start(points)
     lam1, lam2 = summed.natural.lam1, frame.matrix(summed.natural.lam2)
     pairing, _ = frame.pairing(lam1, lam2)
-    bound = LowerBound(float(summed.lower), lam1, lam2, "sum of biconjugates")
+    bound = LowerBound(float(summed.lower), lam1, lam2)
     return Start(points, (frame.from_natural(pairing - summed.lower, lam1, lam2),), bound)
 
 

@@ -7,8 +7,6 @@ The in-place kernels the optimizers run are tested against these.
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
 __all__ = [
@@ -24,10 +22,6 @@ __all__ = [
 ]
 
 Scalar = float | Tensor
-
-
-def _sqrt(value: Scalar) -> Scalar:
-    return value.sqrt() if isinstance(value, Tensor) else math.sqrt(value)
 
 
 def posterior_variance(s: Tensor, num_data: Scalar) -> Tensor:

@@ -12,6 +12,7 @@ from fenchel.search.bounds import Model
 __all__ = ["ascend", "distinct"]
 
 Array = NDArray[np.float64]
+_CLIMBS = 4
 _MOST_STEPS = 60
 _MOST_HALVINGS = 25
 
@@ -20,19 +21,18 @@ def ascend(
     model: Model,
     starts: Array,
     *,
-    climbs: int = 4,
     domain: tuple[Array, Array] | None = None,
     deadline: float | None = None,
 ) -> tuple[Array, Array]:
     """Points (S, D) and values (S,) after climbing from starts (S, D) in model coordinates.
 
-    For a convex loss the first ``climbs`` steps maximize the minorant tangent to l (which cannot descend); then Newton
+    For a convex loss the first steps maximize the minorant tangent to l (which cannot descend); then Newton
     steps with the modulus of the Hessian's eigenvalues, shortened until h rises. ``domain`` = (lo, hi) is never left.
     After ``deadline`` (of `time.perf_counter`) the points are handed back as they are.
     """
     u = starts.copy()
     if model.convex and model.whitened and domain is None:
-        for _ in range(climbs):
+        for _ in range(_CLIMBS):
             u = u + model.tangent(u)[1]
     value, slope, hessian = (part.copy() for part in model.derivatives(u))
     active = np.arange(u.shape[0])

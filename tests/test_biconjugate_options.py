@@ -1,0 +1,154 @@
+"""What `biconjugate` is asked for is what it does, and what it says of its answer is so."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import numpy as np
+import pytest
+
+import fenchel
+from fenchel import losses as L
+from fenchel.moments.brackets import _in_order, _value
+
+Q = fenchel.Gaussian(np.array([0.4]), np.array([[0.7]]))
+PLANE = fenchel.Gaussian(np.array([0.3, -0.2]), np.array([[1.0, 0.2], [0.2, 0.6]]))
+
+
+def logistic(n: int = 12, dim: int = 2) -> L.LogisticRegression:
+    rng = np.random.default_rng(0)
+    return L.LogisticRegression(rng.normal(size=(n, dim)), rng.integers(0, 2, size=n))
+
+
+def test_the_method_asked_for_is_the_one_that_answers() -> None:
+    for method in ("cutting-plane", "hull", "closed-form"):
+        begin = time.perf_counter()
+        found = fenchel.biconjugate(L.Softplus(), Q, method)
+        assert found.method == method
+        assert found.certified
+        assert found.message == ""
+        assert 0.0 <= found.seconds <= time.perf_counter() - begin
+    assert fenchel.biconjugate(L.Softplus(), Q, "closed-form").iterations == 0
+    assert fenchel.biconjugate(L.Softplus(), Q).iterations >= 1
+    exact = fenchel.biconjugate(L.Quadratic(np.eye(2), np.zeros(2)), PLANE)
+    assert (exact.iterations, exact.info["boxes"], exact.message) == (1, 0, "")
+    assert fenchel.biconjugate(logistic(), PLANE).info["boxes"] > 0
+
+
+def test_where_the_hull_cannot_answer_it_says_who_did() -> None:
+    far = fenchel.Gaussian(np.array([1.0]), np.array([[1e-18]]))
+    found = fenchel.biconjugate(L.Softplus(), far, "hull")
+    assert found.method == "cutting-plane"
+    assert found.message.startswith("by cutting planes: the hull cannot resolve")
+    assert found.value == pytest.approx(-float(np.logaddexp(0.0, 1.0)), rel=1e-12)
+    with pytest.raises(ValueError, match="P = 2"):
+        fenchel.biconjugate(logistic(), PLANE, "hull")
+
+
+def test_a_bracket_left_open_says_how_wide_it_is() -> None:
+    short = fenchel.biconjugate(logistic(40, 3), fenchel.Gaussian(np.zeros(3), 1.0), tol=1e-13, max_rounds=1)
+    assert not short.certified
+    assert short.message
+    assert short.lower <= short.upper
+    stopped = fenchel.biconjugate(logistic(), PLANE, max_boxes=1)
+    assert not stopped.certified
+    assert "stopped after" in stopped.message
+    exact = L.Quadratic(np.array([[1.0, 0.5, 0.3], [0.5, 1.0, -0.4], [0.3, -0.4, 2.0]]), np.ones(3))
+    closed = fenchel.biconjugate(exact, fenchel.Gaussian(np.ones(3), np.ones(3)), tol=1e-17)
+    assert not closed.certified
+    assert "wide" in closed.message
+
+
+def test_a_supremum_that_is_not_attained_has_no_atoms() -> None:
+    found = fenchel.biconjugate(L.Indicator(0.4), Q, "closed-form")
+    assert found.value == pytest.approx(-1.0, abs=1e-12)
+    assert (found.atoms.shape, found.weights.shape) == ((0, 1), (0,))
+    assert found.message == "the worst case is not attained"
+    coarse = fenchel.biconjugate(L.Indicator(0.4), Q, "closed-form", tol=1e-16)
+    assert not coarse.certified
+    assert coarse.message.startswith("rounding may have moved the value by")
+    assert coarse.message.endswith("the worst case is not attained")
+    with pytest.raises(ValueError, match="no closed form"):
+        fenchel.biconjugate(logistic(), PLANE, "closed-form")
+
+
+def test_a_warm_start_without_atoms_or_bound_is_a_cold_one() -> None:
+    cold = fenchel.biconjugate(logistic(), PLANE)
+    bare = dataclasses.replace(cold, atoms=np.zeros((0, 2)), weights=np.zeros(0))
+    offset = dataclasses.replace(cold, info={**cold.info, "majorant_offset": None})
+    endless = dataclasses.replace(cold, info={**cold.info, "majorant_offset": np.inf})
+    for warm in (bare, offset, endless, fenchel.biconjugate(logistic(), PLANE, structure="diagonal")):
+        found = fenchel.biconjugate(logistic(), PLANE, warm=warm)
+        assert found.certified
+        assert found.value == pytest.approx(cold.value, rel=1e-8)
+
+
+@pytest.mark.parametrize(
+    "warm",
+    [np.zeros(2), np.zeros((3, 1)), np.full((3, 2), np.nan), np.zeros((1, 2, 2))],
+    ids=["flat", "narrow", "nan", "deep"],
+)
+def test_atoms_to_start_from_have_a_shape(warm: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="warm"):
+        fenchel.biconjugate(logistic(), PLANE, warm=warm)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"natural": None},
+        {"atoms": np.zeros((2, 3))},
+        {"weights": np.array([-1.0, 2.0])},
+        {"weights": np.array([np.inf, 2.0])},
+        {"natural": fenchel.Natural(np.array([np.nan, 0.0]), -np.eye(2))},
+        {"natural": fenchel.Natural(np.zeros(2), np.full((2, 2), np.inf))},
+    ],
+    ids=["none", "atoms", "negative", "infinite", "lam1", "lam2"],
+)
+def test_results_to_start_from_are_looked_at(change: dict) -> None:
+    found = fenchel.biconjugate(L.Softplus().compose([1.0, 2.0]), PLANE)
+    with pytest.raises(ValueError, match="warm must"):
+        fenchel.biconjugate(logistic(), PLANE, warm=dataclasses.replace(found, **change))
+
+
+def test_the_ends_of_a_bracket_are_put_in_order_within_rounding_only() -> None:
+    assert _in_order(1.0, 2.0, 1.0) == (1.0, 2.0, "")
+    assert _in_order(2.0, 2.0, 1.0) == (2.0, 2.0, "")
+    assert _in_order(-np.inf, np.inf, 1.0) == (-np.inf, np.inf, "")
+    low, high, clash = _in_order(1.0 + 1e-13, 1.0, 1.0)
+    assert (low, high, clash) == (1.0, 1.0 + 1e-13, "")
+    assert _in_order(100.0 + 5e-11, 100.0, 100.0)[2] == ""
+    low, high, clash = _in_order(1.0 + 1e-9, 1.0, 1.0)
+    assert (low, high) == (1.0 + 1e-9, 1.0)
+    assert "inverted" in clash
+
+
+def test_the_value_is_the_upper_end_once_the_bracket_has_closed_at_least_locally() -> None:
+    assert _value(1.0, 1.0 + 1e-7, -np.inf, 1e-8) == 1.0 + 1e-7
+    assert _value(0.5, 1.0, 1.0 - 1e-7, 1e-8) == 1.0
+    assert _value(0.5, 1.0, 0.6, 1e-8) == 0.5
+    assert _value(0.5, 1.0, 0.6, 0.41) == 1.0
+    assert _value(500.0, 1000.0, 1000.0 - 5e-4, 1e-8) == 1000.0
+    assert _value(-np.inf, 1.0, -np.inf, 1e-8) == 1.0
+    assert _value(0.5, np.inf, 0.6, 1e-8) == 0.5
+
+
+@pytest.mark.parametrize("structure", ["full", "diagonal", "isotropic"])
+@pytest.mark.parametrize(
+    "loss",
+    [L.Quadratic(np.array([[1.0, 0.7], [0.7, 0.4]]), [0.3, -0.2], 0.8), L.Quadratic(np.diag([0.5, 2.0]), [1.0, 0.0])],
+    ids=["bent", "diagonal"],
+)
+def test_the_majorant_of_a_quadratic_is_above_it_and_worth_the_lower_end(structure: str, loss: L.Quadratic) -> None:
+    found = fenchel.biconjugate(loss, PLANE, structure=structure)
+    assert found.certified
+    second = PLANE.cov + np.outer(PLANE.mean, PLANE.mean)
+    lam1, lam2 = found.natural.lam1, np.asarray(found.natural.lam2)
+    lam2 = lam2 if lam2.ndim == 2 else lam2 * np.eye(2)
+    offset = found.info["majorant_offset"]
+    assert lam1 @ PLANE.mean + np.sum(lam2 * second) - offset == pytest.approx(found.lower, abs=1e-12)
+    theta = 5.0 * np.random.default_rng(0).normal(size=(200, 2))
+    above = offset - theta @ lam1 - np.einsum("ni,ij,nj->n", theta, lam2, theta)
+    assert (above >= loss(theta) - 1e-12 * (1.0 + np.abs(above))).all()
+    assert -(found.weights @ loss(found.atoms)) == pytest.approx(found.upper, abs=1e-12)
