@@ -158,7 +158,14 @@ def test_the_squared_relu_is_attained_only_above_its_threshold() -> None:
             assert short < wide - 1e-3  # mass escapes to infinity
         lam1, lam2 = natural
         # A little inside the domain f* is finite, a little outside infinite.
-        assert conjugate(L.SquaredReLU(0.2), lam1, 1.01 * lam2).certified
+        inside = conjugate(L.SquaredReLU(0.2), lam1, 1.01 * lam2)
+        assert inside.certified
+        assert np.isfinite(inside.value)
+        # The natural parameter is that of a parabola above the loss, of the same mean: <lambda', mu> - t = f**.
+        t = float(pairing(natural, q, "full")) - value
+        theta = np.linspace(-30.0, 30.0, 2001)[:, None]
+        above = t - theta[:, 0] * lam1[0] - theta[:, 0] ** 2 * lam2[0, 0]
+        assert (above >= L.SquaredReLU(0.2)(theta) - 1e-12 * (1.0 + above)).all()
         assert conjugate(L.SquaredReLU(0.2), lam1, 0.99 * lam2).value == np.inf
 
 
