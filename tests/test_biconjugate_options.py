@@ -42,6 +42,10 @@ def test_where_the_hull_cannot_answer_it_says_who_did() -> None:
     assert found.method == "cutting-plane"
     assert found.message.startswith("by cutting planes: the hull cannot resolve")
     assert found.value == pytest.approx(-float(np.logaddexp(0.0, 1.0)), rel=1e-12)
+    # Neither closes its bracket: the narrower one is returned.
+    narrow = fenchel.biconjugate(L.ThreeWells(), Q, "hull", tol=1e-16, max_boxes=1)
+    assert narrow.method == "hull"
+    assert narrow.gap < fenchel.biconjugate(L.ThreeWells(), Q, tol=1e-16, max_boxes=1).gap
     with pytest.raises(ValueError, match="P = 2"):
         fenchel.biconjugate(logistic(), PLANE, "hull")
 
@@ -78,7 +82,10 @@ def test_a_warm_start_without_atoms_or_bound_is_a_cold_one() -> None:
     bare = dataclasses.replace(cold, atoms=np.zeros((0, 2)), weights=np.zeros(0))
     offset = dataclasses.replace(cold, info={**cold.info, "majorant_offset": None})
     endless = dataclasses.replace(cold, info={**cold.info, "majorant_offset": np.inf})
-    for warm in (bare, offset, endless, fenchel.biconjugate(logistic(), PLANE, structure="diagonal")):
+    idle = dataclasses.replace(
+        cold, atoms=np.concatenate([cold.atoms, [[3.0, 3.0]]]), weights=np.append(cold.weights, 0.0)
+    )
+    for warm in (bare, offset, endless, idle, fenchel.biconjugate(logistic(), PLANE, structure="diagonal")):
         found = fenchel.biconjugate(logistic(), PLANE, warm=warm)
         assert found.certified
         assert found.value == pytest.approx(cold.value, rel=1e-8)

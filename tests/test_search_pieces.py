@@ -241,6 +241,16 @@ def test_the_maximum_over_a_box_of_separate_parabolas_is_exact(dim: int) -> None
         np.testing.assert_allclose(np.delete(box_maximum(slope, matrix, half), 3), np.delete(bound, 3), rtol=1e-12)
 
 
+def test_a_flat_ridge_in_the_plane() -> None:
+    """-(d_1 - 2 d_2)^2 / 2 plus slopes along the ridge: the maximum is on an edge, and nothing is divided by 0."""
+    row = np.array([1.0, -2.0])
+    matrix = np.stack([-np.outer(row, row)] * 3)
+    slope = np.array([[0.0, 0.0], [2.0, 1.0], [-2.0, -1.0]])
+    np.testing.assert_allclose(box_maximum(slope, matrix, np.ones((3, 2))), [0.0, 2.625, 2.625], atol=1e-12)
+    saddle = np.array([[[-1.0, 3.0], [3.0, -1.0]]])
+    assert box_maximum(np.zeros((1, 2)), saddle, np.ones((1, 2)))[0] == pytest.approx(2.0, rel=1e-14)
+
+
 def test_a_relaxed_maximum_is_that_of_a_concave_quadratic_inside_its_box() -> None:
     rng = np.random.default_rng(9)
     for dim in (3, 4, 6):

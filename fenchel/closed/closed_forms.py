@@ -44,8 +44,6 @@ def closed_form_biconjugate(loss: Loss, q: Any, structure: str | None = None) ->
         value, natural, worst, error = quadratic_biconjugate(
             linear.H, linear.b, linear.c + constant, mean, cov, structure
         )
-        if error > 1e-10 * max(1.0, abs(value)):
-            return None
         atoms, weights = covariance_atoms(mean, worst)
         return value, natural, atoms, weights, error
     if len(terms) > 1 or terms[0].rows.shape[0] > 1 or not _is_statistic(linear.H, structure):

@@ -57,9 +57,8 @@ def repair_by_mixing(frame: MomentFrame, points: Array, weights: Array) -> tuple
     if mix >= 0.5:
         return None
     shifted = frame.target - residual * (1.0 - mix) / mix
-    _, _, second = _moments(frame, shifted)
     mean = shifted[1 : 1 + frame.dim]
-    covariance = second - np.outer(mean, mean)
+    covariance = _second_moment(frame, shifted) - np.outer(mean, mean)
     eigenvalues, vectors = np.linalg.eigh(covariance)
     if eigenvalues[0] <= 0.0:
         return None
@@ -71,17 +70,17 @@ def repair_by_mixing(frame: MomentFrame, points: Array, weights: Array) -> tuple
     )
 
 
-def _moments(frame: MomentFrame, expectation: Array) -> tuple[float, Array, Array]:
-    """(1, E x, a matrix E x x^T of the family) of expected features."""
+def _second_moment(frame: MomentFrame, expectation: Array) -> Array:
+    """A matrix E x x^T of the family from expected features."""
     p = frame.dim
     second = expectation[1 + p :]
     if frame.structure == "full":
         matrix = np.zeros((p, p))
         matrix[frame.pairs] = second
-        return float(expectation[0]), expectation[1 : 1 + p], matrix + np.triu(matrix, 1).T
+        return matrix + np.triu(matrix, 1).T
     if frame.structure == "diagonal":
-        return float(expectation[0]), expectation[1 : 1 + p], np.diag(second)
-    return float(expectation[0]), expectation[1 : 1 + p], second[0] / p * np.eye(p)
+        return np.diag(second)
+    return np.asarray(second[0] / p * np.eye(p))
 
 
 def sigma_points(dim: int) -> Array:
