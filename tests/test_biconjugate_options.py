@@ -159,3 +159,15 @@ def test_the_majorant_of_a_quadratic_is_above_it_and_worth_the_lower_end(structu
     above = offset - theta @ lam1 - np.einsum("ni,ij,nj->n", theta, lam2, theta)
     assert (above >= loss(theta) - 1e-12 * (1.0 + np.abs(above))).all()
     assert -(found.weights @ loss(found.atoms)) == pytest.approx(found.upper, abs=1e-12)
+
+
+@pytest.mark.parametrize("method", ["closed-form", "cutting-plane"])
+def test_certified_means_no_wider_than_asked_for(method: str) -> None:
+    """Of a value below 1 the tolerance is absolute, of a larger one relative."""
+    for factor in (0.1, 30.0):
+        loss = L.Quadratic(factor * np.array([[1.0, 0.7], [0.7, 0.4]]), factor * np.array([0.3, -0.2]), 0.1 * factor)
+        width = fenchel.biconjugate(loss, PLANE, method, structure="diagonal").gap
+        scale = max(1.0, abs(fenchel.biconjugate(loss, PLANE, method, structure="diagonal").value))
+        assert width > 0.0
+        assert fenchel.biconjugate(loss, PLANE, method, 1.2 * width / scale, structure="diagonal").certified
+        assert not fenchel.biconjugate(loss, PLANE, method, 0.8 * width / scale, structure="diagonal").certified

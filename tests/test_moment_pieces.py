@@ -9,7 +9,7 @@ import pytest
 
 from fenchel import losses as L
 from fenchel.losses.links import BumpLink, SoftplusLink
-from fenchel.moments.atoms import design, moment_error, repair_by_mixing, repair_by_moving, sigma_points
+from fenchel.moments.atoms import _directions, design, moment_error, repair_by_mixing, repair_by_moving, sigma_points
 from fenchel.moments.certificate import _residual_cost, certify_lower, make_upper
 from fenchel.moments.ensemble import _affine, ensemble
 from fenchel.moments.moment_frame import STRUCTURES, MomentFrame
@@ -262,6 +262,10 @@ def test_a_design_is_symmetric_and_reaches_from_near_to_far(dim: int) -> None:
         along = points[np.abs(points @ axis - np.linalg.norm(points, axis=1)) <= 1e-12 * (points @ axis)] @ axis
         for radius in (1.0, 1e2, 1e4, 1e6, 1e8):
             assert ((along > 0.25 * radius) & (along < 4.0 * radius)).any()
+    if dim > 1:
+        units = _directions(dim)
+        np.testing.assert_allclose(np.linalg.norm(units, axis=1), 1.0, rtol=1e-14)
+        np.testing.assert_array_equal(units[: len(units) // 2], -units[len(units) // 2 :])
     if 1 < dim <= 16:
         near = points[(np.linalg.norm(points, axis=1) < 20.0) & (points != 0.0).any(axis=1)]
         assert np.linalg.matrix_rank(near) == dim
