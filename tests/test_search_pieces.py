@@ -140,6 +140,41 @@ def test_eigenvalues_do_not_depend_on_the_units_of_the_parameters() -> None:
     np.testing.assert_array_equal(_scaled_eigen(np.zeros((2, 2)), np.zeros((2, 2)))[0], np.zeros(2))
 
 
+def test_directions_in_which_h_is_constant_are_left_out() -> None:
+    """softplus(theta_1) - theta_1^2 + 0.2 theta_1, whatever theta_2 is."""
+    setting = prepare(L.Softplus().compose([1.0, 0.0]), np.array([0.2, 0.0]), np.diag([-1.0, 0.0]))
+    assert isinstance(setting, Setting)
+    assert setting.confined
+    assert setting.model.dim == 1
+    u = np.linspace(-2.0, 2.0, 7)[:, None]
+    t = setting.model.theta(u)[:, 0]
+    np.testing.assert_allclose(setting.model.value(u), np.logaddexp(0.0, t) + 0.2 * t - t**2, rtol=1e-13)
+    assert np.ptp(t) == pytest.approx(4.0 / np.sqrt(2.0), rel=1e-12)  # whitened: curvature 2 becomes 1
+
+
+def test_bounded_terms_along_a_flat_direction_leave_the_search_unconfined_but_bounded() -> None:
+    bump = L.LinearPredictorLoss([L.Terms(BumpLink(), np.array([[0.0, 2.0]]), np.array([-1.0]), np.array([3.0]))])
+    lam1, lam2 = np.array([0.4, 0.0]), np.diag([-0.5, 0.0])
+    setting = prepare(bump, lam1, lam2)
+    assert isinstance(setting, Setting)
+    assert not setting.confined
+    assert "singular" in setting.note
+    found = maximize(bump, lam1, lam2)
+    top = float(bump(np.array([0.0, 0.5])))
+    assert found.lower == pytest.approx(0.5 * 0.4**2 + max(top, 0.0), abs=1e-9)
+    bounded = 0.08 + 3.0 * float(BumpLink().sup(np.array(-np.inf), np.array(np.inf)))
+    assert found.lower - 1e-12 <= found.upper <= bounded + 1e-9
+    # And of a user's loss by its declared majorizer.
+    level = L.from_function(
+        lambda t: np.cos(t[:, 1]), lambda t: np.stack([0.0 * t[:, 0], -np.sin(t[:, 1])], 1), 2, curvature=1.0,
+        majorizer=L.Quadratic(np.zeros((2, 2)), np.zeros(2), 1.5),
+    )  # fmt: skip
+    shallow = maximize(level, lam1, lam2)
+    assert shallow.lower == pytest.approx(1.08, abs=1e-9)
+    assert shallow.upper == pytest.approx(1.58, abs=1e-9)
+    assert not shallow.certified
+
+
 # --- climbs -------------------------------------------------------------------------------------------------------
 
 
