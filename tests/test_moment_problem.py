@@ -12,7 +12,7 @@ from fenchel.moments.ensemble import ensemble
 from fenchel.moments.jumps import JumpPlanes
 from fenchel.moments.moment_frame import STRUCTURES, MomentFrame
 from fenchel.moments.moment_problem import MomentProblem
-from fenchel.moments.polish import ActiveSet, free_directions, least_step, polish
+from fenchel.moments.polish import ActiveSet, polish
 from fenchel.moments.white_loss import WhiteLoss
 
 Array = np.ndarray
@@ -150,24 +150,6 @@ def test_newton_polish_reaches_the_closed_form_of_the_absolute_value() -> None:
     assert solved.residual < 1e-14
     np.testing.assert_allclose(frame.to_theta(solved.points)[:, 0], [center - radius, center + radius], rtol=1e-13)
     assert frame.target @ solved.coefficients == pytest.approx(radius, rel=1e-14)
-
-
-def test_free_directions_vanish_at_the_contacts() -> None:
-    frame = frame_of("full", 2)
-    white = WhiteLoss(L.LogisticRegression(np.eye(2), [1, 0]), frame)
-    active = ActiveSet(np.array([[1.0, 0.5]]), np.ones(1), np.zeros(frame.size), 0.0)
-    free = free_directions(white, active)
-    assert free.shape == (6, 3)
-    np.testing.assert_allclose(frame.features(active.points) @ free, 0.0, atol=1e-14)
-    np.testing.assert_allclose(frame.jacobians(active.points)[0] @ free, 0.0, atol=1e-14)
-
-
-def test_least_step_is_the_projection_onto_the_constraints() -> None:
-    rows = np.array([[1.0, 1.0], [1.0, -1.0], [0.2, 0.1]])
-    step = least_step(rows, np.array([2.0, 0.0, -1.0]))
-    assert step is not None
-    np.testing.assert_allclose(step, [1.0, 1.0], atol=1e-12)
-    assert least_step(np.array([[1.0], [-1.0]]), np.array([1.0, 1.0])) is None
 
 
 def test_jump_planes_find_the_lowest_point_and_the_upper_side() -> None:

@@ -18,7 +18,7 @@ from fenchel.moments.atoms import design, sigma_points
 from fenchel.moments.certificate import LowerBound, certify_lower, make_upper
 from fenchel.moments.ensemble import ensemble
 from fenchel.moments.moment_problem import MasterSolution, MomentProblem
-from fenchel.moments.polish import ActiveSet, free_directions, least_step, polish
+from fenchel.moments.polish import ActiveSet, polish
 from fenchel.moments.rounds import Budget, Candidate, Outcome, Start, distinct, distinct_from
 from fenchel.moments.white_loss import WhiteLoss
 
@@ -27,7 +27,6 @@ __all__ = ["Master", "cutting_plane"]
 Array = NDArray[np.float64]
 Master = Callable[[Array, Array], MasterSolution]
 _PATIENCE = 8
-_TURNS = 8
 _MARGINS = (1e-9, 1e-6, 1e-3)
 _CONFINED_BOXES = 100_000
 _ACTIVE_STEPS = 6
@@ -108,35 +107,7 @@ class _Rounds:
                 return
             weights = np.concatenate([polished.weights, np.zeros(int(crossing.sum()))])
             fresh[: polished.weights.size] = True
-            before = polished
             polished = self.polish(ActiveSet(points[fresh], weights[fresh], polished.coefficients, np.inf))
-            if polished is None or polished.points.shape[0] <= before.points.shape[0]:
-                self.turn(before, candidate)
-                if self.closed():
-                    return
-
-    def turn(self, active: ActiveSet, candidate: Candidate) -> None:
-        """Move Q along the directions its contacts leave free, until the loss no longer crosses it elsewhere."""
-        if self.closed():
-            return
-        free = free_directions(self.white, active)
-        if free.shape[1] == 0:
-            return
-        rows, short = np.zeros((0, free.shape[1])), np.zeros(0)
-        for _ in range(_TURNS):
-            crossing = candidate.violations > 1e-15 * self.scale()
-            moved = (candidate.coefficients - active.coefficients) @ free
-            fresh = self.frame.features(candidate.points[crossing]) @ free
-            rows = np.concatenate([rows, fresh])
-            short = np.concatenate([short, candidate.violations[crossing] + fresh @ moved])
-            step = least_step(rows, short) if short.size else None
-            if step is None:
-                return
-            c = active.coefficients + free @ step
-            candidate = self.look(c, self.starts(c, np.concatenate([active.points, candidate.points])))
-            self.add(self.near_violations(candidate))
-            if self.closed() or not np.isfinite(candidate.lower):
-                return
 
     def lift(self, c: Array) -> Candidate | None:
         """The least tried multiple of |x|^2 that makes l - Q bounded when added to Q; None where none does.
