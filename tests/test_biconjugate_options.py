@@ -10,7 +10,10 @@ import pytest
 
 import fenchel
 from fenchel import losses as L
-from fenchel.biconjugate import _in_order, _value
+from fenchel.biconjugate import _in_order, _result, _value
+from fenchel.moments.certificate import LowerBound, UpperBound
+from fenchel.moments.moment_frame import MomentFrame
+from fenchel.moments.rounds import Outcome
 
 Q = fenchel.Gaussian(np.array([0.4]), np.array([[0.7]]))
 PLANE = fenchel.Gaussian(np.array([0.3, -0.2]), np.array([[1.0, 0.2], [0.2, 0.6]]))
@@ -171,3 +174,33 @@ def test_certified_means_no_wider_than_asked_for(method: str) -> None:
         assert width > 0.0
         assert fenchel.biconjugate(loss, PLANE, method, 1.2 * width / scale, structure="diagonal").certified
         assert not fenchel.biconjugate(loss, PLANE, method, 0.8 * width / scale, structure="diagonal").certified
+
+
+@pytest.mark.parametrize("value", [-0.3, 0.0, 0.7, -40.0, 300.0])
+def test_what_the_rounds_established_is_what_the_result_says(value: float) -> None:
+    frame, tol = MomentFrame.of(Q.mean, Q.cov, "full"), 1e-5
+    scale, atoms, weights = max(1.0, abs(value)), np.array([[0.0], [1.0]]), np.array([0.6, 0.4])
+    for width, certified in ((0.9 * tol * scale, True), (1.2 * tol * scale, False)):
+        lower = LowerBound(value - width, np.array([0.2]), np.array([[-0.3]]), "within the bounds")
+        out = Outcome(lower, UpperBound(value, atoms, weights), local_lower=value - 2.0 * width, rounds=3, boxes=17)
+        out.atoms = 5
+        found = _result(frame, out, tol, 0.25)
+        assert found.certified == certified
+        assert found.upper == value
+        assert found.lower == value - width
+        assert found.message == ("" if certified else f"the bracket is {width:.2g} wide; ") + "within the bounds"
+        assert (found.iterations, found.seconds, found.info["boxes"], found.info["columns"]) == (3, 0.25, 17, 5)
+        np.testing.assert_array_equal(found.atoms, atoms)
+        np.testing.assert_array_equal(found.weights, weights)
+        assert found.natural.lam1 == [0.2]
+        assert found.info["majorant_offset"] == pytest.approx(frame.pairing(lower.lam1, lower.lam2)[0] - lower.value)
+    stopped = _result(frame, Outcome(lower, out.upper, message="time limit reached"), tol, 0.0)
+    assert stopped.message == "time limit reached; within the bounds"
+    clash = _result(frame, Outcome(LowerBound(value + 1.0, np.zeros(1), np.zeros((1, 1))), out.upper), tol, 0.0)
+    assert not clash.certified
+    assert "inverted" in clash.message
+    nothing = _result(frame, Outcome(unbounded=True, message="too steep"), tol, 0.0)
+    assert (nothing.value, nothing.lower, nothing.upper) == (-np.inf, -np.inf, np.inf)
+    assert (nothing.natural, nothing.atoms.shape, nothing.weights.size) == (None, (0, 1), 0)
+    assert not nothing.certified
+    assert nothing.message == "too steep"

@@ -308,9 +308,11 @@ def test_merging_terms_leaves_the_loss_what_it_was() -> None:
     rows = np.array([[0.0, 0.0], [1.0, 2.0], [1.0, 2.0], [1.0, 2.0], [0.5, 0.1], [3.0, 1.0]])
     offsets, weights = np.array([0.7, 0.2, 0.2, -0.2, 0.0, 1.0]), np.array([2.0, 1.0, 0.5, 3.0, 0.25, 0.0])
     link = L.Softplus().groups[0].link
-    loss = L.LinearPredictorLoss([L.Terms(link, rows, offsets, weights)], dim=2)
+    terms = L.Terms(link, rows, offsets, weights)
+    idle, single = L.Terms(link, rows[:2], offsets[:2], np.zeros(2)), L.Terms(link, rows[5:], offsets[5:], np.ones(1))
+    loss = L.LinearPredictorLoss([idle, terms, idle, single], dim=2)
     groups, constant = merged(loss)
-    assert [group.rows.shape[0] for group in groups] == [3]
+    assert [group.rows.shape[0] for group in groups] == [3, 1]
     assert constant == pytest.approx(2.0 * np.logaddexp(0.0, 0.7), rel=1e-14)
     theta = rng.normal(size=(20, 2))
     np.testing.assert_allclose(L.LinearPredictorLoss(groups, dim=2)(theta) + constant, loss(theta), rtol=1e-13)

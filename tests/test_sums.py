@@ -89,6 +89,8 @@ def test_every_term_s_majorant_lies_above_it(link: L.LinearPredictorLoss, struct
     alone, form = sum_of_biconjugates(3.0 * single, q, structure), closed_form_biconjugate(3.0 * single, q, structure)
     assert form is not None
     assert alone.value == pytest.approx(form[0], rel=1e-13)
+    assert alone.error >= 0.99 * form[4]  # no less than what rounding does to the closed form itself
+    assert alone.lower == alone.value - alone.error
 
 
 def test_one_term_with_a_constant_row_and_an_indicator() -> None:
