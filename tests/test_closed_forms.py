@@ -12,7 +12,7 @@ from scipy.optimize import linprog
 from fenchel import Gaussian, conjugate
 from fenchel import losses as L
 from fenchel.closed.closed_forms import closed_form_biconjugate, merged, onto_jump
-from fenchel.closed.quadratic_forms import quadratic_biconjugate, worst_covariance
+from fenchel.closed.quadratic_forms import _balanced_signs, quadratic_biconjugate, worst_covariance
 
 STRUCTURES = ("full", "diagonal", "isotropic")
 Array = np.ndarray
@@ -246,6 +246,29 @@ def test_worst_covariance_by_semidefinite_program(dim: int) -> None:
         assert excess <= 1e-10
         value, _, _, _ = quadratic_biconjugate(H, np.zeros(dim), 0.0, np.zeros(dim), cov, structure)
         assert -2.0 * value == pytest.approx(problem.value, rel=1e-6)
+
+
+def test_signs_that_agree_with_every_correlation_or_none() -> None:
+    rng = np.random.default_rng(5)
+    signs, size = np.array([1.0, -1.0, -1.0, 1.0, -1.0]), np.abs(rng.normal(size=(5, 5)))
+    chain = np.outer(signs, signs) * (size + size.T)
+    for i in range(5):
+        for j in range(5):
+            chain[i, j] *= abs(i - j) == 1  # each is told from its neighbours alone
+    found = _balanced_signs(chain)
+    assert found is not None
+    np.testing.assert_array_equal(found * found[0], signs)
+    apart = np.zeros((4, 4))
+    apart[0, 1] = apart[1, 0] = -2.0
+    apart[2, 3] = apart[3, 2] = 0.5
+    np.testing.assert_array_equal(_balanced_signs(apart), [1.0, -1.0, 1.0, 1.0])
+    frustrated = np.array([[0.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -1.0, 0.0]])
+    assert _balanced_signs(frustrated) is None
+    worst, dominating, excess = worst_covariance(chain, np.diag([1.0, 4.0, 0.25, 1.0, 9.0]), "diagonal")
+    deviations = np.array([1.0, 2.0, 0.5, 1.0, 3.0])
+    np.testing.assert_allclose(worst, np.outer(signs * deviations, signs * deviations), rtol=1e-12)
+    assert np.trace(chain @ worst) == pytest.approx(dominating @ deviations**2, rel=1e-12)
+    assert 0.0 <= excess < 1e-13
 
 
 def test_no_closed_form_is_none_and_never_a_number() -> None:

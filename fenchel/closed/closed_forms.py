@@ -116,9 +116,6 @@ def merged(loss: LinearPredictorLoss) -> tuple[list[Terms], float]:
         live = ~null & (group.weights > 0.0)
         if not live.any():
             continue
-        if live.sum() == 1:
-            groups.append(Terms(group.link, group.rows[live], group.offsets[live], group.weights[live]))
-            continue
         keys = np.column_stack([group.rows[live], group.offsets[live]])
         unique, inverse = np.unique(keys, axis=0, return_inverse=True)
         summed = np.asarray(

@@ -46,7 +46,7 @@ def repair_by_mixing(frame: MomentFrame, points: Array, weights: Array) -> tuple
     """The atoms kept where they are, and sigma points of a slightly shifted Gaussian mixed in to cancel the residual.
 
     (1 - e) (mu + r) + e mu'' = mu with mu'' the moments of the mixed-in points, e of the size of the residual r.
-    None where r is too large for a Gaussian with moments mu'' to exist at e < 1/2.
+    None where r is so large that e would reach 1/2.
     """
     weights = weights / np.sum(weights)
     residual = weights @ frame.features(points) - frame.target
@@ -59,9 +59,8 @@ def repair_by_mixing(frame: MomentFrame, points: Array, weights: Array) -> tuple
     shifted = frame.target - residual * (1.0 - mix) / mix
     mean = shifted[1 : 1 + frame.dim]
     covariance = _second_moment(frame, shifted) - np.outer(mean, mean)
+    # No moment was shifted by more than 1 / (8 dim), so that the eigenvalues are at least 1 - 1/8 - 1/64.
     eigenvalues, vectors = np.linalg.eigh(covariance)
-    if eigenvalues[0] <= 0.0:
-        return None
     root = vectors * np.sqrt(eigenvalues * frame.dim)
     extra = np.concatenate([mean + root.T, mean - root.T])
     return (
