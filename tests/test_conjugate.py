@@ -151,7 +151,8 @@ def test_budgets_and_tolerance_are_kept_and_what_was_spent_is_said() -> None:
     loss, wanted = narrow(3.3), 1.0
     begin = time.perf_counter()
     coarse, fine = (conjugate(loss, [0.0], 0.0, tol=tol) for tol in (0.1, 1e-9))
-    assert 0.0 <= coarse.seconds + fine.seconds <= time.perf_counter() - begin
+    assert min(coarse.seconds, fine.seconds) > 0.0
+    assert coarse.seconds + fine.seconds <= time.perf_counter() - begin
     assert coarse.certified
     assert fine.certified
     assert fine.gap <= 1e-9 < coarse.gap <= 0.1

@@ -304,6 +304,7 @@ def test_points_that_coincide_are_one() -> None:
     np.testing.assert_array_equal(kept, points[[3, 1, 2]])
     assert distinct(points[:1], values[:1])[1].tolist() == [1.0]
     assert distinct_from(points[:1], points).tolist() == [False, False, True, True, True]
+    assert distinct_from(points[3:4], points).tolist() == [True, True, True, False, False]
     first, owner = merge(points)
     assert first.tolist() == [0, 2, 3]
     assert owner.tolist() == [0, 0, 1, 2, 2]

@@ -118,9 +118,7 @@ def merged(loss: LinearPredictorLoss) -> tuple[list[Terms], float]:
             continue
         keys = np.column_stack([group.rows[live], group.offsets[live]])
         unique, inverse = np.unique(keys, axis=0, return_inverse=True)
-        summed = np.asarray(
-            np.bincount(inverse.ravel(), weights=group.weights[live], minlength=unique.shape[0]), dtype=float
-        )
+        summed = np.asarray(np.bincount(inverse.ravel(), weights=group.weights[live]), dtype=float)
         groups.append(Terms(group.link, unique[:, :-1], unique[:, -1], summed))
     return groups, constant
 
