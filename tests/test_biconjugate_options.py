@@ -140,6 +140,7 @@ def test_the_value_is_the_upper_end_once_the_bracket_has_closed_at_least_locally
     assert _value(0.5, 1.0, 0.6, 1e-8) == 0.5
     assert _value(0.5, 1.0, 0.6, 0.41) == 1.0
     assert _value(500.0, 1000.0, 1000.0 - 5e-4, 1e-8) == 1000.0
+    assert _value(-0.5, 1e-3, 1e-3 - 5e-7, 1e-8) == 1e-3
     assert _value(-np.inf, 1.0, -np.inf, 1e-8) == 1.0
     assert _value(0.5, np.inf, 0.6, 1e-8) == 0.5
 
