@@ -279,6 +279,8 @@ def test_no_closed_form_is_none_and_never_a_number() -> None:
     assert closed_form_biconjugate(mixed, q, "full") is not None
     assert closed_form_biconjugate(mixed, q, "diagonal") is None
     assert closed_form_biconjugate(L.ThreeWells(), Gaussian(np.zeros(1), np.eye(1)), "full") is None
+    two = L.ReLU().compose([1.0, 0.5]) + L.Softplus().compose([0.3, 1.0])
+    assert closed_form_biconjugate(two, q, "full") is None
     equal = L.LogisticRegression(np.ones((3, 2)), np.ones(3))
     form = closed_form_biconjugate(equal, q, "full")
     single = closed_form_biconjugate(L.LogisticRegression(np.ones((1, 2)), np.ones(1)), q, "full")
@@ -290,6 +292,11 @@ def test_no_closed_form_is_none_and_never_a_number() -> None:
     assert jump is not None
     assert jump[0] == -1.0
     assert jump[2] is None
+    # Away from the jump, on either side, rounding moves the value by no more than rounding.
+    for threshold in (-0.5, 0.5):
+        aside = closed_form_biconjugate(L.Indicator(threshold), Gaussian(np.zeros(1), np.eye(1)), "full")
+        assert aside is not None
+        assert 0.0 < aside[4] < 1e-14
     with pytest.raises(ValueError, match="structure"):
         closed_form_biconjugate(mixed, q, "banded")
 

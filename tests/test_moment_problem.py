@@ -160,6 +160,9 @@ def test_jump_planes_find_the_lowest_point_and_the_upper_side() -> None:
     point = planes.lowest(v, w)
     assert point.shape == (1, 2)
     assert point[0] @ [1.0, 2.0] == pytest.approx(0.7)
+    for scale in (1e-14, 1e10):  # the lowest point of a quadratic is that of its multiples
+        np.testing.assert_allclose(planes.lowest(scale * v, scale * w), point, rtol=1e-12)
+    assert planes.lowest(v, -w).shape == planes.lowest(v, 0.0 * w).shape == (0, 2)
     along = np.array([2.0, -1.0])
     assert along @ (v + 2.0 * w @ point[0]) == pytest.approx(0.0, abs=1e-12)
     off = point - 1e-14 * np.array([[1.0, 2.0]])

@@ -377,3 +377,12 @@ def test_every_stage_of_the_search_is_a_bracket() -> None:
     edge = maximize(corner, np.zeros(2), np.zeros((2, 2)))
     assert edge.certified
     np.testing.assert_array_equal(edge.argmax, [2.0, 0.5])
+
+
+def test_a_datum_of_zeros_adds_a_constant() -> None:
+    rows = np.array([[0.0, 0.0], [1.0, -0.5], [0.3, 2.0]])
+    lam1, lam2 = np.array([0.2, 0.1]), -0.4 * np.eye(2)
+    whole = maximize(L.LogisticRegression(rows, [1, 0, 1]), lam1, lam2, tol=1e-8)
+    rest = maximize(L.LogisticRegression(rows[1:], [0, 1]), lam1, lam2, tol=1e-8)
+    assert whole.certified
+    assert whole.lower == pytest.approx(rest.lower + np.log(2.0), rel=1e-12)

@@ -158,8 +158,6 @@ class BranchAndBound:
 def _grid(center: Array, half: Array, cuts: int) -> tuple[Array, Array]:
     """The box (center, half), each (D,), cut into cuts^D equal boxes."""
     dim = center.shape[0]
-    if cuts == 1:
-        return center[None, :], half[None, :]
     steps = (2.0 * np.arange(cuts) + 1.0) / cuts - 1.0
     mesh = np.stack(np.meshgrid(*[steps] * dim, indexing="ij"), axis=-1).reshape(-1, dim)
     # Rounding must not open gaps between neighbours.
