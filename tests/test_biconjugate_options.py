@@ -53,6 +53,21 @@ def test_where_the_hull_cannot_answer_it_says_who_did() -> None:
         fenchel.biconjugate(logistic(), PLANE, "hull")
 
 
+@pytest.mark.parametrize("how", ["raises", "nan"])
+def test_a_hull_that_fails_is_named_and_replaced(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> fenchel.BiconjugateResult:
+        if how == "raises":
+            raise IndexError("no\n  facet")
+        return dataclasses.replace(fenchel.biconjugate(L.Softplus(), Q), value=np.nan)
+
+    monkeypatch.setattr("fenchel.hull.surface.hull_biconjugate", broken)
+    found = fenchel.biconjugate(L.Softplus(), Q, "hull")
+    assert found.certified
+    assert found.method == "cutting-plane"
+    said = "the hull failed (IndexError: no facet)" if how == "raises" else "the hull gave no number"
+    assert found.message == f"by cutting planes: {said}"
+
+
 def test_a_bracket_left_open_says_how_wide_it_is() -> None:
     short = fenchel.biconjugate(logistic(40, 3), fenchel.Gaussian(np.zeros(3), 1.0), tol=1e-13, max_rounds=1)
     assert not short.certified
