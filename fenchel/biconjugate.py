@@ -30,7 +30,7 @@ from fenchel.moments.quadratics import quadratic_moment_problem
 from fenchel.moments.rounds import Budget, Outcome, Start, merge
 from fenchel.moments.sampled import sampled_biconjugate
 from fenchel.moments.white_loss import WhiteLoss
-from fenchel.results import BiconjugateResult, Natural
+from fenchel.results import BiconjugateResult
 
 __all__ = ["METHODS", "biconjugate"]
 
@@ -343,13 +343,12 @@ def _closed_form(loss: Loss, q: Gaussian, frame: MomentFrame, tol: float) -> Bic
     value, natural, atoms, weights, error = found
     slack = error + 1e-13 * max(1.0, abs(value))
     certified = 2.0 * slack <= tol * max(1.0, abs(value))
-    blocks = natural if natural is None or isinstance(natural, Natural) else Natural(*natural)
     return BiconjugateResult(
         value=float(value),
         lower=float(value) - slack,
         upper=float(value) + slack,
         certified=certified,
-        natural=blocks,
+        natural=natural,
         atoms=np.zeros((0, frame.mean.size)) if atoms is None else atoms,
         weights=np.zeros(0) if weights is None else weights,
         iterations=0,
