@@ -264,6 +264,13 @@ def test_signs_that_agree_with_every_correlation_or_none() -> None:
     np.testing.assert_array_equal(_balanced_signs(apart), [1.0, -1.0, 1.0, 1.0])
     frustrated = np.array([[0.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -1.0, 0.0]])
     assert _balanced_signs(frustrated) is None
+    beside = np.pad(frustrated, (0, 1))
+    beside[3, 3] = 2.0
+    # Of three that cannot all agree each pair has correlation 1/2; a fourth parameter changes nothing.
+    for H, most in ((frustrated, 3.0), (beside, 5.0)):
+        worst, _, excess = worst_covariance(H, np.eye(len(H)), "diagonal")
+        assert np.sum(H * worst) == pytest.approx(most, rel=1e-9)
+        assert excess < 1e-10
     worst, dominating, excess = worst_covariance(chain, np.diag([1.0, 4.0, 0.25, 1.0, 9.0]), "diagonal")
     deviations = np.array([1.0, 2.0, 0.5, 1.0, 3.0])
     np.testing.assert_allclose(worst, np.outer(signs * deviations, signs * deviations), rtol=1e-12)

@@ -149,6 +149,27 @@ def test_what_is_declared_of_the_growth_is_used() -> None:
     np.testing.assert_allclose(white.bend(np.eye(3)), expected, rtol=1e-12)
 
 
+def test_rounding_may_take_a_loss_up_below_a_jump_and_down_above_it() -> None:
+    frame = MomentFrame.of(np.array([-0.6]), np.array([[0.06]]), "full")
+    white = WhiteLoss(3.0 * L.Indicator(0.3), frame)
+    plane = frame.to_white(np.array([[0.3]]))
+    hair = 1e-16 * (1.0 + np.abs(plane))
+    for x in (plane - hair, plane + hair, plane):
+        up, down = (float(white.rounding(x, side)[0]) for side in (1, -1))
+        whole, none = (down, up) if white.value(x)[0] == 3.0 else (up, down)
+        assert whole == pytest.approx(3.0, abs=1e-13)
+        assert 0.0 <= none < 1e-13
+    for side in (1, -1):
+        assert white.rounding(plane + 0.1, side) < 1e-13
+        assert white.rounding(plane - 0.1, side) < 1e-13
+    # A steep slope moves the loss by slope times the rounding of the predictor, up and down alike.
+    steep = WhiteLoss(L.Softplus().compose([1e8], [-3e7]), frame)
+    up, down = (float(steep.rounding(np.array([[5.0]]), side)[0]) for side in (1, -1))
+    assert up == pytest.approx(down, rel=1e-3)
+    value = float(steep.value(np.array([[5.0]]))[0])
+    assert 2e-16 * abs(value) < up < 1e-14 * (1e8 + abs(value))
+
+
 def test_a_user_s_bounds_hold_in_whitened_coordinates() -> None:
     white = WhiteLoss(as_user(bounds=(-1.0, 1.5)), MomentFrame.of(MEAN, COV, "full"))
     corners = np.array([[-1.0, 1.5, 1.5], [1.5, -1.0, -1.0], [1.51, 0.0, 0.0], [0.0, 0.0, -1.01]])
@@ -434,7 +455,9 @@ def test_a_nested_start_is_the_product_of_its_parts(structure: str) -> None:
 def test_quadratics_meet_their_own_bound(structure: str, dim: int) -> None:
     rng = np.random.default_rng(dim)
     A = rng.normal(size=(dim, dim))
-    for H in (A + A.T, A @ A.T, 0.7 * np.eye(dim), np.diag(np.arange(1.0, dim + 1.0))):
+    alone = A + A.T
+    alone[-1, :-1] = alone[:-1, -1] = 0.0  # the last parameter is correlated with none
+    for H in (A + A.T, A @ A.T, 0.7 * np.eye(dim), np.diag(np.arange(1.0, dim + 1.0)), alone):
         points, w = quadratic_moment_problem(H, structure, 1e-9)
         weights = np.full(points.shape[0], 1.0 / points.shape[0])
         frame = MomentFrame.of(np.zeros(dim), np.eye(dim), structure)
