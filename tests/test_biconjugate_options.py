@@ -10,7 +10,7 @@ import pytest
 
 import fenchel
 from fenchel import losses as L
-from fenchel.biconjugate import _in_order, _result, _value
+from fenchel.biconjugate import _in_order, _result, _start, _value
 from fenchel.moments.certificate import LowerBound, UpperBound
 from fenchel.moments.moment_frame import MomentFrame
 from fenchel.moments.rounds import Outcome
@@ -220,3 +220,20 @@ def test_what_the_rounds_established_is_what_the_result_says(value: float) -> No
     assert (nothing.natural, nothing.atoms.shape, nothing.weights.size) == (None, (0, 1), 0)
     assert not nothing.certified
     assert nothing.message == "too steep"
+
+
+def test_a_loss_without_closed_forms_starts_from_nothing_and_one_with_them_from_their_sum() -> None:
+    wide = fenchel.Gaussian(np.array([0.1, -0.2, 0.3]), np.array([0.5, 1.0, 2.0]))
+    frame = MomentFrame.of(wide.mean, wide.cov, "full")
+    user = L.from_function(lambda t: np.cos(t).sum(axis=1), lambda t: -np.sin(t), 3, curvature=1.0)
+    empty = _start(user, wide, frame, None)
+    assert (empty.points.shape, empty.coefficients, empty.lower, empty.active) == ((0, 3), (), None, None)
+    loss = logistic(9, 3)
+    begun = _start(loss, wide, frame, None)
+    assert begun.lower is not None
+    assert begun.lower.value == fenchel.sum_of_biconjugates(loss, wide, "full").lower
+    assert -begun.coefficients[0] @ frame.target == pytest.approx(begun.lower.value, rel=1e-12)
+    theta = 4.0 * np.random.default_rng(0).normal(size=(300, 3))
+    assert (frame.features(frame.to_white(theta)) @ begun.coefficients[0] >= loss(theta) - 1e-9).all()
+    given = _start(user, wide, frame, theta[:4])
+    np.testing.assert_allclose(frame.to_theta(given.points), theta[:4], atol=1e-12)
