@@ -363,4 +363,6 @@ def test_atoms_of_a_covariance_are_two_for_each_direction_it_has(scale: float) -
         assert atoms.shape == (count, 3)
         apart = atoms - mean
         np.testing.assert_allclose(weights @ apart, 0.0, atol=1e-13 * np.sqrt(scale) + 1e-15)
-        np.testing.assert_allclose((apart * weights[:, None]).T @ apart, scale * cov, atol=1e-13 * scale + 1e-15 * np.sqrt(scale))
+        np.testing.assert_allclose(
+            (apart * weights[:, None]).T @ apart, scale * cov, atol=1e-13 * scale + 1e-15 * np.sqrt(scale)
+        )
