@@ -10,7 +10,11 @@ import pytest
 
 import fenchel
 from fenchel import losses as L
-from fenchel.moments.brackets import _in_order, _value
+from fenchel.moments.brackets import _in_order, _value, of_state
+from fenchel.moments.certificate import LowerBound, UpperBound
+from fenchel.moments.moment_frame import MomentFrame
+from fenchel.moments.rounds import State
+from fenchel.moments.starting import known_start
 
 Q = fenchel.Gaussian(np.array([0.4]), np.array([[0.7]]))
 PLANE = fenchel.Gaussian(np.array([0.3, -0.2]), np.array([[1.0, 0.2], [0.2, 0.6]]))
@@ -42,8 +46,27 @@ def test_where_the_hull_cannot_answer_it_says_who_did() -> None:
     assert found.method == "cutting-plane"
     assert found.message.startswith("by cutting planes: the hull cannot resolve")
     assert found.value == pytest.approx(-float(np.logaddexp(0.0, 1.0)), rel=1e-12)
+    # Neither closes its bracket: the narrower one is returned.
+    narrow = fenchel.biconjugate(L.ThreeWells(), Q, "hull", tol=1e-16, max_boxes=1)
+    assert narrow.method == "hull"
+    assert narrow.gap < fenchel.biconjugate(L.ThreeWells(), Q, tol=1e-16, max_boxes=1).gap
     with pytest.raises(ValueError, match="P = 2"):
         fenchel.biconjugate(logistic(), PLANE, "hull")
+
+
+@pytest.mark.parametrize("how", ["raises", "nan"])
+def test_a_hull_that_fails_is_named_and_replaced(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> fenchel.BiconjugateResult:
+        if how == "raises":
+            raise IndexError("no\n  facet")
+        return dataclasses.replace(fenchel.biconjugate(L.Softplus(), Q), value=np.nan)
+
+    monkeypatch.setattr("fenchel.hull.hull_bracket.hull_biconjugate", broken)
+    found = fenchel.biconjugate(L.Softplus(), Q, "hull")
+    assert found.certified
+    assert found.method == "cutting-plane"
+    said = "the hull failed (IndexError: no facet)" if how == "raises" else "the hull gave no number"
+    assert found.message == f"by cutting planes: {said}"
 
 
 def test_a_bracket_left_open_says_how_wide_it_is() -> None:
@@ -78,7 +101,10 @@ def test_a_warm_start_without_atoms_or_bound_is_a_cold_one() -> None:
     bare = dataclasses.replace(cold, atoms=np.zeros((0, 2)), weights=np.zeros(0))
     offset = dataclasses.replace(cold, info={**cold.info, "majorant_offset": None})
     endless = dataclasses.replace(cold, info={**cold.info, "majorant_offset": np.inf})
-    for warm in (bare, offset, endless, fenchel.biconjugate(logistic(), PLANE, structure="diagonal")):
+    idle = dataclasses.replace(
+        cold, atoms=np.concatenate([cold.atoms, [[3.0, 3.0]]]), weights=np.append(cold.weights, 0.0)
+    )
+    for warm in (bare, offset, endless, idle, fenchel.biconjugate(logistic(), PLANE, structure="diagonal")):
         found = fenchel.biconjugate(logistic(), PLANE, warm=warm)
         assert found.certified
         assert found.value == pytest.approx(cold.value, rel=1e-8)
@@ -130,6 +156,7 @@ def test_the_value_is_the_upper_end_once_the_bracket_has_closed_at_least_locally
     assert _value(0.5, 1.0, 0.6, 1e-8) == 0.5
     assert _value(0.5, 1.0, 0.6, 0.41) == 1.0
     assert _value(500.0, 1000.0, 1000.0 - 5e-4, 1e-8) == 1000.0
+    assert _value(-0.5, 1e-3, 1e-3 - 5e-7, 1e-8) == 1e-3
     assert _value(-np.inf, 1.0, -np.inf, 1e-8) == 1.0
     assert _value(0.5, np.inf, 0.6, 1e-8) == 0.5
 
@@ -152,3 +179,64 @@ def test_the_majorant_of_a_quadratic_is_above_it_and_worth_the_lower_end(structu
     above = offset - theta @ lam1 - np.einsum("ni,ij,nj->n", theta, lam2, theta)
     assert (above >= loss(theta) - 1e-12 * (1.0 + np.abs(above))).all()
     assert -(found.weights @ loss(found.atoms)) == pytest.approx(found.upper, abs=1e-12)
+
+
+@pytest.mark.parametrize("method", ["closed-form", "cutting-plane"])
+def test_certified_means_no_wider_than_asked_for(method: str) -> None:
+    """Of a value below 1 the tolerance is absolute, of a larger one relative."""
+    for factor in (0.1, 30.0):
+        loss = L.Quadratic(factor * np.array([[1.0, 0.7], [0.7, 0.4]]), factor * np.array([0.3, -0.2]), 0.1 * factor)
+        width = fenchel.biconjugate(loss, PLANE, method, structure="diagonal").gap
+        scale = max(1.0, abs(fenchel.biconjugate(loss, PLANE, method, structure="diagonal").value))
+        assert width > 0.0
+        assert fenchel.biconjugate(loss, PLANE, method, 1.2 * width / scale, structure="diagonal").certified
+        assert not fenchel.biconjugate(loss, PLANE, method, 0.8 * width / scale, structure="diagonal").certified
+
+
+@pytest.mark.parametrize("value", [-0.3, 0.0, 0.7, -40.0, 300.0])
+def test_what_the_rounds_established_is_what_the_result_says(value: float) -> None:
+    frame, tol = MomentFrame.of(Q.mean, Q.cov, "full"), 1e-5
+    scale, atoms, weights = max(1.0, abs(value)), np.array([[0.0], [1.0]]), np.array([0.6, 0.4])
+    for width, certified in ((0.9 * tol * scale, True), (1.2 * tol * scale, False)):
+        lower = LowerBound(value - width, np.array([0.2]), np.array([[-0.3]]), "within the bounds")
+        upper = UpperBound(value, atoms, weights)
+        state = State(np.zeros((5, 1)), np.zeros(5), lower, upper, rounds=3, boxes=17)
+        found = of_state(frame, state, tol, time.perf_counter() - 0.25)
+        assert found.certified == certified
+        assert found.upper == value
+        assert found.lower == value - width
+        assert found.message == ("" if certified else f"the bracket is {width:.2g} wide; ") + "within the bounds"
+        assert (found.iterations, found.info["boxes"], found.info["columns"]) == (3, 17, 5)
+        assert found.seconds >= 0.25
+        np.testing.assert_array_equal(found.atoms, atoms)
+        np.testing.assert_array_equal(found.weights, weights)
+        assert found.natural.lam1 == [0.2]
+        assert found.info["majorant_offset"] == pytest.approx(frame.pairing(lower.lam1, lower.lam2)[0] - lower.value)
+    empty = np.zeros((0, 1)), np.zeros(0)
+    stopped = of_state(frame, State(*empty, lower, upper, message="time limit reached"), tol, 0.0)
+    assert stopped.message == "time limit reached; within the bounds"
+    clash = of_state(frame, State(*empty, LowerBound(value + 1.0, np.zeros(1), np.zeros((1, 1))), upper), tol, 0.0)
+    assert not clash.certified
+    assert "inverted" in clash.message
+    nothing = of_state(frame, State(*empty, unbounded=True, message="too steep"), tol, 0.0)
+    assert (nothing.value, nothing.lower, nothing.upper) == (-np.inf, -np.inf, np.inf)
+    assert (nothing.natural, nothing.atoms.shape, nothing.weights.size) == (None, (0, 1), 0)
+    assert not nothing.certified
+    assert nothing.message == "too steep"
+
+
+def test_a_loss_without_closed_forms_starts_from_nothing_and_one_with_them_from_their_sum() -> None:
+    wide = fenchel.Gaussian(np.array([0.1, -0.2, 0.3]), np.array([0.5, 1.0, 2.0]))
+    frame = MomentFrame.of(wide.mean, wide.cov, "full")
+    user = L.from_function(lambda t: np.cos(t).sum(axis=1), lambda t: -np.sin(t), 3, curvature=1.0)
+    empty = known_start(user, wide, frame, None)
+    assert (empty.points.shape, empty.coefficients, empty.lower, empty.active) == ((0, 3), (), None, None)
+    loss = logistic(9, 3)
+    begun = known_start(loss, wide, frame, None)
+    assert begun.lower is not None
+    assert begun.lower.value == fenchel.sum_of_biconjugates(loss, wide, "full").lower
+    assert -begun.coefficients[0] @ frame.target == pytest.approx(begun.lower.value, rel=1e-12)
+    theta = 4.0 * np.random.default_rng(0).normal(size=(300, 3))
+    assert (frame.features(frame.to_white(theta)) @ begun.coefficients[0] >= loss(theta) - 1e-9).all()
+    given = known_start(user, wide, frame, theta[:4])
+    np.testing.assert_allclose(frame.to_theta(given.points), theta[:4], atol=1e-12)

@@ -11,8 +11,8 @@ from scipy.optimize import linprog
 
 from fenchel import Gaussian, conjugate
 from fenchel import losses as L
-from fenchel.closed.closed_forms import closed_form_biconjugate, merged, onto_jump
-from fenchel.closed.quadratic_forms import quadratic_biconjugate, worst_covariance
+from fenchel.closed.closed_forms import closed_form_biconjugate, covariance_atoms, merged, onto_jump
+from fenchel.closed.quadratic_forms import _balanced_signs, quadratic_biconjugate, worst_covariance
 
 STRUCTURES = ("full", "diagonal", "isotropic")
 Array = np.ndarray
@@ -158,7 +158,14 @@ def test_the_squared_relu_is_attained_only_above_its_threshold() -> None:
             assert short < wide - 1e-3  # mass escapes to infinity
         lam1, lam2 = natural
         # A little inside the domain f* is finite, a little outside infinite.
-        assert conjugate(L.SquaredReLU(0.2), lam1, 1.01 * lam2).certified
+        inside = conjugate(L.SquaredReLU(0.2), lam1, 1.01 * lam2)
+        assert inside.certified
+        assert np.isfinite(inside.value)
+        # The natural parameter is that of a parabola above the loss, of the same mean: <lambda', mu> - t = f**.
+        t = float(pairing(natural, q, "full")) - value
+        theta = np.linspace(-30.0, 30.0, 2001)[:, None]
+        above = t - theta[:, 0] * lam1[0] - theta[:, 0] ** 2 * lam2[0, 0]
+        assert (above >= L.SquaredReLU(0.2)(theta) - 1e-12 * (1.0 + above)).all()
         assert conjugate(L.SquaredReLU(0.2), lam1, 0.99 * lam2).value == np.inf
 
 
@@ -241,6 +248,36 @@ def test_worst_covariance_by_semidefinite_program(dim: int) -> None:
         assert -2.0 * value == pytest.approx(problem.value, rel=1e-6)
 
 
+def test_signs_that_agree_with_every_correlation_or_none() -> None:
+    rng = np.random.default_rng(5)
+    signs, size = np.array([1.0, -1.0, -1.0, 1.0, -1.0]), np.abs(rng.normal(size=(5, 5)))
+    chain = np.outer(signs, signs) * (size + size.T)
+    for i in range(5):
+        for j in range(5):
+            chain[i, j] *= abs(i - j) == 1  # each is told from its neighbours alone
+    found = _balanced_signs(chain)
+    assert found is not None
+    np.testing.assert_array_equal(found * found[0], signs)
+    apart = np.zeros((4, 4))
+    apart[0, 1] = apart[1, 0] = -2.0
+    apart[2, 3] = apart[3, 2] = 0.5
+    np.testing.assert_array_equal(_balanced_signs(apart), [1.0, -1.0, 1.0, 1.0])
+    frustrated = np.array([[0.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -1.0, 0.0]])
+    assert _balanced_signs(frustrated) is None
+    beside = np.pad(frustrated, (0, 1))
+    beside[3, 3] = 2.0
+    # Of three that cannot all agree each pair has correlation 1/2; a fourth parameter changes nothing.
+    for H, most in ((frustrated, 3.0), (beside, 5.0)):
+        worst, _, excess = worst_covariance(H, np.eye(len(H)), "diagonal")
+        assert np.sum(H * worst) == pytest.approx(most, rel=1e-9)
+        assert excess < 1e-10
+    worst, dominating, excess = worst_covariance(chain, np.diag([1.0, 4.0, 0.25, 1.0, 9.0]), "diagonal")
+    deviations = np.array([1.0, 2.0, 0.5, 1.0, 3.0])
+    np.testing.assert_allclose(worst, np.outer(signs * deviations, signs * deviations), rtol=1e-12)
+    assert np.trace(chain @ worst) == pytest.approx(dominating @ deviations**2, rel=1e-12)
+    assert 0.0 <= excess < 1e-13
+
+
 def test_no_closed_form_is_none_and_never_a_number() -> None:
     rng = np.random.default_rng(0)
     q = Gaussian(np.zeros(2), np.eye(2))
@@ -249,6 +286,8 @@ def test_no_closed_form_is_none_and_never_a_number() -> None:
     assert closed_form_biconjugate(mixed, q, "full") is not None
     assert closed_form_biconjugate(mixed, q, "diagonal") is None
     assert closed_form_biconjugate(L.ThreeWells(), Gaussian(np.zeros(1), np.eye(1)), "full") is None
+    two = L.ReLU().compose([1.0, 0.5]) + L.Softplus().compose([0.3, 1.0])
+    assert closed_form_biconjugate(two, q, "full") is None
     equal = L.LogisticRegression(np.ones((3, 2)), np.ones(3))
     form = closed_form_biconjugate(equal, q, "full")
     single = closed_form_biconjugate(L.LogisticRegression(np.ones((1, 2)), np.ones(1)), q, "full")
@@ -260,6 +299,11 @@ def test_no_closed_form_is_none_and_never_a_number() -> None:
     assert jump is not None
     assert jump[0] == -1.0
     assert jump[2] is None
+    # Away from the jump, on either side, rounding moves the value by no more than rounding.
+    for threshold in (-0.5, 0.5):
+        aside = closed_form_biconjugate(L.Indicator(threshold), Gaussian(np.zeros(1), np.eye(1)), "full")
+        assert aside is not None
+        assert 0.0 < aside[4] < 1e-14
     with pytest.raises(ValueError, match="structure"):
         closed_form_biconjugate(mixed, q, "banded")
 
@@ -301,9 +345,24 @@ def test_merging_terms_leaves_the_loss_what_it_was() -> None:
     rows = np.array([[0.0, 0.0], [1.0, 2.0], [1.0, 2.0], [1.0, 2.0], [0.5, 0.1], [3.0, 1.0]])
     offsets, weights = np.array([0.7, 0.2, 0.2, -0.2, 0.0, 1.0]), np.array([2.0, 1.0, 0.5, 3.0, 0.25, 0.0])
     link = L.Softplus().groups[0].link
-    loss = L.LinearPredictorLoss([L.Terms(link, rows, offsets, weights)], dim=2)
+    terms = L.Terms(link, rows, offsets, weights)
+    idle, single = L.Terms(link, rows[:2], offsets[:2], np.zeros(2)), L.Terms(link, rows[5:], offsets[5:], np.ones(1))
+    loss = L.LinearPredictorLoss([idle, terms, idle, single], dim=2)
     groups, constant = merged(loss)
-    assert [group.rows.shape[0] for group in groups] == [3]
+    assert [group.rows.shape[0] for group in groups] == [3, 1]
     assert constant == pytest.approx(2.0 * np.logaddexp(0.0, 0.7), rel=1e-14)
     theta = rng.normal(size=(20, 2))
     np.testing.assert_allclose(L.LinearPredictorLoss(groups, dim=2)(theta) + constant, loss(theta), rtol=1e-13)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e12])
+def test_atoms_of_a_covariance_are_two_for_each_direction_it_has(scale: float) -> None:
+    mean, row = np.array([0.3, -0.2, 1.0]), np.array([1.0, 2.0, -1.0])
+    for cov, count in ((np.outer(row, row), 2), (np.diag([1.0, 2.0, 0.0]), 4), (np.eye(3), 6), (np.zeros((3, 3)), 1)):
+        atoms, weights = covariance_atoms(mean, scale * cov)
+        assert atoms.shape == (count, 3)
+        apart = atoms - mean
+        np.testing.assert_allclose(weights @ apart, 0.0, atol=1e-13 * np.sqrt(scale) + 1e-15)
+        np.testing.assert_allclose(
+            (apart * weights[:, None]).T @ apart, scale * cov, atol=1e-13 * scale + 1e-15 * np.sqrt(scale)
+        )

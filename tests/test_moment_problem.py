@@ -12,7 +12,7 @@ from fenchel.moments.ensemble import ensemble
 from fenchel.moments.jumps import JumpPlanes
 from fenchel.moments.moment_frame import STRUCTURES, MomentFrame
 from fenchel.moments.moment_problem import MomentProblem
-from fenchel.moments.polish import ActiveSet, free_directions, least_step, polish
+from fenchel.moments.polish import ActiveSet, polish
 from fenchel.moments.rounds import Budget, Problem, State
 from fenchel.moments.white_loss import WhiteLoss
 
@@ -152,24 +152,6 @@ def test_newton_polish_reaches_the_closed_form_of_the_absolute_value() -> None:
     assert frame.target @ solved.coefficients == pytest.approx(radius, rel=1e-14)
 
 
-def test_free_directions_vanish_at_the_contacts() -> None:
-    frame = frame_of("full", 2)
-    white = WhiteLoss(L.LogisticRegression(np.eye(2), [1, 0]), frame)
-    active = ActiveSet(np.array([[1.0, 0.5]]), np.ones(1), np.zeros(frame.size), 0.0)
-    free = free_directions(white, active)
-    assert free.shape == (6, 3)
-    np.testing.assert_allclose(frame.features(active.points) @ free, 0.0, atol=1e-14)
-    np.testing.assert_allclose(frame.jacobians(active.points)[0] @ free, 0.0, atol=1e-14)
-
-
-def test_least_step_is_the_projection_onto_the_constraints() -> None:
-    rows = np.array([[1.0, 1.0], [1.0, -1.0], [0.2, 0.1]])
-    step = least_step(rows, np.array([2.0, 0.0, -1.0]))
-    assert step is not None
-    np.testing.assert_allclose(step, [1.0, 1.0], atol=1e-12)
-    assert least_step(np.array([[1.0], [-1.0]]), np.array([1.0, 1.0])) is None
-
-
 def test_jump_planes_find_the_lowest_point_and_the_upper_side() -> None:
     loss = L.Indicator(0.7).compose(np.array([[1.0, 2.0]]))
     planes = JumpPlanes.of(loss)
@@ -178,6 +160,9 @@ def test_jump_planes_find_the_lowest_point_and_the_upper_side() -> None:
     point = planes.lowest(v, w)
     assert point.shape == (1, 2)
     assert point[0] @ [1.0, 2.0] == pytest.approx(0.7)
+    for scale in (1e-14, 1e10):  # the lowest point of a quadratic is that of its multiples
+        np.testing.assert_allclose(planes.lowest(scale * v, scale * w), point, rtol=1e-12)
+    assert planes.lowest(v, -w).shape == planes.lowest(v, 0.0 * w).shape == (0, 2)
     along = np.array([2.0, -1.0])
     assert along @ (v + 2.0 * w @ point[0]) == pytest.approx(0.0, abs=1e-12)
     off = point - 1e-14 * np.array([[1.0, 2.0]])

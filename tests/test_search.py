@@ -192,6 +192,7 @@ def test_infinity_is_proved_and_explained(loss: L.Loss, lam1: list, lam2: list, 
     assert found.lower == found.upper == np.inf
     assert found.certified
     assert word in found.message
+    assert found.gap == 0.0
     # h does grow beyond any level along some ray.
     axes = np.vstack([np.eye(loss.dim), -np.eye(loss.dim)])
     rays = np.vstack([axes, np.random.default_rng(0).normal(size=(200, loss.dim))])

@@ -66,6 +66,33 @@ def test_the_summed_majorant_majorizes(seed: int, structure: str) -> None:
     assert conjugate(mixed, lam1, lam2, tol=1e-6).lower <= constant + 1e-10 * (1 + abs(constant))
 
 
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize(
+    "link",
+    [L.SquaredReLU(0.2), L.Indicator(0.4), L.ReLU(-0.3), L.Absolute(0.5), L.Softplus(), L.Huber(0.6)],
+    ids=lambda loss: type(loss).__name__,
+)
+def test_every_term_s_majorant_lies_above_it(link: L.LinearPredictorLoss, structure: str) -> None:
+    """Three terms of one kind with weights: sum_i f_i** = <natural, mu> - t, and t - <natural, T> >= the loss."""
+    rng = np.random.default_rng(3)
+    q = gaussian(rng, 2)
+    loss = sum((w * link.compose(rng.normal(size=2), [rng.normal()]) for w in (2.0, 0.3)), link.compose([1.0, -2.0]))
+    result = sum_of_biconjugates(loss, q, structure)
+    assert result.terms == 3
+    assert 0.0 < result.error < 1e-12 * max(1.0, abs(result.value))
+    t = pairing(result.natural, q, structure) - result.value
+    lam1, lam2 = result.natural.lam1, np.asarray(result.natural.lam2)
+    theta = q.mean + 6.0 * rng.normal(size=(3000, 2))
+    above = t - theta @ lam1 - np.einsum("ni,ij,nj->n", theta, lam2 if lam2.ndim == 2 else lam2 * np.eye(2), theta)
+    assert (above >= loss(theta) - 1e-10 * (1.0 + np.abs(above))).all()
+    single = link.compose([1.0, -2.0], [0.3])
+    alone, form = sum_of_biconjugates(3.0 * single, q, structure), closed_form_biconjugate(3.0 * single, q, structure)
+    assert form is not None
+    assert alone.value == pytest.approx(form[0], rel=1e-13)
+    assert alone.error >= 0.99 * form[4]  # no less than what rounding does to the closed form itself
+    assert alone.lower == alone.value - alone.error
+
+
 def test_one_term_with_a_constant_row_and_an_indicator() -> None:
     q = Gaussian(np.array([0.3]), np.array([[0.5]]))
     loss = L.LogisticRegression(np.array([[0.0], [1.0]]), np.ones(2)) + L.Indicator(1.0)

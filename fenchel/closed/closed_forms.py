@@ -44,8 +44,6 @@ def closed_form_biconjugate(loss: Loss, q: Any, structure: str | None = None) ->
         value, natural, worst, error = quadratic_biconjugate(
             linear.H, linear.b, linear.c + constant, mean, cov, structure
         )
-        if error > 1e-10 * max(1.0, abs(value)):
-            return None
         atoms, weights = covariance_atoms(mean, worst)
         return value, natural, atoms, weights, error
     if len(terms) > 1 or terms[0].rows.shape[0] > 1 or not _is_statistic(linear.H, structure):
@@ -118,14 +116,9 @@ def merged(loss: LinearPredictorLoss) -> tuple[list[Terms], float]:
         live = ~null & (group.weights > 0.0)
         if not live.any():
             continue
-        if live.sum() == 1:
-            groups.append(Terms(group.link, group.rows[live], group.offsets[live], group.weights[live]))
-            continue
         keys = np.column_stack([group.rows[live], group.offsets[live]])
         unique, inverse = np.unique(keys, axis=0, return_inverse=True)
-        summed = np.asarray(
-            np.bincount(inverse.ravel(), weights=group.weights[live], minlength=unique.shape[0]), dtype=float
-        )
+        summed = np.asarray(np.bincount(inverse.ravel(), weights=group.weights[live]), dtype=float)
         groups.append(Terms(group.link, unique[:, :-1], unique[:, -1], summed))
     return groups, constant
 

@@ -55,7 +55,7 @@ def repair_by_mixing(frame: MomentFrame, points: Array, weights: Array) -> tuple
     """The atoms kept where they are, and sigma points of a slightly shifted Gaussian mixed in to cancel the residual.
 
     (1 - e) (mu + r) + e mu'' = mu with mu'' the moments of the mixed-in points, e of the size of the residual r.
-    None where r is too large for a Gaussian with moments mu'' to exist at e < 1/2.
+    None where r is so large that e would reach 1/2.
     """
     weights = weights / np.sum(weights)
     residual = weights @ frame.features(points) - frame.target
@@ -66,12 +66,10 @@ def repair_by_mixing(frame: MomentFrame, points: Array, weights: Array) -> tuple
     if mix >= 0.5:
         return None
     shifted = frame.target - residual * (1.0 - mix) / mix
-    _, _, second = _moments(frame, shifted)
     mean = shifted[1 : 1 + frame.dim]
-    covariance = second - np.outer(mean, mean)
+    covariance = _second_moment(frame, shifted) - np.outer(mean, mean)
+    # No moment was shifted by more than 1 / (8 dim), so that the eigenvalues are at least 1 - 1/8 - 1/64.
     eigenvalues, vectors = np.linalg.eigh(covariance)
-    if eigenvalues[0] <= 0.0:
-        return None
     root = vectors * np.sqrt(eigenvalues * frame.dim)
     extra = np.concatenate([mean + root.T, mean - root.T])
     return (
@@ -80,17 +78,17 @@ def repair_by_mixing(frame: MomentFrame, points: Array, weights: Array) -> tuple
     )
 
 
-def _moments(frame: MomentFrame, expectation: Array) -> tuple[float, Array, Array]:
-    """(1, E x, a matrix E x x^T of the family) of expected features."""
+def _second_moment(frame: MomentFrame, expectation: Array) -> Array:
+    """A matrix E x x^T of the family from expected features."""
     p = frame.dim
     second = expectation[1 + p :]
     if frame.structure == "full":
         matrix = np.zeros((p, p))
         matrix[frame.pairs] = second
-        return float(expectation[0]), expectation[1 : 1 + p], matrix + np.triu(matrix, 1).T
+        return matrix + np.triu(matrix, 1).T
     if frame.structure == "diagonal":
-        return float(expectation[0]), expectation[1 : 1 + p], np.diag(second)
-    return float(expectation[0]), expectation[1 : 1 + p], second[0] / p * np.eye(p)
+        return np.diag(second)
+    return np.asarray(second[0] / p * np.eye(p))
 
 
 def sigma_points(dim: int) -> Array:

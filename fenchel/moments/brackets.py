@@ -108,7 +108,7 @@ def of_closed_form(loss: Loss, q: Gaussian, frame: MomentFrame, tol: float, begi
         tol,
         begin,
         method="closed-form",
-        natural=natural if natural is None or isinstance(natural, Natural) else Natural(*natural),
+        natural=natural,
         atoms=atoms,
         weights=weights,
         iterations=0,

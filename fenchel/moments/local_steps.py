@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 
 from fenchel.moments.atoms import distinct, distinct_from
 from fenchel.moments.certificate import make_upper
-from fenchel.moments.polish import ActiveSet, free_directions, least_step, polish
+from fenchel.moments.polish import ActiveSet, polish
 from fenchel.moments.rounds import Candidate, Problem, State
 
 __all__ = ["improve", "lift", "look", "merged", "starts", "steepest"]
 
 Array = NDArray[np.float64]
-_TURNS = 8
 _ACTIVE_STEPS = 6
 _LIFTS = np.array([1e-12, 1e-10, 1e-8, 1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4])
 
@@ -70,36 +69,7 @@ def improve(problem: Problem, state: State, polished: ActiveSet | None) -> State
             return state
         weights = np.concatenate([polished.weights, np.zeros(int(crossing.sum()))])
         fresh[: polished.weights.size] = True
-        before = polished
         polished = polish(problem.white, ActiveSet(points[fresh], weights[fresh], c, np.inf))
-        if polished is None or polished.points.shape[0] <= before.points.shape[0]:
-            state = _turned(problem, state, before, candidate)
-            if state.closed(problem):
-                return state
-    return state
-
-
-def _turned(problem: Problem, state: State, active: ActiveSet, candidate: Candidate) -> State:
-    """Move Q along the directions its contacts leave free, until the loss no longer crosses it elsewhere."""
-    frame, free = problem.white.frame, free_directions(problem.white, active)
-    if free.shape[1] == 0:
-        return state
-    rows, short = np.zeros((0, free.shape[1])), np.zeros(0)
-    for _ in range(_TURNS):
-        crossing = candidate.violations > 1e-15 * state.scale
-        moved = (candidate.coefficients - active.coefficients) @ free
-        fresh = frame.features(candidate.points[crossing]) @ free
-        rows = np.concatenate([rows, fresh])
-        short = np.concatenate([short, candidate.violations[crossing] + fresh @ moved])
-        step = least_step(rows, short) if short.size else None
-        if step is None:
-            return state
-        c = active.coefficients + free @ step
-        near = starts(problem, state, c, np.concatenate([active.points, candidate.points]))
-        candidate = look(problem, c, near)
-        state = state.considering(problem, candidate)
-        if state.closed(problem) or not np.isfinite(candidate.lower):
-            return state
     return state
 
 

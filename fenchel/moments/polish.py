@@ -11,11 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 from fenchel.moments.white_loss import WhiteLoss
 
-__all__ = ["ActiveSet", "free_directions", "least_step", "polish"]
+__all__ = ["ActiveSet", "polish"]
 
 Array = NDArray[np.float64]
 _STEPS = 20
@@ -55,34 +54,6 @@ def _normals(white: WhiteLoss, start: ActiveSet) -> Array:
     norm = np.linalg.norm(slope, axis=1)
     held = norm > 1e-5 * size
     return np.where(held[:, None], slope / np.where(held, norm, 1.0)[:, None], 0.0)
-
-
-def free_directions(white: WhiteLoss, active: ActiveSet) -> Array:
-    """Orthonormal coefficients (D, F) of the quadratics that vanish with their gradients at every atom.
-
-    Adding one of them changes neither the conditions nor E_q[Q]: the majorant is then not unique, and Newton's method
-    may have picked one that the loss crosses elsewhere.
-    """
-    frame = white.frame
-    touched = active.weights > 1e-12
-    points = active.points[touched]
-    rows = np.concatenate([frame.features(points), frame.jacobians(points).reshape(-1, frame.size)])
-    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-300)
-    _, singular, basis = np.linalg.svd(rows)
-    rank = int(np.sum(singular > 1e-9 * singular[0]))
-    return np.asarray(basis[rank:].T)
-
-
-def least_step(rows: Array, short: Array) -> Array | None:
-    """The least z with rows @ z >= short (least distance programming); None where there is none."""
-    system = np.concatenate([rows.T, short[None, :]])
-    goal = np.zeros(system.shape[0])
-    goal[-1] = 1.0
-    multipliers, _ = nnls(system, goal)
-    rest = system @ multipliers - goal
-    if rest[-1] > -1e-14:
-        return None
-    return np.asarray(-rest[:-1] / rest[-1])
 
 
 def _newton(white: WhiteLoss, start: ActiveSet, normals: Array) -> ActiveSet | None:

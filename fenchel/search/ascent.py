@@ -63,7 +63,7 @@ def ascend(
             u[done], value[done], slope[done], hessian[done] = trial[better], v[better], s[better], m[better]
             moved.append(done)
             todo, length = todo[~better], 0.25 * length
-        active = np.concatenate(moved) if len(moved) > 1 else moved[0]
+        active = np.concatenate(moved)
     return _sharpened(model, u, value, slope, hessian, domain)
 
 

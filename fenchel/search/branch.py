@@ -124,7 +124,7 @@ class BranchAndBound:
         """
         self.boxes += center.shape[0]
         value, slope, matrix = self.model.majorant(center, half)
-        self._improve(center, half, value, slope)
+        self._improve(center, value)
         bound = np.fmin(inherited, value + box_maximum(slope, matrix, half))
         open_ = np.flatnonzero(bound > self._target())
         if open_.size:
@@ -144,12 +144,8 @@ class BranchAndBound:
                 bound = np.fmin(bound, quadratic[0] + box_maximum(quadratic[1], quadratic[2], half))
         return bound, self.model.error_weights(matrix)
 
-    def _improve(self, center: Array, half: Array, value: Array, slope: Array) -> None:
+    def _improve(self, center: Array, value: Array) -> None:
         """Climb from points that beat the best one known."""
-        if self.setting.domain is not None:
-            # The supremum may sit on a face of the domain: look at the corners uphill as well.
-            corner = center + half * np.sign(slope)
-            center, value = np.vstack([center, corner]), np.concatenate([value, self.model.value(corner)])
         better = np.flatnonzero(value > self.best + 1e-13 * (1.0 + abs(self.best)))
         if better.size == 0:
             return
@@ -162,8 +158,6 @@ class BranchAndBound:
 def _grid(center: Array, half: Array, cuts: int) -> tuple[Array, Array]:
     """The box (center, half), each (D,), cut into cuts^D equal boxes."""
     dim = center.shape[0]
-    if cuts == 1:
-        return center[None, :], half[None, :]
     steps = (2.0 * np.arange(cuts) + 1.0) / cuts - 1.0
     mesh = np.stack(np.meshgrid(*[steps] * dim, indexing="ij"), axis=-1).reshape(-1, dim)
     # Rounding must not open gaps between neighbours.

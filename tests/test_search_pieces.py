@@ -1,0 +1,389 @@
+"""The parts of the search, each against the mathematics it stands for: models, majorants, boxes, climbs, starts."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fenchel import losses as L
+from fenchel.losses.bounded_links import BumpLink, IndicatorLink
+from fenchel.losses.links import AbsLink, SoftplusLink
+from fenchel.search.ascent import _newton_step, ascend, distinct
+from fenchel.search.bounds import LinearModel, UserModel
+from fenchel.search.box_quadratic import box_maximum
+from fenchel.search.branch import BranchAndBound, _grid, _split
+from fenchel.search.confine import Setting, _scaled_eigen, descent_majorizer, prepare
+from fenchel.search.maximize import local_maximizers, maximize
+from fenchel.search.starts import climb, given_starts, starting_points
+
+Array = np.ndarray
+LAM1 = np.array([0.4, -0.3, 0.2])
+LAM2 = -np.array([[0.9, 0.1, 0.0], [0.1, 0.7, -0.2], [0.0, -0.2, 1.1]])
+
+
+def smooth() -> L.LinearPredictorLoss:
+    rng = np.random.default_rng(0)
+    groups = [
+        L.Terms(link, rng.normal(size=(4, 3)), rng.normal(size=4), rng.uniform(0.3, 1.5, size=4))
+        for link in (SoftplusLink(), BumpLink())
+    ]
+    return L.LinearPredictorLoss(groups, H=np.diag([0.1, 0.2, 0.3]), b=rng.normal(size=3), c=0.7)
+
+
+def as_user(loss: L.LinearPredictorLoss, **known: Any) -> L.UserLoss:
+    """The same function, of which nothing is known but what is declared."""
+    return L.from_function(loss._value, loss._gradient, loss.dim, hessian=loss._hessian, curvature=30.0, **known)
+
+
+def models() -> dict[str, Any]:
+    loss = smooth()
+    linear, bounded = prepare(loss, LAM1, LAM2), prepare(as_user(loss, bounds=(-2.0, 3.0)), LAM1, LAM2)
+    declared = as_user(loss, majorizer=L.Quadratic(0.5 * np.eye(3), np.zeros(3), 400.0))
+    free = prepare(declared, LAM1, LAM2)
+    assert isinstance(linear, Setting)
+    assert isinstance(bounded, Setting)
+    assert isinstance(free, Setting)
+    return {"linear": linear, "bounded": bounded, "declared": free}
+
+
+def h(theta: Array) -> Array:
+    return np.asarray(smooth()(theta) + theta @ LAM1 + np.einsum("ni,ij,nj->n", theta, LAM2, theta))
+
+
+@pytest.mark.parametrize("name", ["linear", "bounded", "declared"])
+def test_a_model_is_h_in_other_coordinates(name: str) -> None:
+    model = models()[name].model
+    rng = np.random.default_rng(1)
+    u = 0.6 * rng.uniform(-1.0, 1.0, size=(6, 3))
+    theta = model.theta(u)
+    np.testing.assert_allclose(model.coordinates(theta), u, atol=1e-12)
+    np.testing.assert_allclose(model.value(u), h(theta), rtol=1e-12)
+    value, slope, hessian = model.derivatives(u)
+    np.testing.assert_allclose(value, h(theta), rtol=1e-12)
+    np.testing.assert_allclose(model.tangent(u)[1], slope, rtol=1e-12)
+    for axis in range(3):
+        step = np.zeros(3)
+        step[axis] = 1e-5
+        up, down = model.derivatives(u + step), model.derivatives(u - step)
+        np.testing.assert_allclose((up[0] - down[0]) / 2e-5, slope[:, axis], atol=1e-7)
+        np.testing.assert_allclose((up[1] - down[1]) / 2e-5, hessian[:, axis], atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["linear", "bounded", "declared"])
+def test_the_majorants_of_a_box_are_above_h_on_it_and_touch_where_they_say(name: str) -> None:
+    model = models()[name].model
+    rng = np.random.default_rng(2)
+    center, half = 0.5 * rng.uniform(-1.0, 1.0, size=(8, 3)), rng.uniform(0.02, 0.4, size=(8, 3))
+    points = 0.5 * rng.uniform(-1.0, 1.0, size=(5, 3))
+    which = np.arange(8) % 5
+    inside = center[:, None] + half[:, None] * rng.uniform(-1.0, 1.0, size=(8, 60, 3))
+    d, truth = inside - center[:, None], model.value(inside.reshape(-1, 3)).reshape(8, 60)
+
+    def above(majorant: Any, d: Array) -> Array:
+        value, slope, matrix = majorant
+        bent = np.einsum("bki,bij,bkj->bk", d, matrix, d)
+        return np.asarray(value[:, None] + np.einsum("bki,bi->bk", d, slope) + 0.5 * bent)
+
+    at_center, anchored = model.majorant(center, half), model.anchored(model.anchors(points), which, center, half)
+    for majorant in (at_center, anchored):
+        assert (above(majorant, d) >= truth - 1e-10).all()
+        np.testing.assert_allclose(majorant[2], np.swapaxes(majorant[2], 1, 2), atol=1e-12)
+    zero = np.zeros((8, 1, 3))
+    np.testing.assert_allclose(above(at_center, zero)[:, 0], model.value(center), rtol=1e-12)
+    np.testing.assert_allclose(at_center[1], model.tangent(center)[1], rtol=1e-12)
+    to_anchor = (points[which] - center)[:, None]
+    np.testing.assert_allclose(above(anchored, to_anchor)[:, 0], model.value(points)[which], rtol=1e-10)
+    # What the bounds add is not negative along any axis, and says along which axis a box should be split.
+    assert model.error_weights(at_center[2]).shape == (8, 3)
+    assert (model.error_weights(at_center[2]) >= -1e-12).all()
+    if isinstance(model, UserModel):
+        declared = model.from_majorizer(center)
+        if name == "declared":
+            assert (above(declared, d) >= truth - 1e-10).all()
+            theta = model.theta(inside.reshape(-1, 3))
+            q = 0.25 * np.square(theta).sum(axis=1) + 400.0 + theta @ LAM1
+            exact = q + np.einsum("ni,ij,nj->n", theta, LAM2, theta)
+            np.testing.assert_allclose(above(declared, d).ravel(), exact, rtol=1e-12)
+        else:
+            assert declared is None
+
+
+def test_turned_axes_change_nothing() -> None:
+    model = models()["linear"].model
+    axes = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0]
+    u = np.random.default_rng(4).normal(size=(5, 3))
+    np.testing.assert_allclose(model.rotated(axes).value(u @ axes), model.value(u), rtol=1e-12)
+    np.testing.assert_allclose(model.rotated(axes).theta(u @ axes), model.theta(u), atol=1e-12)
+    assert model.whitened
+    assert model.terms == 8
+
+
+def test_the_descent_lemma_is_above_the_loss_and_tangent_at_zero() -> None:
+    user = as_user(smooth())
+    q = descent_majorizer(user)
+    theta = 3.0 * np.random.default_rng(5).normal(size=(50, 3))
+    assert (q(theta) >= user(theta)).all()
+    zero = np.zeros((1, 3))
+    assert q(zero)[0] == pytest.approx(user(zero)[0], rel=1e-14)
+    np.testing.assert_allclose(q._gradient(zero), user._gradient(zero), rtol=1e-14)
+    np.testing.assert_allclose(q.H, 30.0 * np.eye(3))
+
+
+def test_eigenvalues_do_not_depend_on_the_units_of_the_parameters() -> None:
+    scale = np.array([1e-6, 1.0, 1e5])
+    values, axes, units = _scaled_eigen(-LAM2 * np.outer(scale, scale), np.abs(LAM2) * np.outer(scale, scale))
+    np.testing.assert_allclose(values, _scaled_eigen(-LAM2, np.abs(LAM2))[0], rtol=1e-9)
+    basis = units[:, None] * axes / np.sqrt(values)
+    np.testing.assert_allclose(basis.T @ (-LAM2 * np.outer(scale, scale)) @ basis, np.eye(3), atol=1e-9)
+    np.testing.assert_array_equal(_scaled_eigen(np.zeros((2, 2)), np.zeros((2, 2)))[0], np.zeros(2))
+
+
+def test_directions_in_which_h_is_constant_are_left_out() -> None:
+    """softplus(theta_1) - theta_1^2 + 0.2 theta_1, whatever theta_2 is."""
+    setting = prepare(L.Softplus().compose([1.0, 0.0]), np.array([0.2, 0.0]), np.diag([-1.0, 0.0]))
+    assert isinstance(setting, Setting)
+    assert setting.confined
+    assert setting.model.dim == 1
+    u = np.linspace(-2.0, 2.0, 7)[:, None]
+    t = setting.model.theta(u)[:, 0]
+    np.testing.assert_allclose(setting.model.value(u), np.logaddexp(0.0, t) + 0.2 * t - t**2, rtol=1e-13)
+    assert np.ptp(t) == pytest.approx(4.0 / np.sqrt(2.0), rel=1e-12)  # whitened: curvature 2 becomes 1
+
+
+def test_bounded_terms_along_a_flat_direction_leave_the_search_unconfined_but_bounded() -> None:
+    bump = L.LinearPredictorLoss([L.Terms(BumpLink(), np.array([[0.0, 2.0]]), np.array([-1.0]), np.array([3.0]))])
+    lam1, lam2 = np.array([0.4, 0.0]), np.diag([-0.5, 0.0])
+    setting = prepare(bump, lam1, lam2)
+    assert isinstance(setting, Setting)
+    assert not setting.confined
+    assert "singular" in setting.note
+    found = maximize(bump, lam1, lam2)
+    top = float(bump(np.array([0.0, 0.5])))
+    assert found.lower == pytest.approx(0.5 * 0.4**2 + max(top, 0.0), abs=1e-9)
+    bounded = 0.08 + 3.0 * float(BumpLink().sup(np.array(-np.inf), np.array(np.inf)))
+    assert found.lower - 1e-12 <= found.upper <= bounded + 1e-9
+    # And of a user's loss by its declared majorizer.
+    level = L.from_function(
+        lambda t: np.cos(t[:, 1]), lambda t: np.stack([0.0 * t[:, 0], -np.sin(t[:, 1])], 1), 2, curvature=1.0,
+        majorizer=L.Quadratic(np.zeros((2, 2)), np.zeros(2), 1.5),
+    )  # fmt: skip
+    shallow = maximize(level, lam1, lam2)
+    assert shallow.lower == pytest.approx(1.08, abs=1e-9)
+    assert shallow.upper == pytest.approx(1.58, abs=1e-9)
+    assert not shallow.certified
+
+
+# --- climbs -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["linear", "bounded", "declared"])
+def test_a_climb_ends_where_nothing_near_is_higher(name: str) -> None:
+    setting = models()[name]
+    model, rng = setting.model, np.random.default_rng(6)
+    starts = rng.uniform(-0.9, 0.9, size=(12, 3))
+    domain = None if setting.domain is None else (-np.ones(3), np.ones(3))
+    points, values = ascend(model, starts, domain=domain)
+    np.testing.assert_allclose(model.value(points), values, rtol=1e-13)
+    assert (values >= model.value(starts) - 1e-12).all()
+    near = points[:, None] + 1e-3 * rng.normal(size=(12, 100, 3))
+    near = near if domain is None else np.clip(near, *domain)
+    assert (model.value(near.reshape(-1, 3)).reshape(12, 100) <= values[:, None] + 1e-12).all()
+    if domain is None:
+        assert np.abs(model.tangent(points)[1]).max() < 1e-7
+    else:
+        assert np.abs(points).max() <= 1.0
+    # After the deadline the points come back as they are, up to the one step that only sharpens.
+    still, _ = ascend(model, starts, domain=(-np.ones(3), np.ones(3)), deadline=time.perf_counter() - 1.0)
+    better = np.square(model.tangent(still)[1]).sum(axis=1) <= np.square(model.tangent(starts)[1]).sum(axis=1)
+    assert better.all()
+    kept, best = climb(setting, starts)
+    assert (np.diff(best) <= 0.0).all()
+    np.testing.assert_allclose(best[0], values.max(), rtol=1e-13)
+    assert kept.shape[0] <= 12
+
+
+def test_newton_steps_climb_with_the_modulus_of_the_curvature() -> None:
+    matrix = np.array([[[2.0, 0.6], [0.6, -1.0]]])
+    slope = np.array([[1.0, -2.0]])
+    step, gain = _newton_step(np.zeros((1, 2)), slope, matrix, None)
+    values, vectors = np.linalg.eigh(matrix[0])
+    modulus = vectors * np.abs(values) @ vectors.T
+    np.testing.assert_allclose(modulus @ step[0], slope[0], rtol=1e-12)
+    assert gain[0] == pytest.approx(slope[0] @ step[0], rel=1e-14)
+    assert gain[0] > 0.0
+    line, _ = _newton_step(np.zeros((2, 1)), np.array([[3.0], [3.0]]), np.array([[[-2.0]], [[4.0]]]), None)
+    np.testing.assert_allclose(line[:, 0], [1.5, 0.75])
+    # Held by a face: uphill lies outside along the first axis, so the step is along the second alone.
+    held, _ = _newton_step(np.array([[1.0, 0.0]]), np.abs(slope), matrix, (-np.ones(2), np.ones(2)))
+    np.testing.assert_allclose(held, [[0.0, 2.0]])
+    low, _ = _newton_step(np.array([[-1.0, 0.0]]), -np.abs(slope), matrix, (-np.ones(2), np.ones(2)))
+    np.testing.assert_allclose(low, [[0.0, -2.0]])
+    away, _ = _newton_step(np.array([[1.0, 0.0]]), -np.abs(slope), matrix, (-np.ones(2), np.ones(2)))
+    assert away[0, 0] != 0.0
+
+
+def test_distinct_points_are_apart_and_the_best_of_their_neighbours() -> None:
+    points = np.array(
+        [[0.0, 0.0], [4e-6, 0.0], [0.0, 2e-5], [100.0, 0.0], [100.0005, 0.0], [100.002, 0.0], [8e-6, 0.0]]
+    )
+    values = np.array([1.0, 2.0, 0.5, 3.0, 4.0, 5.0, 0.1])
+    assert distinct(points, values).tolist() == [5, 4, 1, 2]
+    assert distinct(points, values, radius=1e-9).tolist() == [5, 4, 3, 1, 0, 2, 6]
+    assert distinct(points[:1], values[:1]).tolist() == [0]
+    assert distinct(points[:0], values[:0]).size == 0
+
+
+# --- boxes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_a_grid_covers_its_box_and_a_split_covers_the_split(dim: int) -> None:
+    rng = np.random.default_rng(dim)
+    center, half = rng.normal(size=dim), rng.uniform(0.1, 2.0, size=dim)
+    points = center + half * rng.uniform(-1.0, 1.0, size=(400, dim))
+    for cuts in (1, 2, 4):
+        centers, halves = _grid(center, half, cuts)
+        assert centers.shape == halves.shape == (cuts**dim, dim)
+        inside = (np.abs(points[:, None] - centers) <= halves).all(axis=2)
+        assert inside.any(axis=1).all()
+        assert inside.mean() * cuts**dim < 1.05
+        assert (np.abs(centers - center) + halves <= half * (1.0 + 1e-12)).all()
+    weights = np.ones((1, dim))
+    weights[0, -1] = 1e4
+    c, w, b = _split(center[None], half[None], np.array([7.0]), weights)
+    assert b.tolist() == [7.0, 7.0]
+    assert (np.abs(points[:, None] - c) <= w * (1.0 + 1e-12)).all(axis=2).any(axis=1).all()
+    np.testing.assert_allclose(w[:, -1], 0.5 * half[-1])
+    np.testing.assert_allclose(w[:, :-1], np.broadcast_to(half[:-1], (2, dim - 1)))
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 5])
+def test_the_maximum_over_a_box_of_separate_parabolas_is_exact(dim: int) -> None:
+    rng = np.random.default_rng(dim)
+    slope, half = rng.normal(size=(60, dim)), rng.uniform(0.1, 2.0, size=(60, dim))
+    k = rng.normal(size=(60, dim)) * 2.0
+    matrix = k[:, :, None] * np.eye(dim)
+    grid = np.linspace(-1.0, 1.0, 4001)[:, None, None] * half
+    truth = (slope * grid + 0.5 * k * grid**2).max(axis=0).sum(axis=1)
+    bound = box_maximum(slope, matrix, half)
+    assert (bound >= truth - 1e-12).all()
+    np.testing.assert_allclose(bound, truth, atol=1e-5 if dim < 3 else 2e-2 * dim)
+    if dim > 2:
+        matrix[3, 0, 1] = matrix[3, 1, 0] = np.inf
+        assert box_maximum(slope, matrix, half)[3] == np.inf
+        np.testing.assert_allclose(np.delete(box_maximum(slope, matrix, half), 3), np.delete(bound, 3), rtol=1e-12)
+
+
+def test_a_flat_ridge_in_the_plane() -> None:
+    """-(d_1 - 2 d_2)^2 / 2 plus slopes along the ridge: the maximum is on an edge, and nothing is divided by 0."""
+    row = np.array([1.0, -2.0])
+    matrix = np.stack([-np.outer(row, row)] * 3)
+    slope = np.array([[0.0, 0.0], [2.0, 1.0], [-2.0, -1.0]])
+    np.testing.assert_allclose(box_maximum(slope, matrix, np.ones((3, 2))), [0.0, 2.625, 2.625], atol=1e-12)
+    saddle = np.array([[[-1.0, 3.0], [3.0, -1.0]]])
+    assert box_maximum(np.zeros((1, 2)), saddle, np.ones((1, 2)))[0] == pytest.approx(2.0, rel=1e-14)
+
+
+def test_a_relaxed_maximum_is_that_of_a_concave_quadratic_inside_its_box() -> None:
+    rng = np.random.default_rng(9)
+    for dim in (3, 4, 6):
+        root = rng.normal(size=(30, dim, dim))
+        matrix = -(root @ np.swapaxes(root, 1, 2) + 0.3 * np.eye(dim))
+        top = rng.uniform(-0.5, 0.5, size=(30, dim))
+        slope = -np.einsum("bij,bj->bi", matrix, top)
+        value = 0.5 * np.einsum("bi,bi->b", slope, top)
+        bound = box_maximum(slope, matrix, np.ones((30, dim)))
+        assert (bound >= value - 1e-12).all()
+        assert ((bound - value) <= 1e-8 * (1.0 + value)).all()
+
+
+# --- starts and results -------------------------------------------------------------------------------------------
+
+
+def test_starts_lie_where_the_terms_bend_and_jump() -> None:
+    groups = [
+        L.Terms(IndicatorLink(), np.array([[1.0, 2.0], [0.5, -1.0]]), np.array([0.7, -0.2]), np.ones(2)),
+        L.Terms(BumpLink(), np.array([[2.0, 0.0]]), np.array([-4.0]), np.ones(1)),
+        L.Terms(AbsLink(), np.array([[1.0, 1.0]]), np.array([0.1]), np.ones(1)),
+    ]
+    setting = prepare(L.LinearPredictorLoss(groups), np.array([0.3, 0.1]), -np.eye(2))
+    assert isinstance(setting, Setting)
+    assert isinstance(setting.model, LinearModel)
+    few, many = (starting_points(setting.model, few=few) for few in (True, False))
+    assert many.shape[0] > few.shape[0]
+    for points in (few, many):
+        assert (points == 0.0).all(axis=1).any()
+        jump, bump = (g.predictors(points) for g in setting.model.groups[:2])
+        for column in jump.T:  # on the plane, on its upper side
+            assert ((column >= 0.0) & (column < 1e-12)).any()
+        assert np.abs(bump - 3.0).min() < 1e-9
+        assert np.abs(bump + 3.0).min() < 1e-9
+    np.testing.assert_array_equal(few, starting_points(setting.model, few=True))
+    # Far along any direction h is its concave part plus a linear function: the starts maximize those.
+    far = starting_points(models()["linear"].model)
+    assert 6 < far.shape[0] < 60
+    user = models()["declared"].model
+    assert starting_points(user).shape == (31, 3)
+    assert starting_points(user, few=True).shape == (7, 3)
+
+
+def test_given_starts_keep_their_place() -> None:
+    model = models()["linear"].model
+    theta = np.random.default_rng(0).normal(size=(4, 3))
+    np.testing.assert_allclose(model.theta(given_starts(model, theta, 3)), theta, atol=1e-12)
+    np.testing.assert_allclose(model.theta(given_starts(model, theta[0], 3)), theta[:1], atol=1e-12)
+    for wrong in (np.zeros(4), np.zeros((2, 4)), np.zeros((2, 3, 1)), np.full((1, 3), np.inf)):
+        with pytest.raises(ValueError, match="starts must"):
+            given_starts(model, wrong, 3)
+
+
+def test_a_search_reports_its_points_best_first_with_their_values() -> None:
+    wells = L.ThreeWells()
+    found = maximize(wells, np.array([0.1]), np.array([[-0.1]]), tol=1e-8)
+    assert found.certified
+    assert found.gap == pytest.approx(found.upper - found.lower, abs=0.0)
+    assert (np.diff(found.values) <= 0.0).all()
+    theta = found.maximizers
+    np.testing.assert_allclose(found.values, wells(theta) + 0.1 * theta[:, 0] - 0.1 * theta[:, 0] ** 2, rtol=1e-13)
+    np.testing.assert_array_equal(found.argmax, theta[0])
+    assert found.lower == found.values[0]
+    climbed, values = local_maximizers(wells, np.array([0.1]), np.array([[-0.1]]), np.linspace(-8, 8, 40)[:, None])
+    assert values[0] == pytest.approx(found.lower, rel=1e-12)
+    slope = wells.gradient(climbed)[:, 0] + 0.1 - 0.2 * climbed[:, 0]
+    np.testing.assert_allclose(slope, 0.0, atol=1e-7)
+    nothing, none = local_maximizers(wells, np.array([0.1]), np.array([[0.1]]), np.zeros((1, 1)))
+    assert (nothing.shape, none.shape) == ((0, 1), (0,))
+
+
+def test_every_stage_of_the_search_is_a_bracket() -> None:
+    """best <= sup h <= upper after any number of boxes, and the gap does not grow."""
+    setting = models()["linear"]
+    truth = maximize(smooth(), LAM1, LAM2, tol=1e-10)
+    gaps = []
+    for most in (1, 10, 100, 1000, 100_000):
+        points, values = climb(setting, starting_points(setting.model))
+        search = BranchAndBound(setting, points, values, tol=1e-9, max_boxes=most, deadline=None)
+        search.run()
+        assert search.best <= truth.upper
+        assert search.upper >= truth.lower
+        assert bool(search.message) == (search.upper - search.best > 1e-9 * max(1.0, abs(search.best)))
+        gaps.append(search.upper - search.best)
+    assert (np.diff(gaps) <= 1e-12).all()
+    assert gaps[-1] <= 1e-9 * max(1.0, abs(truth.lower))
+    # A supremum on the corner of a box of parameters is found exactly.
+    corner = L.from_function(lambda t: t.sum(axis=1), np.ones_like, 2, curvature=0.0, bounds=(-1.0, [2.0, 0.5]))
+    edge = maximize(corner, np.zeros(2), np.zeros((2, 2)))
+    assert edge.certified
+    np.testing.assert_array_equal(edge.argmax, [2.0, 0.5])
+
+
+def test_a_datum_of_zeros_adds_a_constant() -> None:
+    rows = np.array([[0.0, 0.0], [1.0, -0.5], [0.3, 2.0]])
+    lam1, lam2 = np.array([0.2, 0.1]), -0.4 * np.eye(2)
+    whole = maximize(L.LogisticRegression(rows, [1, 0, 1]), lam1, lam2, tol=1e-8)
+    rest = maximize(L.LogisticRegression(rows[1:], [0, 1]), lam1, lam2, tol=1e-8)
+    assert whole.certified
+    assert whole.lower == pytest.approx(rest.lower + np.log(2.0), rel=1e-12)
