@@ -226,6 +226,7 @@ def estimate(configs: Sequence[Config], rows: RowStore, data: Path | None, *, de
 
 def _kind(config: Config) -> tuple[str, ...]:
     plain = f"m={config.parts} batch={config.batch_size} {config.precision}{' augmented' if config.augment else ''}"
+    plain += f" on {config.limit} images" if config.limit else ""
     return config.dataset, config.model, config.method, plain
 
 
