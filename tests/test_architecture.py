@@ -97,6 +97,12 @@ def test_importing_the_theory_is_light() -> None:
     assert out.stdout.strip() == "[]"
 
 
+def test_a_file_of_the_theory_has_one_idea() -> None:
+    for name, path in modules().items():
+        if name.startswith("fenchel") and not name.startswith(TORCH_SIDE):
+            assert path.read_text().count("\n") <= 250, f"{path} is long: does it hold two ideas?"
+
+
 @pytest.mark.parametrize("folder", [*PACKAGES, "tests"])
 def test_files_are_short_and_free_of_pickle(folder: str) -> None:
     for path in (ROOT / folder).rglob("*.py"):

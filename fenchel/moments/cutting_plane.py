@@ -41,7 +41,7 @@ def cutting_plane(white: WhiteLoss, *, tol: float, start: Start, budget: Budget,
 def states(
     white: WhiteLoss, *, tol: float, start: Start, budget: Budget, master: Master | None = None
 ) -> Iterator[State]:
-    """The state at the start, after every round, and at the end.
+    """The state at the start, after every round, and at the end if a proof was still owed.
 
     The rounds end when the proved bracket is no wider than tol * max(1, |f**|), or the budget is spent. ``master``
     replaces the built-in linear program (by the CVXPY reference).
@@ -58,7 +58,9 @@ def states(
     while not state.done:
         state = _counted(problem, state, _round(problem, replace(state, rounds=state.rounds + 1)))
         yield state
-    yield _end(problem, state)
+    last = _end(problem, state)
+    if last is not state:
+        yield last
 
 
 def _begin(problem: Problem, start: Start) -> State:
