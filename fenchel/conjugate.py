@@ -35,6 +35,7 @@ def conjugate(
 
     lam1 (P,); lam2 (P, P) symmetric for the full family, (P,) for the diagonal (T = (theta, theta^2)), a scalar for the
     isotropic (T = (theta, |theta|^2)). Outside the domain of f* the value is inf and ``message`` says why; no error.
+    Where rounding decides whether it is inside, ``lower`` is -inf, ``upper`` inf and ``certified`` False.
     ``argmax`` is the best theta found (None for inf). For a loss with ``bounds`` the supremum is over them. Where
     nothing confines the search, ``upper`` is inf and ``certified`` False. ValueError for wrong shapes or NaN.
     """
@@ -47,15 +48,19 @@ def conjugate(
     second = second_block(lam2, loss.dim)
     found = maximize(loss, first, second, tol=tol, starts=starts, max_boxes=max_boxes, max_seconds=max_seconds)
     infinite = bool(np.isinf(found.lower))
+    value, message = np.inf if infinite else float(found.values[0]), found.message
     if not infinite:
         loss.examine(np.concatenate([found.maximizers, found.argmax + probe_points(loss.dim)]))
+    wide = not infinite and found.gap > tol * max(1.0, abs(value))
+    if wide and found.certified:
+        message = f"rounding may have moved the bracket by {found.gap:.2g}"
     return ConjugateResult(
-        value=found.lower,
+        value=value,
         lower=found.lower,
         upper=found.upper,
-        certified=found.certified,
+        certified=found.certified and not wide,
         argmax=None if infinite else found.argmax,
-        message=found.message,
+        message=message,
         boxes=found.boxes,
         seconds=time.perf_counter() - start,
         assumes=loss.assumes,

@@ -66,7 +66,8 @@ class Natural:
 class ConjugateResult:
     """f*(lambda') = sup_theta <lambda', T(theta)> + l(theta) (Theorem 1, Eq. 10).
 
-    ``lower <= f*(lambda') <= upper``; ``value`` is the best point found (= lower), or inf outside the domain.
+    ``lower <= f*(lambda') <= upper``; ``value`` is that of the best point found (``lower`` allows for its rounding),
+    or inf outside the domain.
     """
 
     value: float

@@ -7,9 +7,9 @@ import pytest
 from scipy.optimize import linprog
 
 from fenchel import losses as L
+from fenchel.losses.jumps import JumpPlanes
 from fenchel.moments.atoms import design, moment_error, repair_by_mixing, repair_by_moving, sigma_points
 from fenchel.moments.ensemble import ensemble
-from fenchel.moments.jumps import JumpPlanes
 from fenchel.moments.moment_frame import STRUCTURES, MomentFrame
 from fenchel.moments.moment_problem import MomentProblem
 from fenchel.moments.polish import ActiveSet, polish

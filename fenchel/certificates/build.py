@@ -102,7 +102,7 @@ def conjugate_certificate(
     family = ("isotropic", "diagonal", "full")[lam2.ndim]
     matrix = lam2 * np.eye(loss.dim) if lam2.ndim == 0 else np.diag(lam2) if lam2.ndim == 1 else lam2
     scale = max(1.0, abs(inner.value))
-    start = Majorant(np.zeros(loss.dim), inner.lower, -lam1, -matrix)
+    start = Majorant(np.zeros(loss.dim), inner.value, -lam1, -matrix)
     proof, majorant = prove(loss, Exact.read(written), start, inner.argmax[None, :], 1e-13 * scale, limits)
     record: dict[str, Any] = {
         "version": VERSION,

@@ -12,6 +12,9 @@ from fenchel.gaussian import Gaussian
 from fenchel.hull.plane import Plane
 from fenchel.hull.surface import _SUPERQUADRATIC, Surface, _solve
 from fenchel.losses import Loss
+from fenchel.moments.certificate import make_upper
+from fenchel.moments.moment_frame import MomentFrame
+from fenchel.moments.white_loss import WhiteLoss
 from fenchel.results import BiconjugateResult, Natural
 
 __all__ = ["hull_biconjugate"]
@@ -53,7 +56,9 @@ def hull_biconjugate(
             lam2 -= 1e-10 * (1.0 + abs(lam2))
             found = conjugate(loss, np.array([lam1]), lam2, tol=0.1 * tol, max_seconds=left)
         searches, boxes = searches + 1, boxes + found.boxes
-        lower = lam1 * mean + lam2 * (variance + mean * mean) - found.upper
+        # Rounding of the moments is of this size; the majorant turns it into a change of value.
+        slack = 1e-14 * (1.0 + abs(upper) + abs(lam1 * mean) + abs(lam2) * (variance + mean * mean))
+        lower = lam1 * mean + lam2 * (variance + mean * mean) - found.upper - slack
         if best is None or lower > best[0] or upper < float(best[1].value[0, 0]):
             best = (max(lower, -np.inf if best is None else best[0]), surface, lam1, lam2)
         if upper - lower <= tol * max(1.0, abs(upper)) or found.argmax is None or np.isinf(found.upper):
@@ -67,14 +72,14 @@ def hull_biconjugate(
     lower, surface, lam1, lam2 = best
     weights, atoms = surface.weights[0, 0], surface.atoms[0, 0]
     keep = weights > 0.0
-    upper = float(surface.value[0, 0])
-    # Rounding of the atoms' moments is of this size; the majorant turns it into a change of value.
-    slack = 1e-14 * (1.0 + abs(upper) + abs(lam1 * mean) + abs(lam2) * (variance + mean * mean))
-    upper += slack
+    value = float(surface.value[0, 0])
+    white = WhiteLoss(loss, MomentFrame.of(q.mean, q.cov, family))
+    bound = make_upper(white, white.frame.to_white(atoms[keep, None]), weights[keep])
+    upper = np.inf if bound is None else max(bound.value, value)
     certified = bool(upper - lower <= tol * max(1.0, abs(upper)))
     shape = {"full": (1, 1), "diagonal": (1,), "isotropic": ()}[family]
     return BiconjugateResult(
-        value=upper - slack,
+        value=value,
         lower=lower,
         upper=upper,
         certified=certified,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["EPS", "accurate_predictors"]
+__all__ = ["EPS", "TINY", "accurate_predictors"]
 
 Array = NDArray[np.float64]
 EPS = float(np.finfo(float).eps)
+# More than underflow takes from a product or from an exponential.
+TINY = float(np.finfo(float).tiny)
 # Veltkamp's constant for 53 bits; products of numbers beyond this size would overflow in the splitting.
 _SPLIT, _LARGE = 134217729.0, 1e140
 

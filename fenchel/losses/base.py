@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fenchel.losses.accurate import EPS, TINY
+
 if TYPE_CHECKING:
     from fenchel.losses.builtin import Quadratic
     from fenchel.losses.linear_predictor import LinearPredictorLoss
@@ -70,6 +72,10 @@ class Loss(ABC):
         Raises:
             ValueError: a declaration is false at a point, which the message names.
         """
+
+    def rounding(self, theta: Array, side: int) -> Array:
+        """How much larger (``side`` 1) or smaller (-1) than `_value` rounding may leave l at theta: (n, P) -> (n,)."""
+        return 4.0 * EPS * np.abs(self._value(theta)) + TINY
 
     @abstractmethod
     def _value(self, theta: Array) -> Array:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fenchel.losses.accurate import accurate_predictors
+from fenchel.losses.accurate import EPS, TINY, accurate_predictors
 from fenchel.losses.base import Loss
 from fenchel.losses.exact_text import hexes
 from fenchel.losses.inputs import finite_array, finite_number, symmetric_matrix
@@ -34,6 +34,16 @@ class Terms:
     def predictors(self, theta: Array) -> Array:
         """(k, P) -> (k, n)."""
         return theta @ self.rows.T + self.offsets
+
+    def moved(self, z: Array, off: Array, side: int) -> Array:
+        """How much larger (``side`` 1) or smaller (-1) the sum of terms may be for predictors z (k, n) within ``off``.
+
+        Within the error of a jump it may be off by the jump.
+        """
+        value = self.link.value(z)
+        shifted = np.stack([self.link.value(z + off), value, self.link.value(z - off)])
+        moved = shifted.max(axis=0) - value if side > 0 else value - shifted.min(axis=0)
+        return np.asarray((moved + EPS * (8.0 + np.sqrt(self.weights.size)) * np.abs(value) + TINY) @ self.weights)
 
 
 class LinearPredictorLoss(Loss):
@@ -96,6 +106,18 @@ class LinearPredictorLoss(Loss):
         for group in self.groups:
             total += outer_sum(group.link.curvature(group.predictors(theta)) * group.weights, group.rows)
         return total
+
+    def rounding(self, theta: Array, side: int) -> Array:
+        """What rounding of the predictors and of the sums over parameters and data may have moved."""
+        size, dim = np.abs(theta), self.dim + 2
+        total = np.full(theta.shape[0], EPS * dim * abs(self.c) + TINY)
+        if self._has_quadratic:
+            second = np.einsum("ki,ij,kj->k", size, np.abs(self.H), size)
+            total += EPS * dim * (second + size @ np.abs(self.b))
+        for group in self.groups:
+            off = EPS * (dim * size @ np.abs(group.rows).T + 2.0 * np.abs(group.offsets))
+            total += group.moved(group.predictors(theta), off, side)
+        return np.asarray(total)
 
     def hessian_upper(self, lo: Array, hi: Array) -> Array:
         """Boxes lo, hi (B, P) -> (B, P, P): H + sum_i w_i sup g''(interval of x_i.theta) x_i x_i^T."""

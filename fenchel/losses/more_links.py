@@ -62,8 +62,9 @@ class SquareConcaveLink(Link):
     def sup(self, lo: Array, hi: Array) -> Array:
         ends = np.maximum(np.abs(lo), np.abs(hi))
         finite = np.isfinite(ends)
+        ends = np.where(finite, ends, 0.0)
         a = self.rule[0] if self.rule else 0.0
-        return np.where(finite, np.abs(a) * ends + self.h(np.square(np.where(finite, ends, 0.0))), np.inf)
+        return np.where(finite, np.abs(a) * ends + self.h(np.square(ends)), np.inf)
 
 
 class SquaredReLULink(Link):

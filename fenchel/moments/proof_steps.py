@@ -12,7 +12,7 @@ from fenchel.moments.certificate import LowerBound, certify_lower, make_upper
 from fenchel.moments.local_steps import starts, steepest
 from fenchel.moments.rounds import Candidate, Problem, State
 
-__all__ = ["certify", "superquadratic", "unbounded"]
+__all__ = ["certify", "sigma_bound", "superquadratic", "unbounded"]
 
 Array = NDArray[np.float64]
 _MARGINS = (1e-9, 1e-6, 1e-3)
@@ -34,9 +34,10 @@ def certify(problem: Problem, state: State, candidate: Candidate) -> State:
     state = replace(state, searched=candidate, boxes=state.boxes + found.boxes)
     state = state.with_lower(bound)
     supposed = -float(candidate.coefficients @ target)
-    if supposed - found.lower < candidate.lower - 0.1 * allowed:
+    excess = float(found.values[0]) if found.values.size else np.inf
+    if supposed - excess < candidate.lower - 0.1 * allowed:
         # The local searches had missed a violation: the candidate is worth less than it seemed.
-        state = replace(state, best=replace(candidate, lower=supposed - found.lower))
+        state = replace(state, best=replace(candidate, lower=supposed - excess))
         return state.with_atoms(problem, found.maximizers)
     # Where the declared growth is as steep as Q nothing confines the search: a steeper Q is searched instead.
     if found.upper == np.inf or (not found.certified and found.boxes == 0):
@@ -89,6 +90,10 @@ def unbounded(problem: Problem, state: State) -> State:
 
 def superquadratic(problem: Problem, state: State) -> State:
     """The end for a loss of which no majorizing quadratic is known: an upper bound by sigma points."""
+    return unbounded(problem, sigma_bound(problem, state))
+
+
+def sigma_bound(problem: Problem, state: State) -> State:
+    """With the upper bound by sigma points, which needs no linear program."""
     points = sigma_points(problem.white.frame.dim)
-    bound = make_upper(problem.white, points, np.full(points.shape[0], 1.0 / points.shape[0]))
-    return unbounded(problem, state.with_upper(bound))
+    return state.with_upper(make_upper(problem.white, points, np.full(points.shape[0], 1.0 / points.shape[0])))

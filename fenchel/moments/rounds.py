@@ -43,13 +43,17 @@ class Start:
 
 @dataclass(frozen=True)
 class Problem:
-    """The loss in whitened coordinates, the relative width asked for, the limits, and what solves linear programs."""
+    """The loss in whitened coordinates, the relative width asked for, the limits, and what solves linear programs.
+
+    ``strict``: where it fails, that is an error; otherwise the rounds end with what they have.
+    """
 
     white: WhiteLoss
     tol: float
     budget: Budget
     deadline: float
     master: Master
+    strict: bool = False
 
     def seconds_left(self) -> float:
         return self.deadline - time.perf_counter()

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fenchel.losses import Loss
-from fenchel.losses.accurate import EPS
+from fenchel.losses.accurate import EPS, TINY
+from fenchel.losses.jumps import JumpPlanes
 from fenchel.moments.directions import directions, weighted_rows
-from fenchel.moments.jumps import JumpPlanes
 from fenchel.moments.moment_frame import MomentFrame
 from fenchel.search.maximize import SearchResult, local_maximizers, maximize
 
@@ -95,11 +95,11 @@ class WhiteLoss:
         """How much larger (``side`` 1) or smaller (-1) the loss may be than `value` at x: (K, P) -> (K,).
 
         The predictors are off by roundings of the *terms* of x_i . L x, whose sum may be far smaller than they are, and
-        the sum over the data by roundings of its terms. Within the error of a jump the loss may be off by the jump.
+        the sum over the data by roundings of its terms.
         """
         white, loss = self._white, self._linear
         if white is None or loss is None:
-            return 4.0 * EPS * np.abs(self.value(x))
+            return 4.0 * EPS * np.abs(self.value(x)) + TINY
         size, dim = np.abs(x), self.frame.mean.size + 2
         bent = np.abs(self.frame.factor).T @ np.abs(loss.H)
         second = np.einsum("ki,ij,kj->k", size, bent @ np.abs(self.frame.factor), size)
@@ -110,11 +110,8 @@ class WhiteLoss:
         for group, given in zip(white.groups, loss.groups, strict=True):
             z = group.predictors(x)
             off = EPS * (dim * size @ (np.abs(given.rows) @ np.abs(self.frame.factor)).T + 2.0 * np.abs(group.offsets))
-            value = group.link.value(z)
-            shifted = np.stack([group.link.value(z + off), value, group.link.value(z - off)])
-            moved = shifted.max(axis=0) - value if side > 0 else value - shifted.min(axis=0)
-            total = total + (moved + EPS * (8.0 + np.sqrt(group.weights.size)) * np.abs(value)) @ group.weights
-        return np.asarray(total)
+            total = total + group.moved(z, off, side)
+        return np.asarray(total + TINY)
 
     def gradient(self, x: Array) -> Array:
         """(K, P) -> (K, P)."""
@@ -152,8 +149,8 @@ class WhiteLoss:
         return points, values
 
     def snap(self, x: Array) -> Array:
-        """Whitened points that lie on a jump of the loss up to rounding, on its upper side."""
-        return self._white_jumps.snap(x, self.value)
+        """Whitened points that lie on a jump of the loss up to rounding, on its upper side whatever rounding does."""
+        return self._white_jumps.snap(x, lambda points: self.value(points) - self.rounding(points, -1))
 
     def distribution(self, x: Array, weights: Array) -> tuple[Array, Array]:
         """Atoms theta (K', P) of whitened points, on the upper side of a jump, and their weights."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fenchel.losses import LinearPredictorLoss, Loss, Quadratic
 from fenchel.search.bounds import LinearModel, UserModel
+from fenchel.search.flat import FlatSpace
 
 __all__ = ["Setting", "Unbounded", "descent_majorizer", "prepare"]
 
@@ -19,9 +20,10 @@ _FLAT = 1e-13
 
 @dataclass(frozen=True)
 class Unbounded:
-    """A proof that sup h is infinite."""
+    """Why sup h is infinite; ``proved`` is False where rounding might make it look so."""
 
     reason: str
+    proved: bool = True
 
 
 @dataclass(frozen=True)
@@ -68,22 +70,29 @@ def _prepare_linear(loss: LinearPredictorLoss, lam1: Array, lam2: Array) -> Sett
     scale = np.abs(lam1) + np.abs(loss.b) + sum(g.weights @ np.abs(g.rows) for g in loss.groups)
     drift = np.abs(linear @ null) > 1e-12 * (scale @ np.abs(null))
     varying = [g for g in loss.groups if _varies(g.rows, g.weights, null)]
+    exact = FlatSpace.of(loss, lam1, lam2, int(flat.sum()))
+    note = "lam2 + H/2 is singular and the loss varies along its null space"
     if not varying:
-        if drift.any():
-            return Unbounded("h is linear and not constant along a direction in which lam2 + H/2 vanishes")
-        # The loss is constant along the null space: dropping it loses nothing.
-        return Setting(LinearModel(loss, origin, basis, np.eye(basis.shape[1]), linear @ basis, loss.c))
+        apart = exact is not None and exact.orthogonal(loss.groups)
+        if drift.any() or (exact is not None and apart and not exact.level):
+            reason = "h is linear and not constant along a direction in which lam2 + H/2 vanishes"
+            return Unbounded(reason, exact is not None)
+        if apart:
+            # The loss is constant along the null space: dropping it loses nothing.
+            return Setting(LinearModel(loss, origin, basis, np.eye(basis.shape[1]), linear @ basis, loss.c))
+        note = "lam2 + H/2 is singular but for rounding, or h is constant along its null space but for rounding"
     if any(g.link.convex for g in varying) and all(g.link.convex or g.link.bounded for g in varying):
         return Unbounded(
             "h is convex and not affine, but for bounded terms, along a direction in which lam2 + H/2 vanishes, "
-            "so it grows without bound there"
+            "so it grows without bound there",
+            exact is not None,
         )
     if drift.any() and all(g.link.bounded for g in varying):
-        return Unbounded("h drifts to infinity along a direction in which lam2 + H/2 vanishes")
+        return Unbounded("h drifts to infinity along a direction in which lam2 + H/2 vanishes", exact is not None)
     full = vectors / np.sqrt(np.where(flat, 1.0, values))
     weights = np.where(flat, 0.0, 1.0)
     model = LinearModel(loss, origin, full, np.diag(weights), linear @ full, loss.c)
-    return Setting(model, confined=False, note="lam2 + H/2 is singular and the loss varies along its null space")
+    return Setting(model, confined=False, note=note)
 
 
 def _scaled_eigen(matrix: Array, parts: Array) -> tuple[Array, Array, Array]:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from fenchel.checks import check_loss
 from fenchel.losses import LinearPredictorLoss, Loss
+from fenchel.losses.accurate import EPS, TINY
+from fenchel.losses.jumps import JumpPlanes
 from fenchel.search.ascent import distinct
 from fenchel.search.bounds import LinearModel
 from fenchel.search.branch import BranchAndBound
@@ -30,11 +32,11 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SearchResult:
-    """lower <= sup h <= upper; h(argmax) = lower.
+    """lower <= sup h <= upper; lower is h(argmax) less its rounding.
 
     ``maximizers`` (K, P), ``values`` (K,): the distinct local maximizers met, best first. ``certified``: the bracket
-    is proved and no wider than tol * max(1, |lower|). Where the supremum is proved infinite, lower = upper = inf and
-    ``message`` says why.
+    is proved and no wider than tol * max(1, |lower|) plus rounding. Where the supremum is proved infinite,
+    lower = upper = inf, where rounding decides whether it is, lower = -inf; ``message`` says why.
     """
 
     lower: float
@@ -84,10 +86,13 @@ def maximize(
     setting = prepare(loss, lam1, lam2)
     if isinstance(setting, Unbounded):
         nothing = np.empty((0, loss.dim))
-        return SearchResult(np.inf, np.inf, np.full(loss.dim, np.nan), nothing, np.empty(0), True, 0, setting.reason)
+        nowhere, proved = np.full(loss.dim, np.nan), setting.proved
+        lower, reason = (np.inf, "") if proved else (-np.inf, "within rounding, ")
+        return SearchResult(lower, np.inf, nowhere, nothing, np.empty(0), proved, 0, reason + setting.reason)
     deadline = None if max_seconds is None else time.perf_counter() + max_seconds
-    if isinstance(setting.model, LinearModel) and (setting.model.dim == 0 or not setting.model.groups):
-        return _quadratic_result(setting.model, loss, lam1, lam2)
+    model = setting.model
+    if setting.confined and isinstance(model, LinearModel) and (model.dim == 0 or not model.groups):
+        return _quadratic_result(model, loss, lam1, lam2)
     begin = starting_points(setting.model, few=starts is not None)
     if starts is not None:
         begin = np.vstack([given_starts(setting.model, starts, loss.dim), begin])
@@ -121,10 +126,11 @@ def _result(search: BranchAndBound, loss: Loss, lam1: Array, lam2: Array) -> Sea
     values = _objective(loss, lam1, lam2, theta)
     order = np.argsort(-values, kind="stable")
     theta, values = theta[order], values[order]
-    lower = float(values[0])
-    margin = _rounding(loss, lower, theta[0], lam1, lam2)
-    upper = max(search.upper, lower) + margin
-    certified = upper - lower <= search.tol * max(1.0, abs(lower)) + 2.0 * margin
+    best = float(values[0])
+    margin = _rounding(loss, theta, lam1, lam2)
+    upper = max(search.upper, best) + margin
+    certified = upper - best <= search.tol * max(1.0, abs(best)) + 2.0 * margin
+    lower = _feasible(loss, theta[:1], lam1, lam2)
     message = search.message
     if loss.bounds is not None:
         message = (message + "; " if message else "") + "the supremum is over the loss's bounds only"
@@ -137,6 +143,8 @@ def _unconfined_upper(loss: Loss, lam1: Array, lam2: Array, tol: float) -> float
     if linear is None:
         return np.inf if loss.majorizer is None else maximize(loss.majorizer, lam1, lam2).upper
     kept = [g for g in linear.groups if g.link.convex]
+    if len(kept) == len(linear.groups):
+        return np.inf
     ends = np.array(-np.inf), np.array(np.inf)
     most = sum(float(g.weights.sum() * g.link.sup(*ends)) for g in linear.groups if not g.link.convex)
     rest = LinearPredictorLoss(kept, dim=loss.dim, H=linear.H, b=linear.b, c=linear.c)
@@ -148,17 +156,44 @@ def _quadratic_result(model: LinearModel, loss: Loss, lam1: Array, lam2: Array) 
     top = model.linear[None, :]
     value = float(model.value(top)[0])
     theta = model.theta(top)
-    margin = _rounding(loss, value, theta[0], lam1, lam2)
-    lower = min(value, float(_objective(loss, lam1, lam2, theta)[0]))
-    return SearchResult(lower, value + margin, theta[0], theta, np.array([lower]), True, 0, "")
+    values = _objective(loss, lam1, lam2, theta)
+    upper = max(value, float(values[0])) + _rounding(loss, theta, lam1, lam2)
+    return SearchResult(_feasible(loss, theta, lam1, lam2), upper, theta[0], theta, values, True, 0, "")
 
 
-def _rounding(loss: Loss, value: float, theta: Array, lam1: Array, lam2: Array) -> float:
-    """What rounding can do to h at theta: a few units in the last place of its parts, more where many are summed."""
+def _rounding(loss: Loss, theta: Array, lam1: Array, lam2: Array) -> float:
+    """What rounding can do to the best value of h and to bounds of it, at the maximizers theta (K, P).
+
+    A few units in the last place of its parts, more where many are summed, and what it does to the loss itself.
+    """
     linear = loss.in_predictors()
     terms = 0 if linear is None else sum(g.rows.shape[0] for g in linear.groups)
-    size = abs(value) + float(np.abs(theta * lam1).sum() + np.abs(theta[:, None] * lam2 * theta).sum())
-    return (32.0 + 2.0 * float(np.sqrt(terms))) * float(np.finfo(float).eps) * size
+    size = abs(float(_objective(loss, lam1, lam2, theta[:1])[0])) + float(_sizes(lam1, lam2, theta[:1])[0])
+    own = loss.rounding(theta, 1)
+    most = float(own[np.isfinite(own)].max(initial=0.0)) if loss.continuous else 0.0
+    return (32.0 + 2.0 * float(np.sqrt(terms))) * EPS * size + most
+
+
+def _feasible(loss: Loss, theta: Array, lam1: Array, lam2: Array) -> float:
+    """A lower bound of sup h that its own rounding cannot lift above: h at theta (1, P), on the upper side of jumps."""
+    theta = _past_jumps(loss, theta)
+    error = loss.rounding(theta, -1) + EPS * (loss.dim + 2) * _sizes(lam1, lam2, theta)
+    return float((_objective(loss, lam1, lam2, theta) * (1.0 - 2.0 * EPS) - error).max())
+
+
+def _sizes(lam1: Array, lam2: Array, theta: Array) -> Array:
+    """The sum of the sizes of the terms of lam1.theta + theta^T lam2 theta, (n,)."""
+    size = np.abs(theta)
+    return np.asarray(size @ np.abs(lam1) + np.einsum("ni,ij,nj->n", size, np.abs(lam2), size))
+
+
+def _past_jumps(loss: Loss, theta: Array) -> Array:
+    """theta (1, P) and the nearest point beyond the jumps on which it lies within rounding: (2, P)."""
+    planes = JumpPlanes.of(loss)
+    z, length = planes.rows @ theta[0] + planes.offsets, np.square(planes.rows).sum(axis=1)
+    off = 4.0 * EPS * (loss.dim + 2) * (np.abs(planes.rows) @ np.abs(theta[0]) + np.abs(planes.offsets)) + TINY
+    near = np.abs(z) <= off
+    return np.concatenate([theta, theta + ((off - z) / length)[near] @ planes.rows[near]])
 
 
 def _objective(loss: Loss, lam1: Array, lam2: Array, theta: Array) -> Array:

@@ -49,7 +49,7 @@ def duality(loss: Loss, theta: Array, rho: float, ball: BallMaximum, *, tol: flo
         if queue:
             nu = queue.pop(0)
         found = proximal_sup(loss, theta, nu**-0.5, tol=0.05 * tol, starts=ball.maximizers[:8])
-        if np.isinf(found.lower):
+        if np.isinf(found.upper):
             low = infinite = max(low, nu)
         else:
             top = found.upper + 0.5 * nu * rho * rho

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fenchel.losses import Loss
+from fenchel.losses.base import Loss
 
 __all__ = ["JumpPlanes"]
 

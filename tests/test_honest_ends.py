@@ -1,0 +1,137 @@
+"""The ends of certified brackets allow for their own rounding, and no proof rests on a rounded zero."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fenchel
+from fenchel import Gaussian
+from fenchel import losses as L
+from fenchel.losses.links import BumpLink
+
+mpmath = pytest.importorskip("mpmath")
+mp = mpmath.mp
+
+
+def scalar(
+    link: L.Link, row: float, offset: float, weight: float, H: float, b: float, c: float
+) -> L.LinearPredictorLoss:
+    terms = L.Terms(link, np.array([[row]]), np.array([offset]), np.array([weight]))
+    return L.LinearPredictorLoss([terms], H=[[H]], b=[b], c=c)
+
+
+def supremum(slopes: tuple[int, int], row: float, offset: float, weight: float, quadratic: tuple[Any, Any, Any]) -> Any:
+    """sup of weight g(row t + offset) + a t^2 + b t + c, g of slopes[0] left and slopes[1] right of 0; a < 0."""
+    a, b, c = quadratic
+    r, o, w = mp.mpf(row), mp.mpf(offset), mp.mpf(weight)
+    best = a * (o / r) ** 2 - b * o / r + c
+    for side, slope in zip((-1, 1), slopes, strict=True):
+        t = -(b + w * slope * r) / (2 * a)
+        if side * (r * t + o) > 0:
+            best = max(best, w * slope * (r * t + o) + a * t**2 + b * t + c)
+    return best
+
+
+@pytest.mark.parametrize("scale", [0.3, 6.0, 20.0])
+@pytest.mark.parametrize(("name", "slopes"), [("ReLU", (0, 1)), ("Absolute", (-1, 1))])
+def test_the_ends_of_a_conjugate_allow_for_rounding(name: str, slopes: tuple[int, int], scale: float) -> None:
+    rng, certified = np.random.default_rng(1), 0
+    link = getattr(L, name)().groups[0].link
+    for _ in range(60):
+        row, offset, b, c, lam1 = (float(rng.normal() * 10.0 ** rng.uniform(-scale / 2, scale / 2)) for _ in range(5))
+        weight, H, bend = (float(10.0 ** rng.uniform(-scale / 2, scale / 2)) for _ in range(3))
+        lam2 = -bend - 0.5 * H
+        with mp.workdps(400):
+            sizes = (mp.mpf(H) / 2 + mp.mpf(lam2), mp.mpf(b) + mp.mpf(lam1), mp.mpf(c))
+            if sizes[0] >= 0:
+                continue
+            truth = supremum(slopes, row, offset, weight, sizes)
+            found = fenchel.conjugate(scalar(link, row, offset, weight, H, b, c), [lam1], lam2)
+            if found.certified and np.isfinite(found.upper):
+                assert mp.mpf(found.lower) <= truth <= mp.mpf(found.upper)
+                assert found.gap <= 1e-9 * max(1.0, abs(found.value))
+                certified += 1
+    assert certified > 30
+
+
+@pytest.mark.parametrize("drift", [1e-15, 1e-13, -1e-13])
+@pytest.mark.parametrize("bent", [1e-15, -1e-15, 0.0])
+def test_what_only_rounding_makes_flat_is_not_proved(bent: float, drift: float) -> None:
+    """lam2 + H/2 or lam1 + b within rounding of zero: the supremum may be finite or not, and huge."""
+    H, b = 1.3, -2.7
+    for loss in (L.Quadratic(H, [b]), scalar(L.Indicator().groups[0].link, -1.9, 1.0, 1.0, H, b, 0.0)):
+        lam1, lam2 = -b * (1.0 + drift), -0.5 * H * (1.0 + bent)
+        found = fenchel.conjugate(loss, [lam1], lam2)
+        exact_bend, exact_slope = mp.mpf(lam2) + mp.mpf(H) / 2, mp.mpf(lam1) + mp.mpf(b)
+        finite = exact_bend < 0 or (exact_bend == 0 and exact_slope == 0)
+        if found.certified:
+            assert np.isfinite(found.upper) == finite
+        else:
+            assert found.upper == np.inf
+
+
+def test_a_supremum_that_is_exactly_flat_stays_proved() -> None:
+    H = np.array([[2.0, 0.3], [0.3, 1.0]])
+    flat = fenchel.conjugate(L.Quadratic(H, [1.0, 2.0], 0.5), [-1.0, -2.0], -0.5 * H)
+    assert flat.certified
+    assert flat.value == 0.5
+    ridge = fenchel.conjugate(
+        L.Softplus().compose([1.0, -0.75]), [0.25, -0.1875], [[-0.25, 0.1875], [0.1875, -0.140625]]
+    )
+    assert ridge.certified
+    # 0.3 x x^T in floating point has a negative determinant: the supremum is infinite, not that along the ridge.
+    x = np.array([1.0, -0.7])
+    rounded = fenchel.conjugate(L.Softplus().compose(x), 0.2 * x, -0.3 * np.outer(x, x))
+    assert not rounded.certified
+
+
+@pytest.mark.parametrize("mean", [-121.0, 90.0, 1e3])
+def test_values_that_underflow_are_inside_the_bracket(mean: float) -> None:
+    """-f** = -exp(-(v + m^2) / 2) is not 0, although double precision knows no such number."""
+    loss = L.LinearPredictorLoss([L.Terms(BumpLink(), np.ones((1, 1)), np.zeros(1), np.ones(1))])
+    for method in ("cutting-plane", "hull", "closed-form"):
+        found = fenchel.biconjugate(loss, Gaussian([mean], 0.5), method=method)
+        assert found.certified
+        assert found.lower <= 0.0 < found.upper
+
+
+def test_an_atom_barely_above_a_jump_is_moved_where_rounding_cannot_undo_it() -> None:
+    found = fenchel.biconjugate(L.Indicator(0.3), Gaussian([-0.6232744625373522], [[0.05807857550193688]]))
+    assert found.certified
+    assert found.upper == pytest.approx(-0.06378655991295532, abs=1e-10)
+
+
+def test_sizes_that_the_linear_program_refuses_leave_a_bracket() -> None:
+    q = Gaussian([-3.96851075e09], [2.6600337])
+    loss = scalar(L.Absolute().groups[0].link, 9.83585791, 39033707876.11711, 1.0, 159674.38228416, 7e-4, 0.09)
+    found = fenchel.biconjugate(loss, q)
+    closed = fenchel.biconjugate(loss, q, method="closed-form")
+    assert found.lower <= closed.value <= found.upper
+    if not found.certified:
+        assert found.message
+
+
+def test_the_hull_allows_for_the_rounding_of_its_atoms() -> None:
+    q = Gaussian([10.86418221], [57218455.45533304])
+    loss = scalar(
+        L.ReLU().groups[0].link, 0.53923191, -5.251027324108602, 173568.5708963776, 0.00083915, 58799887.35651806, 0.0
+    )
+    found = fenchel.biconjugate(loss, q, method="hull")
+    with mp.workdps(60):
+        row, offset, m, v = (mp.mpf(float(x)) for x in (0.53923191, -5.251027324108602, q.mean[0], q.cov[0, 0]))
+        center = row * m + offset
+        worst = mp.mpf(173568.5708963776) * (center + mp.sqrt(row**2 * v + center**2)) / 2
+        truth = worst + mp.mpf(58799887.35651806) * m + mp.mpf(0.00083915) / 2 * (v + m**2)
+        assert found.certified
+        assert mp.mpf(found.lower) <= -truth <= mp.mpf(found.upper)
+
+
+def test_cauchy_without_slope_warns_of_nothing() -> None:
+    loss = L.SquareConcave(np.log1p, lambda u: 1 / (1 + u), lambda u: -1 / (1 + u) ** 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fenchel.biconjugate(loss, Gaussian([0.0001922502], 2.17436095937597e-15))
