@@ -11,7 +11,7 @@ import pytest
 import fenchel
 from fenchel import Gaussian
 from fenchel import losses as L
-from fenchel.losses.links import BumpLink
+from fenchel.losses.bounded_links import BumpLink
 
 mpmath = pytest.importorskip("mpmath")
 mp = mpmath.mp
