@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,10 @@ import fenchel
 from fenchel import Gaussian
 from fenchel import losses as L
 from fenchel.losses.bounded_links import BumpLink
+from fenchel.moments.cutting_plane import _round
+from fenchel.moments.moment_frame import MomentFrame
+from fenchel.moments.rounds import Budget, Problem, State
+from fenchel.moments.white_loss import WhiteLoss
 
 mpmath = pytest.importorskip("mpmath")
 mp = mpmath.mp
@@ -128,6 +133,50 @@ def test_the_hull_allows_for_the_rounding_of_its_atoms() -> None:
         truth = worst + mp.mpf(58799887.35651806) * m + mp.mpf(0.00083915) / 2 * (v + m**2)
         assert found.certified
         assert mp.mpf(found.lower) <= -truth <= mp.mpf(found.upper)
+
+
+def test_mass_that_escapes_from_the_hull_leaves_a_finite_bracket() -> None:
+    """Above its threshold an indicator's worst case is its value; the variance escapes, and the hull has no atoms."""
+    found = fenchel.biconjugate(L.Indicator(0.3), Gaussian([0.3289696294602021], [[0.7721530128110184]]), method="hull")
+    assert (found.value, found.certified, found.method) == (-1.0, True, "hull")
+    assert found.lower <= -1.0 <= found.upper <= -1.0 + 1e-13
+    # How a user's loss grows is told from samples: no proof, so that cutting planes answer.
+    hill = L.from_function(
+        lambda t: 1.0 / (1.0 + t[:, 0] ** 2),
+        lambda t: -2.0 * t / (1.0 + t * t) ** 2,
+        dim=1,
+        curvature=0.5,
+        majorizer=1.0,
+    )
+    other = fenchel.biconjugate(hill, Gaussian([0.0], 2.0), method="hull")
+    assert (other.certified, other.method) == (True, "cutting-plane")
+    assert other.lower <= -1.0 <= other.upper < -1.0 + 1e-8
+
+
+def test_a_program_without_a_solution_ends_the_rounds_unless_it_is_the_reference() -> None:
+    def broken(points: np.ndarray, values: np.ndarray) -> None:
+        raise fenchel.SolverError("no luck.")
+
+    white = WhiteLoss(L.Softplus(), MomentFrame.of(np.zeros(1), np.eye(1), "full"))
+    task = Problem(white, 1e-8, Budget(), np.inf, broken)
+    ended = _round(task, State(np.zeros((0, 1)), np.zeros(0)))
+    assert (ended.done, ended.message) == (True, "no luck")
+    assert ended.upper is not None
+    assert ended.upper.value == pytest.approx(-0.5 * np.log(2.0 + 2.0 * np.cosh(1.0)), rel=1e-12)
+    with pytest.raises(fenchel.SolverError, match="no luck"):
+        _round(replace(task, strict=True), State(np.zeros((0, 1)), np.zeros(0)))
+
+
+def test_the_lower_end_is_taken_on_the_upper_side_of_all_jumps_that_meet() -> None:
+    """Two half-planes meet at the best point: their jumps count only a hair beyond both."""
+    corner = L.Indicator().groups[0].link
+    rows, offsets = np.array([[0.3, 0.1], [-0.1, 0.7]]), np.array([-0.17, -0.39])
+    loss = L.LinearPredictorLoss([L.Terms(corner, rows, offsets, np.ones(2))])
+    at = np.linalg.solve(rows, -offsets)
+    found = fenchel.conjugate(loss, [0.0, 0.0], -0.1, starts=[at])
+    assert found.certified
+    assert found.value == pytest.approx(2.0 - 0.1 * at @ at, abs=1e-9)
+    assert 0.0 < found.value - found.lower < 1e-12
 
 
 def test_cauchy_without_slope_warns_of_nothing() -> None:

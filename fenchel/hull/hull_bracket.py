@@ -56,9 +56,7 @@ def hull_biconjugate(
             lam2 -= 1e-10 * (1.0 + abs(lam2))
             found = conjugate(loss, np.array([lam1]), lam2, tol=0.1 * tol, max_seconds=left)
         searches, boxes = searches + 1, boxes + found.boxes
-        # Rounding of the moments is of this size; the majorant turns it into a change of value.
-        slack = 1e-14 * (1.0 + abs(upper) + abs(lam1 * mean) + abs(lam2) * (variance + mean * mean))
-        lower = lam1 * mean + lam2 * (variance + mean * mean) - found.upper - slack
+        lower = lam1 * mean + lam2 * (variance + mean * mean) - found.upper - _slack(upper, lam1, lam2, q)
         if best is None or lower > best[0] or upper < float(best[1].value[0, 0]):
             best = (max(lower, -np.inf if best is None else best[0]), surface, lam1, lam2)
         if upper - lower <= tol * max(1.0, abs(upper)) or found.argmax is None or np.isinf(found.upper):
@@ -76,7 +74,10 @@ def hull_biconjugate(
     white = WhiteLoss(loss, MomentFrame.of(q.mean, q.cov, family))
     bound = make_upper(white, white.frame.to_white(atoms[keep, None]), weights[keep])
     upper = np.inf if bound is None else max(bound.value, value)
-    certified = bool(upper - lower <= tol * max(1.0, abs(upper)))
+    if not keep.any() and loss.in_predictors() is not None:
+        # Mass that escapes leaves no atoms; how a loss of predictors grows far out is known exactly.
+        upper = value + _slack(value, lam1, lam2, q) + float(white.rounding(np.zeros((1, 1)), -1)[0])
+    certified = bool(upper - lower <= tol * max(1.0, abs(value)))
     shape = {"full": (1, 1), "diagonal": (1,), "isotropic": ()}[family]
     return BiconjugateResult(
         value=value,
@@ -93,6 +94,12 @@ def hull_biconjugate(
         message="" if certified else f"the bracket is {upper - lower:.2g} wide; {surface.message}".rstrip("; "),
         info={"nodes": int(surface.nodes.size), "searches": searches, "boxes": boxes},
     )
+
+
+def _slack(value: float, lam1: float, lam2: float, q: Gaussian) -> float:
+    """Rounding of the moments is of this size; the majorant turns it into a change of value."""
+    mean, variance = float(q.mean[0]), float(q.cov[0, 0])
+    return 1e-14 * (1.0 + abs(value) + abs(lam1 * mean) + abs(lam2) * (variance + mean * mean))
 
 
 def _without_bracket(surface: Surface, family: str, searches: int, seconds: float) -> BiconjugateResult:
