@@ -172,6 +172,8 @@ def _run_one(
     resumed = any(partial.glob("*.npz"))
     start = time.perf_counter()
     outcome = experiment.run(context)
+    if options.plan:
+        raise Stopped("nothing is left to train")
     seconds = time.perf_counter() - start
     command = f"python -m experiments run {experiment.name} --scale {scale} --seed {options.seed}"
     command += " --data DIR" if data is not None else ""

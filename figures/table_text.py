@@ -48,6 +48,8 @@ def _plain(cell: dict[str, Any], plus_minus: str) -> str:
         return "diverged"
     digits, scale = _DIGITS[cell["of"]]
     value = f"{cell['mean'] * scale:.{digits}f}"
+    if cell.get("seeds") == 1:
+        return f"{value} (one seed)"
     return value if "std" not in cell else f"{value} {plus_minus} {cell['std'] * scale:.{digits}f}"
 
 

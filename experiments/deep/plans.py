@@ -155,7 +155,7 @@ def need_data(context: Context, configs: Sequence[Config]) -> None:
 
 
 def execute(context: Context, configs: Sequence[Config]) -> list[Row]:
-    """The rows of ``configs``: finished ones are read, the others are trained, and full ones are kept for good.
+    """The rows of ``configs``: finished ones are read, the others are trained; full ones are kept, also of what stops.
 
     Raises:
         Stopped: the deadline came first, or only a plan was asked for.
@@ -169,18 +169,19 @@ def execute(context: Context, configs: Sequence[Config]) -> list[Row]:
         need_data(context, configs)
         if context.plan:
             raise Stopped("to train:\n" + "\n".join(sweep.estimate(configs, rows, context.data)))
-    trained = sweep.run(
-        configs,
-        rows,
-        data=context.data,
-        jobs=context.jobs,
-        scheduler=context.scheduler,
-        progress=context.progress,
-        deadline=context.deadline,
-    )
-    if context.scale == "full":
-        write_committed(trained)
-    return trained
+    try:
+        return sweep.run(
+            configs,
+            rows,
+            data=context.data,
+            jobs=context.jobs,
+            scheduler=context.scheduler,
+            progress=context.progress,
+            deadline=context.deadline,
+        )
+    finally:  # of a sweep that stops, what is finished
+        if context.scale == "full":
+            write_committed([row for row in map(rows.get, configs) if row is not None])
 
 
 def rows_of(context: Context, configs: Sequence[Config]) -> list[Row]:

@@ -140,7 +140,8 @@ class Training:
     def _resume(self) -> None:
         assert self.checkpoint is not None
         try:
-            record = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+            # Learning rates are tensors: on the device, or a captured step would take them for constants.
+            record = torch.load(self.checkpoint, map_location=self._total.device, weights_only=True)
             self.model.load_state_dict(record["model"])
             self.method.load_state_dict(record["method"])
             self._total.copy_(record["total"])

@@ -156,7 +156,7 @@ def _check(optimizer: torch.optim.Optimizer) -> torch.device:
     for group in optimizer.param_groups:
         if not group.get("capturable", True):
             raise ValueError("a CUDA graph needs an optimizer made with capturable=True")
-        if not isinstance(group["lr"], Tensor):
+        if not isinstance(group["lr"], Tensor) or group["lr"].device != device:
             raise ValueError("a CUDA graph needs lr as a tensor on the device, so that a schedule can change it")
         if "dampening" in group and (group["dampening"] or not group.get("fused")):
             raise ValueError("a CUDA graph needs SGD with fused=True and without dampening")

@@ -25,6 +25,8 @@ def load_state(
 ) -> None:
     """Run ``load``, between the hooks of users; what is in ``names`` keeps its precision.
 
+    Settings that are tensors (a learning rate) stay on their device; on the CPU a CUDA graph takes one for a constant.
+
     Args:
         optimizer: to load into. state_dict: what is to be loaded. load: torch's own `load_state_dict`.
         names: of the entries of a parameter's state ("mean" for 16-bit weights alone); None if another library's.
@@ -35,19 +37,22 @@ def load_state(
         ValueError: the state is another optimizer's, or of other parameters; nothing was loaded.
     """
     pairs: list[tuple[Tensor, dict[str, Any]]] = []
+    places = [{k: v.device for k, v in group.items() if isinstance(v, Tensor)} for group in optimizer.param_groups]
 
     def check(_: torch.optim.Optimizer, final: dict[str, Any]) -> None:
         pairs.extend(_checked(optimizer, final, names, needed, elementwise))
 
-    def restore_precision(_: torch.optim.Optimizer) -> None:
+    def restore(_: torch.optim.Optimizer) -> None:
         for p, entry in pairs if names is not None else []:
             for name, saved in entry.items():
                 if isinstance(saved, Tensor) and saved.dim() > 0:
                     optimizer.state[p][name] = saved.to(device=p.device, dtype=work_dtype(p), copy=True)
+        for group, devices in zip(optimizer.param_groups, places, strict=True):
+            group.update({k: group[k].to(d) for k, d in devices.items() if isinstance(group.get(k), Tensor)})
 
     own = [
         optimizer.register_load_state_dict_pre_hook(check),
-        optimizer.register_load_state_dict_post_hook(restore_precision, prepend=True),
+        optimizer.register_load_state_dict_post_hook(restore, prepend=True),
     ]
     try:
         load(state_dict)

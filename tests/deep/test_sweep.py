@@ -200,3 +200,16 @@ def test_a_diverged_run_ends_early_and_says_so(tmp_path: Path) -> None:
     rows = sweep.run([replace(config, lr=1e30)], RowStore(tmp_path), device="cpu")
     assert rows[0]["diverged"]
     assert rows[0]["metrics"]["mean"]["nll"] == "nan"
+
+
+def test_what_a_stopped_sweep_finished_is_kept_with_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FENCHEL_RESULTS", str(tmp_path))
+    context = Context("full", 0, None, 1, tmp_path / "partial" / "x", False)
+    rows = RowStore(plans.working_directory(context))
+    sweep.run(TWELVE[:2], rows, device="cpu")
+    with pytest.raises(Stopped):
+        plans.execute(replace(context, deadline=0.0), TWELVE[:4])
+    kept = RowStore(tmp_path / "elsewhere", tmp_path / "rows")
+    assert [kept.get(config) is not None for config in TWELVE[:4]] == [True, True, False, False]

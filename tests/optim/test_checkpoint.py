@@ -123,6 +123,20 @@ def test_a_loaded_state_is_not_shared_with_the_dictionary() -> None:
             assert torch.equal(saved["state"][i][name], t)
 
 
+@pytest.mark.parametrize("make", [bsam, sam])
+def test_a_learning_rate_on_a_device_stays_there(make: Any) -> None:
+    """Checkpoints are read to the CPU; a captured step takes a rate from there for a constant."""
+    net = network()
+    opt = make(net)
+    saved = copy.deepcopy(opt.state_dict())
+    saved["param_groups"][0]["lr"] = torch.tensor(0.1)
+    opt.param_groups[0]["lr"] = torch.tensor(0.1, device="meta")
+    opt.load_state_dict(saved)
+    assert opt.param_groups[0]["lr"].device.type == "meta"
+    if isinstance(opt, SAM):
+        assert opt.base_optimizer.param_groups[0]["lr"] is opt.param_groups[0]["lr"]
+
+
 def test_the_base_optimizer_of_sam_stays_linked() -> None:
     net = network()
     opt = sam(net)

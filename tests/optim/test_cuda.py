@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import io
 from typing import Any
 
 import pytest
@@ -249,24 +249,44 @@ def test_a_graph_refuses_changed_hyperparameters() -> None:
         step(x, y)
 
 
-def test_graph_continues_from_a_checkpoint() -> None:
-    def run(graph_steps: int, saved: Any = None) -> tuple[Tensor, Any]:
+@pytest.mark.parametrize("kind", ["bsam", "sam-sgd", "sam-adam"])
+def test_graph_continues_from_a_checkpoint_on_the_cpu(kind: str) -> None:
+    """The schedule goes on: the learning rate changes after the second capture."""
+
+    def run(steps: range, saved: Any = None) -> tuple[Tensor, Any]:
         net = network()
         x, y = data()
-        opt = BSAM(net.parameters(), 0.2, seed=5, capturable=True, **SETTINGS)
-        loss = functional_loss(net, nn.functional.cross_entropy, opt.trainable())
+        lr = torch.tensor(0.2 if kind == "bsam" else 0.01, device="cuda")
+        opt: Any = {
+            "bsam": lambda ps: BSAM(ps, lr, seed=5, capturable=True, **SETTINGS),
+            "sam-sgd": lambda ps: SAM(ps, torch.optim.SGD, 0.05, lr=lr, momentum=0.9, fused=True),
+            "sam-adam": lambda ps: SAM(ps, torch.optim.Adam, 0.05, lr=lr, fused=True, capturable=True),
+        }[kind](net.parameters())
         if saved is not None:
-            net.load_state_dict(saved[0])
-            opt.load_state_dict(saved[1])
-        step = GraphedStep(opt, lambda a, b: opt.step_vectorized(loss, split_batch((a, b), 4)), (x, y))
-        for _ in range(graph_steps):
+            file = io.BytesIO(saved)
+            model, state = torch.load(file, map_location="cpu", weights_only=True)
+            net.load_state_dict(model)
+            opt.load_state_dict(state)
+        step = GraphedStep(opt, lambda a, b: opt.step(closures(net, opt, a, b, 4)), (x, y))
+        for _ in steps:
             step(x, y)
-        return weights(net), copy.deepcopy((net.state_dict(), opt.state_dict()))
+            opt.param_groups[0]["lr"].mul_(0.7)
+        file = io.BytesIO()
+        torch.save((net.state_dict(), opt.state_dict()), file)
+        return weights(net), file.getvalue()
 
-    whole, _ = run(9)
-    _, saved = run(4)
-    resumed, _ = run(5, saved)
+    whole, _ = run(range(9))
+    _, saved = run(range(4))
+    resumed, _ = run(range(4, 9), saved)
     assert torch.equal(resumed, whole)
+
+
+def test_a_graph_refuses_a_learning_rate_on_the_cpu() -> None:
+    net = network()
+    x, y = data()
+    opt = torch.optim.SGD(net.parameters(), lr=torch.tensor(0.1), momentum=0.9, fused=True)
+    with pytest.raises(ValueError, match="lr as a tensor on the device"):
+        GraphedStep(opt, lambda a, b: opt.step(closures(net, opt, a, b, 1)[0]), (x, y))
 
 
 def test_on_a_side_stream() -> None:
