@@ -109,6 +109,9 @@ def _run(options: argparse.Namespace) -> int:
         if not (options.force or options.plan) and _finished(experiment.name, key):
             print(f"{label}: already stored, not repeated (--force repeats it)")
             continue
+        if options.plan and not experiment.trains:
+            print(f"{label}: trains nothing")
+            continue
         try:
             seconds, path = _run_one(experiment, options, data, key, deadline)
         except InputError as error:

@@ -115,6 +115,11 @@ class Experiment:
     claims: tuple[str, ...] = ()
     extras: tuple[str, ...] = ()
 
+    @property
+    def trains(self) -> bool:
+        """Whether it is a sweep of deep runs."""
+        return isinstance(self.where, str) and self.where.startswith("deep.")
+
     def run(self, context: Context) -> Outcome:
         """Import what it needs and compute.
 

@@ -38,7 +38,14 @@ def dots(stored: Stored) -> Figure:
             axis.set_ylim(len(labels) - 0.4, -0.6)
         if len(tasks) > 1:
             line[0].set_ylabel(task.replace(" / ", " /\n"))
-    text = "Dots: means; bars: standard deviation over seeds; arrows: which way is better."
+    seeds = {c["seeds"] for row in rows for c in row if "seeds" in c}
+    spread = "one seed, so that there are no bars" if seeds == {1} else "means; bars: standard deviation over seeds"
+    text = f"Dots: {spread}; arrows: which way is better."
+    lacking = [
+        str(row[1]["text"]) for row in cells["rows"] if split and row[0]["text"] in tasks and "mean" not in row[-1]
+    ]
+    if lacking:
+        text += f" Not run: {', '.join(lacking)}."
     if any(c.get("best") for row in rows for c in row):
         among = "of its method's" if heads[0] == "Method" and len(heads) > 1 else ""
         text += f" Filled: best {among}, or not beaten beyond the paired 95 % interval.".replace(" ,", ",")

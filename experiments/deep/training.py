@@ -44,7 +44,8 @@ class Training:
 
     Attributes:
         epoch, step: how far it is. train_loss: the mean over the last finished epoch of the losses whose gradients
-        made the steps (of two-pass methods those at the perturbed weights). seconds: what it has taken.
+        made the steps (of two-pass methods those at the perturbed weights). seconds: what it has taken; on a
+        GPU its part of the time, in equal parts for the runs that share it (too little once some of them have ended).
     """
 
     def __init__(self, config: Config, split: Split, *, checkpoint: Path | None = None) -> None:

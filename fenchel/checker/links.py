@@ -7,6 +7,7 @@ with weights that decrease from z0.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from flint import arb
@@ -16,21 +17,23 @@ from fenchel.checker.numbers import Refused, ball
 __all__ = ["Link", "link_of"]
 
 
-class Link:
+class Link(ABC):
     """``rule``: a, where g = a z + (a concave function of z^2), else None; ``jump``: g is discontinuous at 0."""
 
     rule: arb | None = arb(0)
     jump = False
 
+    @abstractmethod
     def value(self, z: arb) -> arb:
-        raise NotImplementedError
+        """g(z)."""
 
     def slope(self, z: arb) -> arb:
-        raise NotImplementedError
+        """g'(z), at a kink any slope between those of its sides."""
+        raise Refused("a link that jumps has no slope")
 
     def bend(self, z0: arb, g0: arb, s0: arb, lo: arb, hi: arb) -> arb | None:
         """An upper bound of r on [lo, hi] (exact ends); None where there is none."""
-        raise NotImplementedError
+        return None
 
     def chord(self, lo: arb, hi: arb) -> tuple[arb, arb] | None:
         """(g(lo), slope) of the chord above g on [lo, hi], offered only across a kink of a convex g."""
