@@ -17,6 +17,7 @@ from fenchel.moments.cutting_plane import _round
 from fenchel.moments.moment_frame import MomentFrame
 from fenchel.moments.rounds import Budget, Problem, State
 from fenchel.moments.white_loss import WhiteLoss
+from fenchel.sharpness.proximal import proximal_sup
 
 mpmath = pytest.importorskip("mpmath")
 mp = mpmath.mp
@@ -184,3 +185,40 @@ def test_cauchy_without_slope_warns_of_nothing() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fenchel.biconjugate(loss, Gaussian([0.0001922502], 2.17436095937597e-15))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_ends_of_the_sam_objective_enclose_the_closed_form(seed: int) -> None:
+    """A linear loss: b.theta + rho |b| + delta/2 |theta|^2, at 50 digits; half of all computed values lie above it."""
+    rng = np.random.default_rng(seed)
+    dim = int(rng.integers(1, 4))
+    b, theta = 3.0 * rng.normal(size=dim), 4.0 * rng.normal(size=dim)
+    loss = L.LinearPredictorLoss([], dim=dim, H=np.zeros((dim, dim)), b=b, c=0.0)
+    for rho, delta in ((float(rng.uniform(0.1, 2.0)), 0.0), (float(rng.uniform(0.1, 2.0)), 0.7), (0.0, 0.7)):
+        with mp.workdps(50):
+            exact = sum(
+                mp.mpf(x) * mp.mpf(y) + mp.mpf(delta) * mp.mpf(y) ** 2 / 2 for x, y in zip(b, theta, strict=True)
+            )
+            exact += mp.mpf(rho) * mp.sqrt(sum(mp.mpf(x) ** 2 for x in b))
+            found = fenchel.sam_objective(loss, theta, rho, delta)
+            assert found.certified
+            assert mp.mpf(found.lower) <= exact <= mp.mpf(found.upper)
+            assert found.upper - found.lower <= 1e-12 * (1.0 + abs(found.value))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_ends_of_the_inner_problem_enclose_the_closed_form(seed: int) -> None:
+    """A linear loss: b.m + sigma^2 |b|^2 / 2, with 1/sigma^2 as it is rounded."""
+    rng = np.random.default_rng(seed)
+    dim = int(rng.integers(1, 4))
+    b, m, sigma = 3.0 * rng.normal(size=dim), 4.0 * rng.normal(size=dim), float(rng.uniform(0.2, 2.0))
+    loss = L.LinearPredictorLoss([], dim=dim, H=np.zeros((dim, dim)), b=b, c=0.0)
+    found = proximal_sup(loss, m, sigma)
+    with mp.workdps(50):
+        exact = sum(mp.mpf(x) * mp.mpf(y) + mp.mpf(x) ** 2 * mp.mpf(sigma) ** 2 / 2 for x, y in zip(b, m, strict=True))
+        assert mp.mpf(found.lower) <= exact <= mp.mpf(found.upper)
+
+
+def test_a_jump_at_the_best_point_is_not_lost() -> None:
+    """The indicator's plane lies inside the ball."""
+    assert fenchel.sam_objective(L.Indicator(0.3), 0.0, 0.5, 0.0).lower == pytest.approx(1.0, abs=1e-12)

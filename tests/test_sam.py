@@ -28,7 +28,8 @@ from fenchel.sharpness.ball_ascent import model_of
 from fenchel.sharpness.ball_branching import Branching
 from fenchel.sharpness.line import LineProfile, isolate_roots
 from fenchel.sharpness.minimax import branch_derivatives
-from fenchel.sharpness.relaxed_mean import closing_on_line, minimize_proximal, prior_precision, proximal_sup
+from fenchel.sharpness.proximal import proximal_sup
+from fenchel.sharpness.relaxed_mean import closing_on_line, minimize_proximal, prior_precision
 
 
 def wells(seed: int, dim: int) -> LinearPredictorLoss:

@@ -12,7 +12,8 @@ from fenchel.losses import LinearPredictorLoss, LogisticRegression, Quadratic, S
 from fenchel.losses.bounded_links import BumpLink
 from fenchel.sharpness.ball import ball_maximum
 from fenchel.sharpness.pair_kinds import classify
-from fenchel.sharpness.relaxed_mean import minimize_proximal, prior_precision, proximal_sup
+from fenchel.sharpness.proximal import proximal_sup
+from fenchel.sharpness.relaxed_mean import minimize_proximal, prior_precision
 from fenchel.sharpness.stationary import StationaryPair, relaxed_pairs, residual, sam_pairs
 from fenchel.theorems.correspondence import pairs_correspond
 from fenchel.theorems.duality import duality

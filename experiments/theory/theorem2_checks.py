@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from experiments.theory.theorem2_cases import cell, families, random_wells
 from fenchel.losses import LinearPredictorLoss, Loss, Quadratic
-from fenchel.sharpness.relaxed_mean import minimize_proximal, proximal_sup
+from fenchel.sharpness.proximal import proximal_sup
+from fenchel.sharpness.relaxed_mean import minimize_proximal
 from fenchel.sharpness.sam import minimize_sam, sam_objective
 from fenchel.theorems.theorem2 import verify_theorem2
 

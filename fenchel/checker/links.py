@@ -8,6 +8,7 @@ with weights that decrease from z0.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 from flint import arb
@@ -188,7 +189,7 @@ def link_of(record: Any) -> Link:
     name = record.get("link")
     if name == "huber":
         return Huber(ball(record.get("delta")))
-    known = {"softplus": Softplus, "relu": ReLU, "absolute": Absolute, "bump": Bump}
+    known: dict[str, Callable[[], Link]] = {"softplus": Softplus, "relu": ReLU, "absolute": Absolute, "bump": Bump}
     known |= {"squared-relu": SquaredReLU, "indicator": Indicator}
     if name not in known:
         raise Refused(f"nothing is known here about the link {name!r}")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["finite_array", "finite_number", "positive_number", "symmetric_matrix"]
+__all__ = ["finite_array", "finite_number", "nonnegative_number", "positive_number", "symmetric_matrix"]
 
 Array = NDArray[np.float64]
 
@@ -41,6 +41,14 @@ def positive_number(value: Any, name: str) -> float:
     number = finite_number(value, name)
     if number <= 0.0:
         raise ValueError(f"{name} must be positive, got {number}")
+    return number
+
+
+def nonnegative_number(value: Any, name: str) -> float:
+    """A finite number that is not negative; ValueError names the argument."""
+    number = finite_number(value, name)
+    if number < 0.0:
+        raise ValueError(f"{name} must not be negative, got {number}")
     return number
 
 

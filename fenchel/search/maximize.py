@@ -25,7 +25,7 @@ from fenchel.search.branch import BranchAndBound
 from fenchel.search.confine import Unbounded, prepare
 from fenchel.search.starts import climb, given_starts, starting_points
 
-__all__ = ["SearchResult", "local_maximizers", "maximize"]
+__all__ = ["SearchResult", "local_maximizers", "maximize", "past_jumps"]
 
 Array = NDArray[np.float64]
 
@@ -176,7 +176,7 @@ def _rounding(loss: Loss, theta: Array, lam1: Array, lam2: Array) -> float:
 
 def _feasible(loss: Loss, theta: Array, lam1: Array, lam2: Array) -> float:
     """A lower bound of sup h that its own rounding cannot lift above: h at theta (1, P), on the upper side of jumps."""
-    theta = _past_jumps(loss, theta)
+    theta = past_jumps(loss, theta)
     error = loss.rounding(theta, -1) + EPS * (loss.dim + 2) * _sizes(lam1, lam2, theta)
     return float((_objective(loss, lam1, lam2, theta) * (1.0 - 2.0 * EPS) - error).max())
 
@@ -187,7 +187,7 @@ def _sizes(lam1: Array, lam2: Array, theta: Array) -> Array:
     return np.asarray(size @ np.abs(lam1) + np.einsum("ni,ij,nj->n", size, np.abs(lam2), size))
 
 
-def _past_jumps(loss: Loss, theta: Array) -> Array:
+def past_jumps(loss: Loss, theta: Array) -> Array:
     """theta (1, P) and the nearest point beyond the jumps on which it lies within rounding: (2, P)."""
     planes = JumpPlanes.of(loss)
     z, length = planes.rows @ theta[0] + planes.offsets, np.square(planes.rows).sum(axis=1)

@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fenchel.losses import Loss
+from fenchel.losses.accurate import EPS
 from fenchel.search.ascent import distinct
 from fenchel.search.bounds import LinearModel
+from fenchel.search.maximize import past_jumps
 from fenchel.sharpness.ball_ascent import climb, domain_of, model_of, spread_starts, trust_region
 from fenchel.sharpness.ball_branching import Branching
 
@@ -26,10 +28,10 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class BallMaximum:
-    """lower <= sup_{|eps| <= rho} l(c + eps) <= upper, with l(c + eps) = lower at eps = ``argmax`` (P,).
+    """lower <= sup_{|eps| <= rho} l(c + eps) <= upper; lower is l(c + eps) at eps = ``argmax`` (P,), less rounding.
 
     ``maximizers`` (K, P) and ``values`` (K,): the distinct local maximizers met, best first. ``certified``: the
-    bracket is proved and no wider than tol * max(1, |lower|) plus rounding.
+    bracket is proved and no wider than tol * max(1, |values[0]|) plus rounding.
     """
 
     lower: float
@@ -43,7 +45,7 @@ class BallMaximum:
 
     def worst(self, slack: float) -> Array:
         """The maximizers (K, P) whose value is within ``slack`` of the best."""
-        return np.asarray(self.maximizers[self.values >= self.lower - slack])
+        return np.asarray(self.maximizers[self.values >= self.values[0] - slack])
 
 
 def ball_maximum(
@@ -89,10 +91,22 @@ def _result(
     values = np.asarray(loss(points), dtype=float).reshape(-1)
     order = np.argsort(-values, kind="stable")
     eps, values = eps[order], values[order]
-    lower = float(values[0])
+    best = float(values[0])
     gradient = np.atleast_1d(loss.gradient(points[order[0]]))
-    size = abs(lower) + float(np.abs(gradient) @ (np.abs(points[order[0]]) + np.abs(center)))
-    margin = 64 * np.finfo(float).eps * (1.0 + size)
-    upper = max(upper, lower) + margin
-    certified = bool(upper - lower <= tol * max(1.0, abs(lower)) + 2.0 * margin)
+    size = abs(best) + float(np.abs(gradient) @ (np.abs(points[order[0]]) + np.abs(center)))
+    margin = 64 * EPS * (1.0 + size)
+    upper, lower = max(upper, best) + margin, _feasible(loss, center, radius, points[order[:1]])
+    closed = upper - best <= tol * max(1.0, abs(best)) + 2.0 * margin
+    certified = bool(closed and best - lower <= tol * max(1.0, abs(best)) + 2.0 * margin)
     return BallMaximum(lower, upper, eps[0], eps, values, certified, boxes, message)
+
+
+def _feasible(loss: Loss, center: Array, radius: float, best: Array) -> float:
+    """A lower bound that its own rounding cannot lift: the loss near ``best`` (1, P), surely inside the ball."""
+    if loss.bounds is None:
+        unsure = EPS * (loss.dim + 4)
+        shrink = max(0.0, 1.0 - 8.0 * unsure * (1.0 + float(np.linalg.norm(center)) / radius))
+        near = past_jumps(loss, center + shrink * (best - center))
+        inside = np.linalg.norm(near - center, axis=1) * (1.0 + unsure) <= radius
+        best = np.vstack([center, near[inside]])
+    return float((np.asarray(loss(best)) - loss.rounding(best, -1)).max())

@@ -7,16 +7,15 @@ bounds that follow several perturbations at once, so that a kink is bounded as s
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fenchel.losses import Loss
-from fenchel.search.maximize import SearchResult, maximize
 from fenchel.sharpness.extent import confining_box
 from fenchel.sharpness.line import LineProfile
 from fenchel.sharpness.line_branching import OuterMinimum, branch
+from fenchel.sharpness.proximal import proximal_sup
 
 __all__ = ["minimize_proximal_line", "minimize_sam_line"]
 
@@ -60,14 +59,13 @@ def minimize_proximal_line(loss: Loss, sigma: float, delta: float, *, tol: float
     (the loss grows like a quadratic steeper than 1/sigma^2) the result is +inf.
     """
     precision = 1.0 / (sigma * sigma)
-    first = _proximal_sup(loss, 0.0, precision, tol)
+    first = proximal_sup(loss, np.zeros(1), sigma, tol=tol)
     if np.isinf(first.lower):
         nothing = np.empty((0, 1))
         return OuterMinimum(np.inf, np.inf, np.inf, np.full(1, np.nan), nothing, first.certified, 0.0, first.message)
     lo, hi, proved = _box(loss, delta, first.upper)
-    reach = max(
-        abs(float(_proximal_sup(loss, m, precision, 1e-4).argmax[0]) - m) for m in (lo, 0.5 * lo, 0.0, 0.5 * hi, hi)
-    )
+    begin = (lo, 0.5 * lo, 0.0, 0.5 * hi, hi)
+    reach = max(abs(float(proximal_sup(loss, np.array([m]), sigma, tol=1e-4).argmax[0])) for m in begin)
     span = 2.0 * (reach + sigma)
     grid = np.linspace(lo - span, hi + span, 4001)
     on_grid = np.asarray(loss(grid[:, None]), dtype=float)
@@ -114,20 +112,13 @@ def minimize_proximal_line(loss: Loss, sigma: float, delta: float, *, tol: float
         return _minimum_of_maximum(parts, b - a)
 
     found = branch(lo, hi, value, slope, lower, tol, proved, _MAX_CELLS // 20)
-    top = _proximal_sup(loss, float(found.argmin[0]), precision, 0.1 * tol)
+    top = proximal_sup(loss, found.argmin, sigma, tol=0.1 * tol)
     upper = top.upper + 0.5 * delta * float(found.argmin[0]) ** 2
     closed = proved and upper - found.lower <= 3.0 * tol * max(1.0, abs(upper))
-    best = max(found.value, top.lower + 0.5 * delta * float(found.argmin[0]) ** 2)
+    best = max(found.value, float(top.values[0]) + 0.5 * delta * float(found.argmin[0]) ** 2)
     return OuterMinimum(
         best, found.lower, max(upper, best), found.argmin, found.minimizers, bool(closed), found.band, found.message
     )
-
-
-def _proximal_sup(loss: Loss, m: float, precision: float, tol: float) -> SearchResult:
-    """sup_x l(x) - precision/2 (x - m)^2 as a `SearchResult`, bracket in the same units."""
-    found = maximize(loss, np.array([precision * m]), np.array([[-0.5 * precision]]), tol=tol)
-    shift = 0.5 * precision * m * m
-    return replace(found, lower=found.lower - shift, upper=found.upper - shift)
 
 
 def _sam_box(loss: Loss, rho: float, delta: float) -> tuple[float, float, bool]:

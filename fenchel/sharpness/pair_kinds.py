@@ -9,7 +9,7 @@ import numpy as np
 from fenchel.losses import Loss
 from fenchel.sharpness.ball import ball_maximum
 from fenchel.sharpness.minimax import branch_derivatives
-from fenchel.sharpness.relaxed_mean import proximal_sup
+from fenchel.sharpness.proximal import proximal_sup
 from fenchel.sharpness.stationary import StationaryPair
 
 __all__ = ["PairKind", "classify"]

@@ -20,14 +20,15 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from fenchel.losses import Loss
-from fenchel.search.maximize import SearchResult, local_maximizers, maximize
+from fenchel.search.maximize import local_maximizers
 from fenchel.sharpness.extent import confining_box
 from fenchel.sharpness.line_branching import OuterMinimum
 from fenchel.sharpness.line_minimum import minimize_proximal_line
 from fenchel.sharpness.minimax import Branches, branch_derivatives, descents
+from fenchel.sharpness.proximal import proximal_sup
 from fenchel.sharpness.sam import gathered, minorant_bound, spread_starts
 
-__all__ = ["closing_on_line", "minimize_proximal", "prior_precision", "proximal_sup"]
+__all__ = ["closing_on_line", "minimize_proximal", "prior_precision"]
 
 Array = NDArray[np.float64]
 
@@ -36,31 +37,6 @@ def prior_precision(sigma: float, delta: float) -> float:
     """delta0 of Eq. 12 from delta' = 1/(sigma^2 + 1/delta0); inf or negative where delta' sigma^2 >= 1: no prior."""
     rest = 1.0 - sigma * sigma * delta
     return delta / rest if rest != 0.0 else np.inf
-
-
-def proximal_sup(
-    loss: Loss, m: Array, sigma: float, *, tol: float = 1e-10, starts: Array | None = None, max_boxes: int = 200_000
-) -> SearchResult:
-    """sup_eps l(m + eps) - |eps|^2/(2 sigma^2), certified; ``argmax`` and ``maximizers`` are perturbations eps."""
-    nu = 1.0 / (sigma * sigma)
-    points = None if starts is None else m + starts
-    found = maximize(loss, nu * m, -0.5 * nu * np.eye(loss.dim), tol=tol, starts=points, max_boxes=max_boxes)
-    if np.isinf(found.lower):
-        return found
-    shift = 0.5 * nu * float(m @ m)
-    eps = found.maximizers - m
-    values = np.asarray(loss(found.maximizers)) - 0.5 * nu * np.square(eps).sum(axis=1)
-    margin = 64 * np.finfo(float).eps * (abs(found.lower) + shift)
-    return SearchResult(
-        float(values.max()),
-        max(found.upper - shift, float(values.max())) + margin,
-        eps[values.argmax()],
-        eps[np.argsort(-values)],
-        np.sort(values)[::-1],
-        found.certified,
-        found.boxes,
-        found.message,
-    )
 
 
 def minimize_proximal(
@@ -120,12 +96,12 @@ def minimize_proximal(
         best = min(runs, key=lambda run: run.value)
         top = proximal_sup(loss, best.theta, sigma, tol=0.1 * tol, starts=best.eps)
         penalty = 0.5 * delta * float(best.theta @ best.theta)
-        settled = top.lower + penalty <= best.value + 1e-10 * (1.0 + abs(best.value))
+        settled = float(top.values[0]) + penalty <= best.value + 1e-10 * (1.0 + abs(best.value))
         if settled or time.perf_counter() > end:
             break
         pool.append(top.maximizers[:3])
         begin, radius = np.array([run.theta for run in runs]), 0.3 * radius
-    return gathered(runs, top.lower + penalty, lower, top.upper + penalty, tol)
+    return gathered(runs, float(top.values[0]) + penalty, lower, top.upper + penalty, tol)
 
 
 def closing_on_line(loss: Loss, sigma: float, grid: Array) -> Array:

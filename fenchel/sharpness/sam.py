@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from fenchel.certificates import of_sam
 from fenchel.checks import check_count, check_loss, check_seconds, check_tolerance
 from fenchel.losses import Loss
-from fenchel.losses.inputs import finite_array, finite_number
+from fenchel.losses.accurate import EPS
+from fenchel.losses.inputs import finite_array, nonnegative_number
 from fenchel.results import ObjectiveResult
 from fenchel.sharpness.ball import ball_maximum
 from fenchel.sharpness.cells import cover, lower_bound
@@ -47,22 +48,25 @@ def sam_objective(
     """
     check_loss(loss)
     point = _point(loss, theta)
-    rho, delta = _nonnegative(rho, "rho"), _nonnegative(delta, "delta")
+    rho, delta = nonnegative_number(rho, "rho"), nonnegative_number(delta, "delta")
     check_tolerance(tol)
     if max_boxes is not None:
         check_count(max_boxes, "max_boxes")
     penalty = 0.5 * delta * float(point @ point)
     if rho == 0.0:
-        value = float(loss(point)) + penalty
-        zero = np.zeros(loss.dim)
+        value, zero = float(loss(point)) + penalty, np.zeros(loss.dim)
         info = {"maximizers": zero[None, :], "values": np.array([value]), "boxes": 0}
-        return ObjectiveResult(value, value, value, True, zero, "", info)
+        error = EPS * ((loss.dim + 3) * penalty + abs(value))
+        low, high = (float(loss.rounding(point[None, :], side)[0]) + error for side in (-1, 1))
+        return ObjectiveResult(value, value - low, value + high, True, zero, "", info)
     budget = max_boxes if max_boxes is not None else (200_000 if loss.dim <= 3 else _BOXES_HIGH)
     found = ball_maximum(loss, point, rho, tol=tol, max_boxes=budget)
+    value = float(found.values[0]) + penalty
+    error = EPS * ((loss.dim + 3) * penalty + 2.0 * abs(value))
     return ObjectiveResult(
-        value=found.lower + penalty,
-        lower=found.lower + penalty,
-        upper=found.upper + penalty,
+        value=value,
+        lower=found.lower + penalty - error,
+        upper=found.upper + penalty + error,
         certified=found.certified,
         argmax=found.argmax,
         message=found.message,
@@ -91,7 +95,7 @@ def minimize_sam(
     """
     check_loss(loss)
     check_tolerance(tol)
-    rho, delta = _nonnegative(rho, "rho"), _nonnegative(delta, "delta")
+    rho, delta = nonnegative_number(rho, "rho"), nonnegative_number(delta, "delta")
     end = time.perf_counter() + check_seconds(max_seconds)
     if rho == 0.0:
         raise ValueError("rho must be positive to minimize the SAM objective")
@@ -103,7 +107,7 @@ def minimize_sam(
     def inner(theta: Array, warm: Array | None) -> Branches:
         return sam_branches(loss, theta, rho, warm)
 
-    level = float(ball_maximum(loss, np.zeros(loss.dim), rho, certify=False).lower)
+    level = float(ball_maximum(loss, np.zeros(loss.dim), rho, certify=False).values[0])
     lo, hi, confined = confining_box(loss, delta, level)
     radius = 0.5 * float((hi - lo).max())
     given = [] if starts is None else list(np.asarray(starts, dtype=float).reshape(-1, loss.dim))
@@ -122,7 +126,7 @@ def minimize_sam(
             cells = cells.halved()
     best = min(runs, key=lambda run: run.value)
     top = sam_objective(loss, best.theta, rho, delta, tol=0.1 * tol)
-    if top.lower > best.value + tol * max(1.0, abs(best.value)):
+    if top.value > best.value + tol * max(1.0, abs(best.value)):
         # The certified search met a perturbation that no descent had seen.
         runs.append(descend(inner, best.theta, delta, radius=0.1 * rho))
         best = min(runs, key=lambda run: run.value)
@@ -130,7 +134,7 @@ def minimize_sam(
     lower = _lower_bound(loss, best, delta)
     if cells is not None and confined and lower < top.upper - _CELL_TOL * max(1.0, abs(top.upper)):
         lower = max(lower, min(lower_bound(cells, top.upper, _CELL_TOL), min(run.value for run in runs)))
-    return gathered(runs, top.lower, lower, top.upper, tol)
+    return gathered(runs, top.value, lower, top.upper, tol)
 
 
 def sam_branches(loss: Loss, theta: Array, rho: float, warm: Array | None) -> Branches:
@@ -239,10 +243,3 @@ def _point(loss: Loss, theta: Any) -> Array:
     if point.shape != (loss.dim,):
         raise ValueError(f"theta must have shape ({loss.dim},), got {point.shape}")
     return point
-
-
-def _nonnegative(value: Any, name: str) -> float:
-    number = finite_number(value, name)
-    if number < 0.0:
-        raise ValueError(f"{name} must not be negative, got {number}")
-    return number

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fenchel.losses import Loss
 from fenchel.sharpness.ball import BallMaximum
-from fenchel.sharpness.relaxed_mean import proximal_sup
+from fenchel.sharpness.proximal import proximal_sup
 
 __all__ = ["Duality", "duality"]
 

@@ -22,7 +22,8 @@ from fenchel.losses.inputs import positive_number
 from fenchel.results import Verdict
 from fenchel.sharpness.ball import BallMaximum, ball_maximum
 from fenchel.sharpness.line_branching import OuterMinimum
-from fenchel.sharpness.relaxed_mean import minimize_proximal, prior_precision, proximal_sup
+from fenchel.sharpness.proximal import proximal_sup
+from fenchel.sharpness.relaxed_mean import minimize_proximal, prior_precision
 from fenchel.sharpness.sam import minimize_sam
 from fenchel.theorems.correspondence import pairs_correspond
 from fenchel.theorems.duality import duality
