@@ -103,7 +103,7 @@ def proximal_objective(
             of lambda' (full).
         delta0: precision of the prior N(0, I / delta0), or the prior itself as a Gaussian.
         precision: in place of sigma, the precision of lambda' as a number, (P,) or (P, P).
-        tol, options: of `conjugate`, whose bracket this is up to an exact constant.
+        tol, options: of `conjugate`, whose bracket this is up to a constant (of which the rounding is not counted).
 
     Returns:
         ObjectiveResult with ``argmax`` = m + eps*; inf where l grows faster than lambda' allows. ``info["posterior"]``
