@@ -6,6 +6,7 @@ N(x_i.m + o_i, x_i^T S x_i). Other losses are integrated over R^P: adaptively fo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -135,19 +136,21 @@ def _general(loss: Loss, q: Gaussian, derivatives: bool, tol: float, points: int
     factor: Array = np.array(root, dtype=np.float64)
     packed = np.tril_indices(dim)
 
+    def value_at(x: Array) -> Array:
+        return _finite(loss._value(q.mean + x.reshape(-1, dim) @ factor.T), "l")
+
     def integrand(x: Array) -> Array:
         x = x.reshape(-1, dim)
-        theta = q.mean + x @ factor.T
-        rows = [_finite(loss._value(theta), "l")[None, :]]
+        rows = [value_at(x)[None, :]]
         if derivatives:
-            slope = _finite(loss._gradient(theta), "the gradient of l") @ factor  # in units of x
+            slope = _finite(loss._gradient(q.mean + x @ factor.T), "the gradient of l") @ factor  # in units of x
             # Stein's identity: E[Hess] in units of x is E[slope x^T], which counts kinks; the pointwise one does not.
             outer = 0.5 * (slope[:, :, None] * x[:, None, :] + x[:, :, None] * slope[:, None, :])
             rows += [slope.T, outer[:, packed[0], packed[1]].T]
         return np.concatenate(rows)
 
     bend = float(np.linalg.eigvalsh(factor.T @ _bend(loss, q, factor) @ factor)[-1]) if dim <= 3 else 0.0
-    found = _integrate(integrand, dim, max(bend, 0.0), tol, points, seed)
+    found = _integrate(value_at, integrand, dim, max(bend, 0.0), tol, points, seed)
     value, error = float(found.value[0]), float(found.error[0])
     smooth = dim > 3 or found.within(1e-6, np.abs(found.value) + abs(value))
     if not derivatives:
@@ -172,15 +175,20 @@ def _bend(loss: Loss, q: Gaussian, factor: Array) -> Array:
     return bend if np.isfinite(bend).all() else np.zeros_like(bend)
 
 
-def _integrate(integrand: Integrand, dim: int, bend: float, tol: float, points: int, seed: int) -> Estimate:
-    """``bend`` bounds the second derivative along every line: what a dip between the points used may hide."""
+def _integrate(
+    value_at: Callable[[Array], Array], integrand: Integrand, dim: int, bend: float, tol: float, points: int, seed: int
+) -> Estimate:
+    """Expectations of ``integrand``, whose first row is ``value_at``.
+
+    ``bend`` bounds its second derivative along every line: what a dip between the points used may hide.
+    """
     if dim == 1:
-        step, breaks = scan(lambda x: integrand(x)[0], bend, tol)
+        step, breaks = scan(value_at, bend, tol)
         found = PanelRule(breaks, tol=0.01 * tol).expect(integrand)
         return found.plus(hidden(bend, step, 1))
     if dim > 3:
         return scrambled_sobol(integrand, dim, points=points, seed=seed)
-    near = integrand(np.concatenate([np.zeros((1, dim)), 3.0 * np.eye(dim), -3.0 * np.eye(dim)]))[0]
+    near = value_at(np.concatenate([np.zeros((1, dim)), 3.0 * np.eye(dim), -3.0 * np.eye(dim)]))
     # A dip as deep as the loss varies is at least this wide.
     width = np.sqrt(np.ptp(near) / bend) if bend > 0.0 else np.inf
     found, step = trapezoid(integrand, dim, tol=0.1 * tol, step=0.5 * width)

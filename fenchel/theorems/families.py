@@ -16,7 +16,7 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import gammainccinv, gammaincinv, ndtr, psi
 
 from fenchel.expectation.expected_loss import expected_loss
-from fenchel.expectation.quadrature import PanelRule
+from fenchel.expectation.quadrature import REACH, PanelRule
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
 from fenchel.losses.inputs import finite_number, positive_number
@@ -148,16 +148,21 @@ class FixedCovarianceGaussian:
         def point(t: float) -> float:
             return first * t + second * t * t + float(loss(np.array([t])))
 
-        mean, over_mu = _line_maximum(member, reach, 801)
-        theta, over_theta = _line_maximum(point, reach, 8001)
-        return BothSides(over_mu, over_theta, (mean,), theta)
+        means, theta = np.linspace(-reach, reach, 801), np.linspace(-reach, reach, 8001)
+        # Where to look, by a lattice of the normal; what is found there is then integrated to full accuracy.
+        x = np.linspace(-REACH, REACH, 301)
+        weights = np.exp(-0.5 * x * x)
+        around = loss((means[:, None] + self.sd * x).reshape(-1, 1)).reshape(means.size, -1)
+        smoothed = first * means + second * means**2 + around @ weights / weights.sum()
+        mean, over_mu = _line_maximum(member, means, smoothed)
+        at, over_theta = _line_maximum(point, theta, first * theta + second * theta**2 + loss(theta[:, None]))
+        return BothSides(over_mu, over_theta, (mean,), at)
 
 
-def _line_maximum(function: Callable[[float], float], reach: float, count: int) -> tuple[float, float]:
-    grid = np.linspace(-reach, reach, count)
-    heights = np.array([function(float(t)) for t in grid])
-    top, step = float(grid[np.argmax(heights)]), 2.0 * reach / (count - 1)
+def _line_maximum(function: Callable[[float], float], grid: Array, heights: Array) -> tuple[float, float]:
+    """The maximizer and maximum around the highest point of an equidistant grid."""
+    top, step = float(grid[np.argmax(heights)]), float(grid[1] - grid[0])
     found = minimize_scalar(
         lambda t: -function(t), bounds=(top - step, top + step), method="bounded", options={"xatol": 1e-12}
     )
-    return (float(found.x), -float(found.fun)) if -found.fun > heights.max() else (top, float(heights.max()))
+    return max(((t, function(t)) for t in (float(found.x), top)), key=lambda pair: pair[1])

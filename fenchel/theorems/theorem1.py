@@ -36,7 +36,8 @@ def verify_theorem1(
     Args:
         loss: any loss.
         lam1, lam2: one lambda' to test, lam2 in blocks of any family (it fixes the structure); by default ``count``
-            random members of Omega for each of ``structures``, inside the domain of f* and near its edge.
+            random members of Omega for each of ``structures``, inside the domain of f* and near its edge (for the
+            first alone where P = 1: there they are one family).
         tol: relative agreement asked for.
         max_seconds: for all of it; what was reached by then is judged, and the explanation says so.
         seed: of the random lambda' and of the starts of the search over Gaussians.
@@ -66,6 +67,7 @@ def verify_theorem1(
         for structure in structures:
             if structure not in STRUCTURES:
                 raise ValueError(f"structure must be one of {', '.join(STRUCTURES)}, got {structure!r}")
+        for structure in structures[:1] if loss.dim == 1 else structures:
             cases += [(structure, *pair) for pair in random_naturals(loss, structure, count, seed)]
     limit = check_seconds(max_seconds)
     begin, rows = time.perf_counter(), []
