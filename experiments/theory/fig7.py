@@ -68,10 +68,10 @@ def run(context: Context) -> Outcome:
         found = piece(context, f"delta-{key}", partial(_one_prior, delta0, pieces, iterations, seeds, context.seed))
         numbers[key] = _summary(delta0, found, pieces)
         arrays.update({f"{key}/{name}": value for name, value in found.items()})
-    count = 50 if full else 14
+    count = 50 if full else 7
     bound = piece(context, "bound", lambda: check_bound(count, 4 if full else 2, context.seed))
     monotone = piece(context, "monotone", lambda: check_monotone(count, 30 if full else 6, context.seed))
-    routes = piece(context, "routes", lambda: check_routes(21 if full else 7, context.seed))
+    routes = piece(context, "routes", lambda: check_routes(21 if full else 2, context.seed))
     extra = {
         "value_difference": max(n["routes"]["value_difference"] for n in numbers.values()),
         "posterior_difference": max(n["routes"]["posterior_difference"] for n in numbers.values()),

@@ -26,7 +26,7 @@ def first_looks(scale: str) -> dict[str, Array]:
     rhos = np.array([0.02, 0.05, 0.08, 0.096, 0.1, 0.3, 1.0])
     verdicts = [verify_theorem2(loss, float(rho), delta) for rho in rhos]
     low, high = 0.05, 0.1
-    for _ in range(12 if scale == "quick" else 30):
+    for _ in range(6 if scale == "quick" else 30):
         middle = 0.5 * (low + high)
         kink = verify_theorem2(loss, middle, delta, pairs=False).measured["worst_perturbations"] > 1
         low, high = (low, middle) if kink else (middle, high)
@@ -52,7 +52,7 @@ def radius_map(scale: str) -> dict[str, Array]:
     """sigma over rho for SAM minimizers (kinks: the dual multiplier), and |eps*| over sigma for the relaxed ones."""
     names = ("quadratic, center 1", "softplus", "logistic, separable", "three wells")
     losses = families("full")
-    count = 6 if scale == "quick" else 25
+    count = 4 if scale == "quick" else 25
     rhos, sigmas = np.geomspace(0.02, 3.0, count), np.geomspace(0.1, 2.2, count)
     delta = 0.1
     out: dict[str, Array] = {"rhos": rhos, "sigmas": sigmas, "delta": np.asarray(delta)}
