@@ -158,7 +158,7 @@ class ClosureOptimizer(BaseOptimizer):
             return self.prime()
         closures = as_closures(closure, type(self).__name__)
         scaler = enabled(grad_scaler)
-        self._watch.begin(closures, scaler)
+        self._watch.begin(scaler)
         params = self.trainable()
         if not params:
             raise ValueError(f"{type(self).__name__}.step: no parameter requires a gradient")
@@ -175,7 +175,7 @@ class ClosureOptimizer(BaseOptimizer):
             raise
         self.update()
         loss = mean_loss(losses)
-        self._watch.finish(loss, scaler)
+        self._watch.finish(loss)
         return loss
 
     def check_settings(self, params: list[Tensor]) -> None:
@@ -187,11 +187,8 @@ class ClosureOptimizer(BaseOptimizer):
         return self._evaluate(closure, params, part)
 
     def _evaluate(self, closure: Closure, params: list[Tensor], part: int, *, second: bool = False) -> Any:
-        with self._watch.looking(params) as check:
-            with self._evaluation(part, second=second):
-                loss = closure()
-            check(loss)
-        return loss
+        with self._evaluation(part, second=second):
+            return self._watch.evaluate(closure, params)
 
     @contextmanager
     def _evaluation(self, part: int, *, second: bool) -> Iterator[None]:
