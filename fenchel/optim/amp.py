@@ -52,10 +52,11 @@ class LossScale:
             self._scales[device] = Scale(inverse, torch.zeros((), dtype=torch.float32, device=device))
         return self._scales[device]
 
-    def unscale(self, gradients: list[Tensor], device: torch.device) -> None:
-        """Divide gradients on a device, in place, and note whether any was not finite."""
-        here = self.on(device)
-        torch._amp_foreach_non_finite_check_and_unscale_(gradients, here.found_inf, here.inverse)
+    def unscaled(self, gradients: list[Tensor], device: torch.device) -> list[Tensor]:
+        """Copies of gradients on a device, in float32 for 16-bit ones, divided; notes whether any was not finite."""
+        here, copies = self.on(device), [g.to(work_dtype(g), copy=True) for g in gradients]
+        torch._amp_foreach_non_finite_check_and_unscale_(copies, here.found_inf, here.inverse)
+        return copies
 
     def share(self, group: Any | None) -> None:
         """Make an infinity on one device or process known to all."""
@@ -71,10 +72,7 @@ class LossScale:
         self.scaler.unscale_(optimizer)
         found: dict[torch.device, Tensor] = self.scaler._per_optimizer_states[id(optimizer)]["found_inf_per_device"]
         for device, scale in self._scales.items():
-            if device in found:
-                found[device] += scale.found_inf
-            else:
-                found[device] = scale.found_inf.clone()
+            found[device] = found.get(device, 0.0) + scale.found_inf
 
     def found(self) -> bool:
         """Whether any gradient was not finite; waits for the device."""
@@ -90,8 +88,4 @@ def true_gradient(p: Tensor, shards: Shards, scale: LossScale | None) -> Tensor 
     g = shards.gradient(p)
     if g is None:
         return None
-    g = g.to(work_dtype(p))
-    if scale is not None:
-        g = g.clone()
-        scale.unscale([g], p.device)
-    return g
+    return g.to(work_dtype(p)) if scale is None else scale.unscaled([g.to(work_dtype(p))], p.device)[0]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from fenchel.optim.distributed import process_group, refuse_inside_zero
 from fenchel.optim.hyperparameters import check_group, check_group_names, check_params
+from fenchel.optim.loading import load_state
 from fenchel.optim.shards import Shards
 
 __all__ = ["BaseOptimizer"]
@@ -24,6 +26,9 @@ class BaseOptimizer(torch.optim.Optimizer):
         module: the network; needed for ``distributed`` over a module with `no_sync`, and under FSDP1.
         distributed: True or a process group: average over the sub-batches of all ranks.
     """
+
+    state_names: ClassVar[tuple[str, ...] | None] = None
+    """Of the entries of a parameter's state ("mean" for 16-bit weights alone); None if another library's."""
 
     def __init__(
         self, params: Any, defaults: dict[str, Any], *, module: nn.Module | None = None, distributed: Any = False
@@ -68,6 +73,22 @@ class BaseOptimizer(torch.optim.Optimizer):
     @abstractmethod
     def prime(self) -> None:
         """Make the state of a step, and move nothing."""
+
+    def saved_settings(self) -> Mapping[str, Any]:
+        """The hyperparameters, with defaults, by which a group of a state dictionary is known as this optimizer's."""
+        return self.defaults
+
+    def elementwise_state(self) -> bool:
+        """Whether the tensors of the state have the shapes of the parameters."""
+        return True
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a `state_dict`, bit for bit on the same machine; the state keeps its precision.
+
+        Raises:
+            ValueError: the state is another optimizer's, or of other parameters; nothing was loaded.
+        """
+        load_state(self, state_dict, super().load_state_dict)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -7,7 +7,7 @@ the updates, and other modules (synchronized batch norm, data-parallel wrappers)
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from typing import Any, Literal, get_args
 
@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
-__all__ = ["BatchNormPolicy", "frozen_statistics", "moves_statistics", "reestimate_statistics"]
+__all__ = ["BatchNormPolicy", "check_policy", "frozen_statistics", "pass_statistics", "reestimate_statistics"]
 
 BatchNormPolicy = Literal["both", "first", "second", "none", "official"]
 """Both passes of every sub-batch; the first or the second pass only; none; or, as the authors' code does it, both
@@ -30,9 +30,10 @@ def check_policy(policy: str, module: nn.Module | None) -> None:
         raise ValueError(f"batch_norm={policy!r} needs module=, the network whose statistics it is about")
 
 
-def moves_statistics(policy: str, part: int, second: bool) -> bool:
-    """Whether the pass of sub-batch ``part`` (``second``: at the adversarial point) moves the running statistics."""
-    return {"both": True, "first": not second, "second": second, "none": False, "official": part == 0}[policy]
+def pass_statistics(policy: str, module: nn.Module | None, part: int, *, second: bool) -> AbstractContextManager[None]:
+    """Around the pass of sub-batch ``part`` (``second``: at the adversarial point): the statistics move or do not."""
+    moves = {"both": True, "first": not second, "second": second, "none": False, "official": part == 0}[policy]
+    return nullcontext() if module is None or moves else frozen_statistics(module)
 
 
 @contextmanager

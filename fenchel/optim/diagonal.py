@@ -13,7 +13,6 @@ from fenchel.optim.base import BaseOptimizer
 from fenchel.optim.distributed import processes, rank_of, same_on_all
 from fenchel.optim.functional import posterior_variance
 from fenchel.optim.hyperparameters import leading_group
-from fenchel.optim.loading import load_state
 from fenchel.optim.noise import NoiseSource, new_seed, normal_parts, work_dtype
 from fenchel.optim.posterior import DiagonalPosterior, Marginal
 
@@ -45,7 +44,8 @@ class DiagonalOptimizer(DiagonalPosterior, BaseOptimizer):
         May be overridden; it is then called once per parameter that requires a gradient, in parameter order, for each
         sub-batch.
         """
-        return self._noise.normal(self._shards.whole_shape(param), work_dtype(param), param.device)
+        shape, generator = self._shards.whole_shape(param), self._noise.on(param.device)
+        return torch.randn(shape, dtype=work_dtype(param), device=param.device, generator=generator)
 
     def _own_noise(self) -> bool:
         """Whether `standard_normal_like` was not overridden."""
@@ -78,14 +78,14 @@ class DiagonalOptimizer(DiagonalPosterior, BaseOptimizer):
 
     def sampling_noise(self, params: list[Tensor], generator: torch.Generator | None) -> list[Tensor]:
         """Noise of `sampled_params`: from ``generator``, the overridden `standard_normal_like` or an own stream."""
-        if generator is None and not self._own_noise():
+        if generator is not None:
+            return super().sampling_noise(params, generator)
+        if not self._own_noise():
             return self._draw(params)
-        if generator is None:
-            first = leading_group(self.param_groups)
-            first["draws"] += 1
-            self._sampling.start(first["seed"], first["draws"])
-            return normal_parts(params, self._shards, self._sampling.on)
-        return super().sampling_noise(params, generator)
+        first = leading_group(self.param_groups)
+        first["draws"] += 1
+        self._sampling.start(first["seed"], first["draws"])
+        return normal_parts(params, self._shards, self._sampling.on)
 
     # ---- state ----------------------------------------------------------------------------------------------------
 
@@ -119,25 +119,20 @@ class DiagonalOptimizer(DiagonalPosterior, BaseOptimizer):
     def precision(self, state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
         """The precision over N of a parameter."""
 
+    def _marginal(self, p: Tensor, group: dict[str, Any]) -> Marginal:
+        state = self._state_of(p, group)
+        variance = posterior_variance(self.precision(state, group), group["num_data"] * group["data_factor"])
+        return Marginal(p, state.get("mean", p.detach()), variance)
+
     def marginals(self) -> list[Marginal]:
         """(param, mean, variance) of every parameter trained or to be trained."""
         if getattr(self, "_open", False):
             raise RuntimeError("the posterior cannot be read in the middle of a step")
-        out = []
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.requires_grad or self.state.get(p):
-                    state, size = self._state_of(p, group), group["num_data"] * group["data_factor"]
-                    variance = posterior_variance(self.precision(state, group), size)
-                    out.append(Marginal(p, state.get("mean", p.detach()), variance))
-        return out
+        pairs = [(p, group) for group in self.param_groups for p in group["params"]]
+        return [self._marginal(p, group) for p, group in pairs if p.requires_grad or self.state.get(p)]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a `state_dict`, bit for bit on the same machine; the state keeps its precision.
-
-        Raises:
-            ValueError: the state is another optimizer's, or of other parameters; nothing was loaded.
-        """
-        load_state(self, state_dict, super().load_state_dict, names=self.state_names, needed=self.defaults)
+        """See `BaseOptimizer.load_state_dict`; the noise goes on too."""
+        super().load_state_dict(state_dict)
         first = leading_group(self.param_groups)
         self._noise.start(first["seed"], first["step"])

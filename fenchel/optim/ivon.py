@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from fenchel.optim.diagonal import DiagonalOptimizer
-from fenchel.optim.functional import ivon_hessian, posterior_variance
+from fenchel.optim.functional import ivon_hessian
 from fenchel.optim.shards import local
-from fenchel.optim.two_pass import ClosureOptimizer
+from fenchel.optim.stepping import ClosureOptimizer
 
 __all__ = ["IVON"]
 
@@ -78,11 +78,8 @@ class IVON(ClosureOptimizer, DiagonalOptimizer):
         precision: Tensor = state["h"] + group["weight_decay"]
         return precision
 
-    @torch.no_grad()
-    def begin(self, grad_scaler: Any = None, parts: int | None = None) -> None:
-        """Start a step of ``parts`` samples, whose losses ``grad_scaler`` scales."""
-        super().begin(grad_scaler, parts)
-        self.prime()
+    def _keep(self) -> None:
+        super()._keep()
         self.next_noise()
 
     @torch.no_grad()
@@ -91,9 +88,9 @@ class IVON(ClosureOptimizer, DiagonalOptimizer):
         self._started("first_point")
         self._draws = []
         for (p, group), mean, z in zip(self.with_groups(), self._mean, self._draw(self._params), strict=True):
-            state, size = self.state[p], group["num_data"] * group["data_factor"]
-            deviation = posterior_variance(local(self.precision(state, group)), size).sqrt()
-            local(p).copy_(local(state.get("mean", mean)) + z * deviation)
+            variance = local(self._marginal(p, group).variance)
+            deviation = variance.sqrt()
+            local(p).copy_(local(self.state[p].get("mean", mean)) + z * deviation)
             self._draws.append((z, deviation))
         self._shards.changed(self._params)
 
@@ -102,22 +99,15 @@ class IVON(ClosureOptimizer, DiagonalOptimizer):
         z, deviation = self._draws[i]
         return [gradient.clone(), gradient * z / deviation]
 
-    @torch.no_grad()
-    def update(self) -> None:
+    def _move(self, parts: int) -> None:
         """Update h, the momentum and the mean by the averages."""
-        self._started("update")
         groups = dict(self.with_groups())
-        pairs = self.averages()
-        for p, terms in pairs:
-            if terms is not None:
-                sign = -1 if groups[p]["maximize"] else 1
-                self._update(p, groups[p], sign * terms[0], sign * terms[1])
-        self._shards.changed([p for p, _ in pairs])
+        for p, (g, h_hat) in (self._averages(parts) or {}).items():
+            self._update(p, groups[p], *((-g, -h_hat) if groups[p]["maximize"] else (g, h_hat)))
+        self._shards.changed(self._params)
 
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Give the step up: the weights become the mean again, bit for bit."""
-        super().restore()
+    def _close(self) -> None:
+        super()._close()
         self._draws = []
 
     def _update(self, p: Tensor, group: dict[str, Any], g: Tensor, h_hat: Tensor) -> None:

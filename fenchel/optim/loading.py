@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from fenchel.optim.noise import work_dtype
 
+if TYPE_CHECKING:
+    from fenchel.optim.base import BaseOptimizer
+
 __all__ = ["load_state"]
+
+NOT_NEEDED = ("seed", "step", "draws")
 
 
 @torch.no_grad()
-def load_state(
-    optimizer: torch.optim.Optimizer,
-    state_dict: dict[str, Any],
-    load: Callable[[dict[str, Any]], None],
-    *,
-    names: Collection[str] | None = None,
-    needed: Mapping[str, Any],
-    elementwise: bool = True,
-) -> None:
-    """Run ``load``, between the hooks of users; what is in ``names`` keeps its precision.
+def load_state(optimizer: BaseOptimizer, state_dict: dict[str, Any], load: Callable[[dict[str, Any]], None]) -> None:
+    """Run torch's own ``load`` between the hooks of users; the entries `state_names` keep their precision.
 
     Settings that are tensors (a learning rate) stay on their device; on the CPU a CUDA graph takes one for a constant.
-
-    Args:
-        optimizer: to load into. state_dict: what is to be loaded. load: torch's own `load_state_dict`.
-        names: of the entries of a parameter's state ("mean" for 16-bit weights alone); None if another library's.
-        needed: hyperparameters (with defaults) that a group must have; not flags, which later versions may add.
-        elementwise: whether the tensors of the state have the shapes of the parameters.
 
     Raises:
         ValueError: the state is another optimizer's, or of other parameters; nothing was loaded.
@@ -40,10 +31,10 @@ def load_state(
     places = [{k: v.device for k, v in group.items() if isinstance(v, Tensor)} for group in optimizer.param_groups]
 
     def check(_: torch.optim.Optimizer, final: dict[str, Any]) -> None:
-        pairs.extend(_checked(optimizer, final, names, needed, elementwise))
+        pairs.extend(_checked(optimizer, final))
 
     def restore(_: torch.optim.Optimizer) -> None:
-        for p, entry in pairs if names is not None else []:
+        for p, entry in pairs if optimizer.state_names is not None else []:
             for name, saved in entry.items():
                 if isinstance(saved, Tensor) and saved.dim() > 0:
                     optimizer.state[p][name] = saved.to(device=p.device, dtype=work_dtype(p), copy=True)
@@ -61,24 +52,21 @@ def load_state(
             hook.remove()
 
 
-def _checked(
-    optimizer: torch.optim.Optimizer,
-    state_dict: dict[str, Any],
-    names: Collection[str] | None,
-    needed: Mapping[str, Any],
-    elementwise: bool,
-) -> list[tuple[Tensor, dict[str, Any]]]:
+def _checked(optimizer: BaseOptimizer, state_dict: dict[str, Any]) -> list[tuple[Tensor, dict[str, Any]]]:
     """Each parameter with what is saved of its state (numbers of groups and parameters are checked by torch)."""
-    kind = type(optimizer).__name__
+    kind, names = type(optimizer).__name__, optimizer.state_names
     if not {"state", "param_groups"} <= set(state_dict):
         raise ValueError(
             f"{kind} cannot load a state without 'state' and 'param_groups'; use what state_dict() returned"
         )
-    wanted = {k for k, v in needed.items() if not (v is None or isinstance(v, bool) or k in ("seed", "step", "draws"))}
-    lacking = [name for group in state_dict["param_groups"] if group["params"] for name in wanted - set(group)]
+    groups = state_dict["param_groups"]
+    # not flags, which later versions may add
+    settings = optimizer.saved_settings().items()
+    wanted = {k for k, v in settings if not (v is None or isinstance(v, bool) or k in NOT_NEEDED)}
+    lacking = [name for group in groups if group["params"] for name in wanted - set(group)]
     if lacking:
         raise ValueError(f"this state was not saved by {kind}: its groups lack {min(lacking)!r}")
-    ids = [i for group in state_dict["param_groups"] for i in group["params"]]
+    ids = [i for group in groups for i in group["params"]]
     params = [p for group in optimizer.param_groups for p in group["params"]]
     pairs = [(p, state_dict["state"].get(i, {})) for i, p in zip(ids, params, strict=False)]
     for p, entry in pairs:
@@ -89,6 +77,11 @@ def _checked(
                 what = f"which has no {foreign[0]!r}" if foreign else f"it lacks {missing[0]!r}"
                 raise ValueError(f"this state was not saved by {kind}, {what}: train on with the weights alone")
         for name, saved in entry.items():
-            if elementwise and isinstance(saved, Tensor) and saved.dim() > 0 and saved.shape != p.shape:
+            if (
+                isinstance(saved, Tensor)
+                and saved.dim() > 0
+                and saved.shape != p.shape
+                and optimizer.elementwise_state()
+            ):
                 raise ValueError(f"the state {name!r} has shape {tuple(saved.shape)}, its parameter {tuple(p.shape)}")
     return pairs

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -9,9 +11,9 @@ from torch import Tensor, nn
 
 from fenchel.optim.amp import true_gradient
 from fenchel.optim.hyperparameters import check_group_names
-from fenchel.optim.loading import load_state
 from fenchel.optim.shards import local
-from fenchel.optim.two_pass import ClosureOptimizer, TwoPassOptimizer
+from fenchel.optim.stepping import ClosureOptimizer
+from fenchel.optim.two_pass import TwoPassOptimizer
 
 __all__ = ["SAM"]
 
@@ -97,61 +99,48 @@ class SAM(TwoPassOptimizer):
         self._started("second_point")
         if self._moved:
             self._put_back()
-        means = dict(zip(self._params, self._mean, strict=True))
-        used: list[Tensor] = []
-        measured: list[Tensor] = []
-        moves: list[tuple[dict[str, Any], dict[Tensor, Tensor]]] = []
-        for group in self.param_groups:
-            found = {p: true_gradient(p, self._shards, self._scale) for p in group["params"] if p in means}
-            directions = {p: g for p, g in found.items() if g is not None}
-            used += directions
-            if group["adaptive"]:
-                sizes = {p: means[p].abs().to(g) for p, g in directions.items()}
-                measured += [sizes[p] * g for p, g in directions.items()]
-                directions = {p: sizes[p].square() * g for p, g in directions.items()}
-            else:
-                measured += directions.values()
-            if directions:
-                moves.append((group, directions))
-        if not used:
+        rows: list[tuple[dict[str, Any], Tensor, Tensor, Tensor]] = []
+        for (p, group), mean in zip(self.with_groups(), self._mean, strict=True):
+            g = true_gradient(p, self._shards, self._scale)
+            if g is not None:
+                size = mean.abs().to(g) if group["adaptive"] else None
+                rows.append((group, p, g, g) if size is None else (group, p, size * g, size.square() * g))
+        if not rows:
             return
-        norm = self._shards.norm(used, measured)
+        norm = self._shards.norm([p for _, p, _, _ in rows], [measured for _, _, measured, _ in rows])
         inverse = torch.where((norm > 0) & torch.isfinite(norm), norm.reciprocal(), torch.zeros_like(norm))
-        for group, directions in moves:
-            steps = list(directions.values())
+        for _, run in groupby(rows, lambda row: id(row[0])):
+            (group, *_), params, _, steps = zip(*run, strict=True)
             if self._scale is not None:
                 steps = [torch.nan_to_num(d, nan=0.0, posinf=0.0, neginf=0.0) for d in steps]
             factor = (inverse * (-group["rho"] if group.get("maximize") else group["rho"])).to(steps[0])
-            torch._foreach_add_([local(p) for p in directions], torch._foreach_mul(steps, factor))
+            torch._foreach_add_([local(p) for p in params], torch._foreach_mul(list(steps), factor))
         self._moved = True
         self._shards.changed(self._params)
 
-    @torch.no_grad()
-    def update(self) -> None:
-        """Hand the averaged gradient to the base optimizer."""
-        self._started("update")
-        pairs = self.averages()
-        for p, terms in pairs:
-            average = None if terms is None else terms[0]
+    def _move(self, parts: int) -> None:
+        """Hand the averaged gradients to the base optimizer."""
+        averages = self._averages(parts)
+        if averages is None:
+            return
+        for p in self._params:
+            average = averages[p][0] if p in averages else None
             if average is None or (average.dtype == p.dtype and local(p) is p):
                 p.grad = average
             else:
                 p.grad = torch.zeros_like(p) if p.grad is None else p.grad
                 local(p.grad).copy_(average)
-        if pairs:
-            self.base_optimizer.step()
-            self._shards.changed([p for p, _ in pairs])
+        self.base_optimizer.step()
+        self._shards.changed(self._params)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a `state_dict` of SAM over the same base, or of the base alone.
+    def saved_settings(self) -> Mapping[str, Any]:
+        """Those of the base, whose own state dictionary may be loaded too."""
+        return self.base_optimizer.defaults
 
-        Raises:
-            ValueError: the state is another optimizer's, or of other parameters; nothing was loaded.
-        """
+    def elementwise_state(self) -> bool:
+        """Whether the tensors of the state have the shapes of the parameters; of other libraries' nothing is known."""
         kind = type(self.base_optimizer)
-        elementwise = kind.__module__.startswith(("torch.optim", "fenchel.")) and kind.__name__ not in FACTORED
-        load = super().load_state_dict
-        load_state(self, state_dict, load, needed=self.base_optimizer.defaults, elementwise=elementwise)
+        return kind.__module__.startswith(("torch.optim", "fenchel.")) and kind.__name__ not in FACTORED
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -79,6 +79,13 @@ class Shards:
         if divided:
             self._let_go()
 
+    @torch.no_grad()
+    def assign(self, params: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+        """Give the parts of ``params`` at hand new ``values``."""
+        if params:
+            torch._foreach_copy_([local(p) for p in params], list(values))
+        self.changed(params)
+
     def _let_go(self) -> None:
         """Have the whole weights gathered anew.
 
@@ -156,27 +163,22 @@ class Shards:
         return self._flat[id(param)]
 
     def norm(self, params: Sequence[Tensor], tensors: Sequence[Tensor]) -> Tensor:
-        """The Euclidean norm over all parts of all tensors; float32 at least, 0-d, on the first one's device.
+        """The Euclidean norm, 0-d, of ``tensors``, in float32 at least, and of what other processes hold of them.
 
-        Args:
-            params: whose parts ``tensors`` are, one for one.
-            tensors: the parts at hand.
+        They are the parts at hand of something like ``params``, one for one.
         """
-        device = tensors[0].device
-        dtypes = {torch.float64 if t.dtype == torch.float64 else torch.float32 for t in tensors}
-        dtype = torch.float64 if torch.float64 in dtypes else torch.float32
-        if not self.sharded(params):
-            return _norm(tensors, dtype, device)
-        squares: dict[Any, list[Tensor]] = {}
+        squares: dict[tuple[Any, ...], list[Tensor]] = {}
         for p, t in zip(params, tensors, strict=True):
             squares.setdefault(self._groups(p), []).append(t)
-        total = torch.zeros((), dtype=dtype, device=device)
+        if set(squares) == {()}:
+            return nn.utils.get_total_norm(tensors)
+        norms = []
         for groups in sorted(squares, key=len):  # the same order on every process
-            square = _norm(squares[groups], dtype, device).square()
+            square = nn.utils.get_total_norm(squares[groups]).square()
             for group in groups:
                 dist.all_reduce(square, group=group)
-            total += square
-        return total.sqrt()
+            norms.append(square.to(tensors[0].device))
+        return torch.stack(norms).sum().sqrt()
 
     def clip(self, params: Sequence[Tensor], tensors: Sequence[Tensor], limit: float) -> None:
         """Scale ``tensors``, in place, to a `norm` of at most ``limit``."""
@@ -192,13 +194,3 @@ class Shards:
         if self.flattened(param):
             return (self._place(param)[0].process_group if self._module is not None else dist.group.WORLD,)
         return ()
-
-
-def _norm(tensors: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
-    norms = (
-        torch._foreach_norm(list(tensors), 2, dtype=dtype)
-        if len({t.dtype for t in tensors}) == 1
-        else [torch.linalg.vector_norm(t, dtype=dtype) for t in tensors]
-    )
-    total: Tensor = torch.linalg.vector_norm(torch.stack([n.to(device) for n in norms]))
-    return total

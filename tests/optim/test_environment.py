@@ -23,7 +23,7 @@ def test_noise_is_standard_normal_and_independent(size: int, dtype: torch.dtype)
     for k in range(4):  # two steps of two sub-batches
         if k % 2 == 0:
             source.start(1, k)
-        draws[k] = source.normal(torch.Size([size]), dtype, CPU)
+        draws[k] = torch.randn(size, dtype=dtype, generator=source.on(CPU))
     assert draws.dtype == dtype
     z = draws.flatten().double()
     assert stats.kstest(z.numpy(), "norm").pvalue > 1e-4
@@ -41,7 +41,7 @@ def test_streams_differ_by_seed_step_rank_and_purpose_and_nothing_else() -> None
     def draw(seed: int, count: int, **kwargs: Any) -> Tensor:
         source = NoiseSource(**kwargs)
         source.start(seed, count)
-        return source.normal(torch.Size([20]), torch.float32, CPU)
+        return torch.randn(20, generator=source.on(CPU))
 
     draws = [draw(1, 1), draw(2, 1), draw(1, 2), draw(1, 1, rank=1), draw(1, 1, purpose="sampling")]
     assert all(not torch.equal(a, b) for i, a in enumerate(draws) for b in draws[:i])

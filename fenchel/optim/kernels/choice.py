@@ -10,16 +10,13 @@ import torch
 from torch import Tensor
 
 from fenchel.optim.amp import LossScale
-from fenchel.optim.bucket import Bucket
-from fenchel.optim.kernels.eager import EagerMoves
+from fenchel.optim.kernels.bucket import Bucket
 
 __all__ = ["Moves", "moves_of", "reason_against"]
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
 
 class Moves(Protocol):
-    """The moves of Algorithm 1 for some buckets."""
+    """The moves of Algorithm 1 for some parameters; see `Bucket`."""
 
     def noisy_point(self) -> None: ...
 
@@ -29,16 +26,21 @@ class Moves(Protocol):
 
     def update(self, parts: int, scale: LossScale | None) -> None: ...
 
+    def put_back(self) -> None: ...
+
+    def sums(self) -> list[tuple[Tensor, list[Tensor]]]: ...
+
+    def clear(self) -> None: ...
+
 
 def reason_against(bucket: Bucket, *, own_noise: bool) -> str | None:
     """Why the fused kernels cannot move a bucket, or None."""
-    device, dtype = bucket.key
     if not own_noise:
         return "standard_normal_like is overridden"
-    if device.type != "cuda":
-        return f"they need a CUDA device, and the parameters are on {device}"
-    if dtype not in DTYPES:
-        return f"they compute in float32, and the parameters are {dtype}"
+    if bucket.device.type != "cuda":
+        return f"they need a CUDA device, and the parameters are on {bucket.device}"
+    if bucket.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"they compute in float32, and the parameters are {bucket.dtype}"
     if any(bucket.shards.position(p) is None for p in bucket.params):
         return "a parameter is sharded in pieces that are not contiguous"
     if not all(_dense(w) for w in bucket.weights):
@@ -49,13 +51,9 @@ def reason_against(bucket: Bucket, *, own_noise: bool) -> str | None:
 
 
 def moves_of(
-    buckets: Sequence[Bucket],
-    *,
-    own_noise: bool,
-    draw: Callable[[list[Tensor]], list[Tensor]],
-    generator: Callable[[torch.device], torch.Generator],
+    buckets: Sequence[Bucket], *, own_noise: bool, generator: Callable[[torch.device], torch.Generator]
 ) -> list[Moves]:
-    """What moves the buckets: fused kernels, one for each device and precision, and torch's functions for the rest.
+    """What moves the buckets: fused kernels, one for each device and precision, and the rest themselves.
 
     Raises:
         ValueError: a group was made with ``fused=True`` and cannot be moved by fused kernels.
@@ -68,13 +66,13 @@ def moves_of(
             raise ValueError(f"fused=True cannot be: {reason}")
         bucket.fused = reason is None
         if bucket.fused:
-            together.setdefault(bucket.key, []).append(bucket)
-    moves: list[Moves] = []
+            together.setdefault((bucket.device, bucket.dtype), []).append(bucket)
+    moves: list[Moves] = [b for b in buckets if not b.fused]
     if together:
         from fenchel.optim.kernels.fused import TritonKernels
 
         moves += [TritonKernels(same, generator) for same in together.values()]
-    return [*moves, EagerMoves([b for b in buckets if not b.fused], draw)]
+    return moves
 
 
 def _dense(tensor: Tensor) -> bool:

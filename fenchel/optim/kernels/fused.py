@@ -12,9 +12,9 @@ import triton.language as tl
 from torch import Tensor
 
 from fenchel.optim.amp import LossScale
-from fenchel.optim.bucket import Bucket
 from fenchel.optim.cuda_graph import capturing
 from fenchel.optim.kernels import triton_moves as moves
+from fenchel.optim.kernels.bucket import Bucket
 from fenchel.optim.shards import local
 
 __all__ = ["TritonKernels"]
@@ -37,15 +37,15 @@ class TritonKernels:
     def __init__(self, buckets: Sequence[Bucket], generator: Callable[[torch.device], torch.Generator]) -> None:
         self._generator = generator
         self.buckets = list(buckets)
-        self.device, dtype = buckets[0].key
-        self._kind, self._master = KINDS[dtype], buckets[0].master is not None
+        self.device, self._shards = buckets[0].device, buckets[0].shards
+        self._kind, self._master = KINDS[buckets[0].dtype], bool(buckets[0].master)
         self._params = [p for b in buckets for p in b.params]
         weights = [w for b in buckets for w in b.weights]
         self._divided = any(b.divided for b in buckets)
         self._count = len(weights)
         self._strides = [w.stride() for w in weights]
         sizes = [w.numel() for w in weights]
-        positions = [b.shards.position(p) or 0 for b in buckets for p in b.params]
+        positions = [self._shards.position(p) or 0 for b in buckets for p in b.params]
         numbers = [n for b in buckets for n in b.numbers]
         groups = [i for i, b in enumerate(buckets) for _ in b.params]
         self._quads = all(position % 4 == 0 for position in positions)
@@ -56,7 +56,8 @@ class TritonKernels:
         pieces = [-(-n // PADDING) * PADDING for n in sizes]
         self._begins = [0, *accumulate(pieces)]
         self._state = [t.data_ptr() for name in ("s", "momentum") for b in buckets for t in getattr(b, name)]
-        self._mean: list[int] = [t.data_ptr() for b in buckets for t in b.master or []]
+        self._masters = [t for b in buckets for t in b.master]
+        self._mean = [t.data_ptr() for t in self._masters]
         self._absolute: list[int] = []
         self._hyper = torch.zeros(len(buckets), moves.COLUMNS, device=self.device)
         self._values: list[tuple[float, ...]] = []
@@ -65,17 +66,23 @@ class TritonKernels:
         self._captured = torch.empty((CAPTURES, 6 * self._count), dtype=torch.int64, pin_memory=pinned)
         self._captures = 0
         self._one = torch.ones((), device=self.device)
+        self._kept: Tensor | None = None
+        self._summed: Tensor | None = None
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what belongs to a step."""
+        for b in self.buckets:
+            b.clear()
+        self._fresh, self._kept, self._summed = True, None, None
 
     def noisy_point(self) -> None:
         """Line 3; first it keeps the mean."""
-        fresh = self.buckets[0].fresh
+        fresh, self._fresh = self._fresh, False
         if fresh:
             self.refresh()
-            if self._master:
-                for b in self.buckets:
-                    b.mean = b.master or []
-            else:
-                self._mean = self._room("mean")
+            if not self._master:
+                self._kept, self._mean = self._room()
         seed = torch.empty(1, dtype=torch.int64, device=self.device).random_(generator=self._generator(self.device))
         table, aligned = self._table([None] * self._count)
         self._launch(
@@ -85,9 +92,9 @@ class TritonKernels:
 
     def adversarial_point(self, scale: LossScale | None) -> None:
         """Line 5 and the sum of |g|."""
-        add = self.buckets[0].summed
+        add = self._summed is not None
         if not add:
-            self._absolute = self._room("absolute")
+            self._summed, self._absolute = self._room()
         gradients = self._gradients()
         table, aligned = self._table(gradients)
         inverse, found = self._scale(scale)
@@ -97,14 +104,13 @@ class TritonKernels:
         )  # fmt: skip
 
     def collect(self, scale: LossScale | None, *, last: bool) -> None:
-        """Line 6: of a single sub-batch the gradient itself serves."""
+        """Line 6; ``last`` as of `Bucket.collect`."""
         gradients = iter(self._gradients())
         for b in self.buckets:
             terms = [torch.zeros_like(w) if (g := next(gradients)) is None else g for w in b.weights]
             if scale is not None:
-                terms = [t.to(torch.float32, copy=True) for t in terms]
-                scale.unscale(terms, self.device)
-            if b.gradient is not None:
+                terms = scale.unscaled(terms, self.device)
+            if b.gradient:
                 torch._foreach_add_(b.gradient, terms)
             elif last or scale is not None:
                 b.gradient = terms
@@ -115,7 +121,7 @@ class TritonKernels:
         """Lines 7 to 9; a parameter that no pass reached keeps its mean and its state."""
         sums: list[Tensor | None] = []
         for b in self.buckets:
-            sums += [g if seen else None for g, seen in zip(b.gradient or [], b.seen, strict=True)]
+            sums += [g if seen else None for g, seen in zip(b.gradient, b.seen, strict=True)]
         kinds = {g.dtype for g in sums if g is not None}
         if len(kinds) > 1:
             sums = [None if g is None else g.to(torch.float32) for g in sums]
@@ -137,33 +143,41 @@ class TritonKernels:
         if self._grid[0]:  # a process may hold nothing of any parameter
             with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
                 kernel[self._grid](*args, **constants, BLOCK=moves.BLOCK)
-        self.buckets[0].shards.changed(self._params, raw=True)
+        self._shards.changed(self._params, raw=True)
 
     def _sent(self, values: Sequence[Any], dtype: torch.dtype) -> Tensor:
         """Numbers on the device, without waiting for it: from pinned memory, which torch reuses once it was read."""
         host = torch.tensor(values, dtype=dtype, pin_memory=self.device.type == "cuda")
         return host.to(self.device, non_blocking=True)
 
-    def _room(self, name: str) -> list[int]:
-        """Float32 memory like the weights, in one piece: addresses; buckets make tensors of it if they need them."""
+    def _room(self) -> tuple[Tensor, list[int]]:
+        """Float32 memory like the weights, in one piece, and the addresses in it."""
         memory = torch.empty(self._begins[-1], device=self.device)
-        begin = 0
-        for b in self.buckets:
-
-            def views(b: Bucket = b, begin: int = begin) -> list[Tensor]:
-                return [
-                    memory.as_strided(w.shape, w.stride(), self._begins[begin + i]) for i, w in enumerate(b.weights)
-                ]
-
-            setattr(b, name, views)
-            begin += len(b.params)
         base = memory.data_ptr()
-        return [base + 4 * at for at in self._begins[:-1]]
+        return memory, [base + 4 * at for at in self._begins[:-1]]
+
+    def _views(self, memory: Tensor | None) -> list[Tensor]:
+        """Such memory as tensors; made when they are asked for, since a step as a rule needs none."""
+        weights = [w for b in self.buckets for w in b.weights]
+        if memory is None:
+            return []
+        return [memory.as_strided(w.shape, w.stride(), at) for w, at in zip(weights, self._begins, strict=False)]
+
+    def put_back(self) -> None:
+        """The weights become the mean, bit for bit."""
+        if not self._fresh:
+            self._shards.assign(self._params, self._masters or self._views(self._kept))
+
+    def sums(self) -> list[tuple[Tensor, list[Tensor]]]:
+        """The parameters, each with its sums of g_eps and |g|."""
+        gradients = [g for b in self.buckets for g in b.gradient]
+        sums = zip(gradients, self._views(self._summed), strict=True)
+        return [(p, [g, a]) for p, (g, a) in zip(self._params, sums, strict=True)]
 
     def _gradients(self) -> list[Tensor | None]:
         """The gradients, in the precision and the strides of the weights."""
-        found = [g for b in self.buckets for g in b.gradients()]
-        dtype = self.buckets[0].key[1]
+        found = [g for b in self.buckets for g in b.found()]
+        dtype = self.buckets[0].dtype
         for i, (g, stride) in enumerate(zip(found, self._strides, strict=True)):
             if g is not None and (g.stride() != stride or g.dtype is not dtype):
                 w = local(self._params[i])
