@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fenchel.optim.cuda_graph import capturing
 from fenchel.optim.diagonal import DiagonalOptimizer
 from fenchel.optim.distributed import process_group
-from fenchel.optim.hyperparameters import leading_group
+from fenchel.optim.hyperparameters import leading_group, settings_of
 from fenchel.optim.kernels.bucket import Bucket
 from fenchel.optim.kernels.choice import Moves, moves_of
 from fenchel.optim.shards import local
@@ -86,24 +86,7 @@ class BSAM(TwoPassOptimizer, DiagonalOptimizer):
         batch_norm: str = "both",
         distributed: Any = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "num_data": num_data,
-            "rho": rho,
-            "betas": betas,
-            "weight_decay": weight_decay,
-            "damping": damping,
-            "s_init": s_init,
-            "noise": noise,
-            "precision_first": precision_first,
-            "data_factor": data_factor,
-            "sqrt_num_data": sqrt_num_data,
-            "maximize": maximize,
-            "fused": fused,
-            "capturable": capturable,
-            "max_grad_norm": max_grad_norm,
-            "seed": seed,
-        }
+        defaults = settings_of(locals())
         self._buckets: list[Bucket] = []
         self._moves: list[Moves] = []
         self._laid_out: Any = None

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fenchel.optim.diagonal import DiagonalOptimizer
 from fenchel.optim.functional import ivon_hessian
+from fenchel.optim.hyperparameters import settings_of
 from fenchel.optim.shards import local
 from fenchel.optim.stepping import ClosureOptimizer
 
@@ -58,18 +59,7 @@ class IVON(ClosureOptimizer, DiagonalOptimizer):
         module: nn.Module | None = None,
         distributed: Any = None,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "num_data": num_data,
-            "betas": betas,
-            "weight_decay": weight_decay,
-            "h_init": h_init,
-            "rescale_lr": rescale_lr,
-            "data_factor": data_factor,
-            "max_grad_norm": max_grad_norm,
-            "maximize": maximize,
-            "seed": seed,
-        }
+        defaults = settings_of(locals())
         self._draws: list[tuple[Tensor, Tensor]] = []
         super().__init__(params, defaults, module=module, distributed=distributed)
 
@@ -88,8 +78,7 @@ class IVON(ClosureOptimizer, DiagonalOptimizer):
         self._started("first_point")
         self._draws = []
         for (p, group), mean, z in zip(self.with_groups(), self._mean, self._draw(self._params), strict=True):
-            variance = local(self._marginal(p, group).variance)
-            deviation = variance.sqrt()
+            deviation = local(self._marginal(p, group).variance).sqrt()
             local(p).copy_(local(self.state[p].get("mean", mean)) + z * deviation)
             self._draws.append((z, deviation))
         self._shards.changed(self._params)
@@ -101,23 +90,22 @@ class IVON(ClosureOptimizer, DiagonalOptimizer):
 
     def _move(self, parts: int) -> None:
         """Update h, the momentum and the mean by the averages."""
-        groups = dict(self.with_groups())
-        for p, (g, h_hat) in (self._averages(parts) or {}).items():
-            self._update(p, groups[p], *((-g, -h_hat) if groups[p]["maximize"] else (g, h_hat)))
+        averages = self._averages(parts) or {}
+        for p, group in self.with_groups():
+            if p in averages:
+                g, h_hat = averages[p] if not group["maximize"] else [-t for t in averages[p]]
+                (beta1, beta2), delta, state = group["betas"], group["weight_decay"], self.state[p]
+                mean, momentum, h = local(state.get("mean", p)), local(state["momentum"]), local(state["h"])
+                state["step"] += 1
+                momentum.mul_(beta1).add_(g, alpha=1 - beta1)
+                h.copy_(ivon_hessian(h, h_hat, beta2, delta))
+                debiased = momentum / (1 - beta1 ** state["step"].double()).to(momentum)
+                lr = group["lr"] * ((group["h_init"] + delta) if group["rescale_lr"] else 1.0)
+                mean.sub_(lr * (debiased + delta * mean) / (h + delta))
+                if "mean" in state:
+                    local(p).copy_(mean)
         self._shards.changed(self._params)
 
     def _close(self) -> None:
         super()._close()
         self._draws = []
-
-    def _update(self, p: Tensor, group: dict[str, Any], g: Tensor, h_hat: Tensor) -> None:
-        (beta1, beta2), delta, state = group["betas"], group["weight_decay"], self.state[p]
-        mean, momentum, h = local(state.get("mean", p)), local(state["momentum"]), local(state["h"])
-        state["step"] += 1
-        momentum.mul_(beta1).add_(g, alpha=1 - beta1)
-        h.copy_(ivon_hessian(h, h_hat, beta2, delta))
-        debias = 1 - torch.pow(torch.full_like(state["step"], beta1, dtype=torch.float64), state["step"])
-        lr = group["lr"] * ((group["h_init"] + delta) if group["rescale_lr"] else 1.0)
-        mean.sub_(lr * (momentum / debias.to(momentum) + delta * mean) / (h + delta))
-        if "mean" in state:
-            local(p).copy_(mean)

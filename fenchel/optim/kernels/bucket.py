@@ -132,26 +132,12 @@ class Bucket:
             self.put_back()
             return
         rows = zip(self.weights, self.mean, self.s, self.momentum, self.gradient, self.absolute, strict=True)
-        moved = []
-        for row, seen in zip(rows, self.seen, strict=True):
-            if seen:
-                moved.append(row)
-            else:
-                row[0].copy_(row[1])
-        if moved:
-            self._update(parts, *(list(column) for column in zip(*moved, strict=True)))
-        self.shards.changed(self.params)
-
-    def _update(
-        self,
-        parts: int,
-        weights: list[Tensor],
-        mean: list[Tensor],
-        s: list[Tensor],
-        momentum: list[Tensor],
-        gradient: list[Tensor],
-        absolute: list[Tensor],
-    ) -> None:
+        moved = [row for row, seen in zip(rows, self.seen, strict=True) if seen]
+        if not all(self.seen):
+            self.put_back()
+        if not moved:
+            return
+        weights, mean, s, momentum, gradient, absolute = (list(column) for column in zip(*moved, strict=True))
         group, (beta1, beta2) = self.group, self.group["betas"]
         out = mean if self.master else weights
         if self.sign == parts == 1:
@@ -171,6 +157,7 @@ class Bucket:
             _add_quotient(out, mean, momentum, s, -group["lr"])
         if self.master:
             torch._foreach_copy_(weights, mean)
+        self.shards.changed(self.params)
 
     def _gradients(self, scale: LossScale | None) -> list[Tensor]:
         """The gradients in the precision of the mean, without the loss scale; zeros where there is none."""
