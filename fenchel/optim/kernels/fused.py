@@ -49,7 +49,7 @@ class TritonKernels:
         numbers = [n for b in buckets for n in b.numbers]
         groups = [i for i, b in enumerate(buckets) for _ in b.params]
         self._quads = all(position % 4 == 0 for position in positions)
-        blocks = [(t << 32) | i for t, n in enumerate(sizes) for i in range(-(-n // moves.BLOCK))]
+        blocks = [(t << 32) | i for t, n in enumerate(sizes) for i in range(-(-n // moves.BLOCK.value))]
         self._grid = (len(blocks),)
         self._blocks = self._sent(blocks, torch.int64)
         self._numbers = self._sent([*sizes, *positions, *numbers, *groups], torch.int64)
@@ -59,7 +59,7 @@ class TritonKernels:
         self._masters = [t for b in buckets for t in b.master]
         self._mean = [t.data_ptr() for t in self._masters]
         self._absolute: list[int] = []
-        self._hyper = torch.zeros(len(buckets), moves.COLUMNS, device=self.device)
+        self._hyper = torch.zeros(len(buckets), moves.COLUMNS.value, device=self.device)
         self._values: list[tuple[float, ...]] = []
         self._tables: dict[tuple[int, ...], tuple[Tensor, bool]] = {}
         pinned = self.device.type == "cuda"
@@ -142,7 +142,7 @@ class TritonKernels:
     def _launch(self, kernel: Any, *args: Any, **constants: Any) -> None:
         if self._grid[0]:  # a process may hold nothing of any parameter
             with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
-                kernel[self._grid](*args, **constants, BLOCK=moves.BLOCK)
+                kernel[self._grid](*args, **constants)
         self._shards.changed(self._params, raw=True)
 
     def _sent(self, values: Sequence[Any], dtype: torch.dtype) -> Tensor:
