@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -28,7 +27,9 @@ class BaseOptimizer(torch.optim.Optimizer):
     """
 
     state_names: ClassVar[tuple[str, ...] | None] = None
-    """Of the entries of a parameter's state ("mean" for 16-bit weights alone); None if another library's."""
+    """Of the entries of a parameter's state ("mean" for 16-bit weights alone); None if they are a base's."""
+    elementwise_state = True
+    """Whether the tensors of the state have the shapes of the parameters."""
 
     def __init__(
         self, params: Any, defaults: dict[str, Any], *, module: nn.Module | None = None, distributed: Any = False
@@ -37,6 +38,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         refuse_inside_zero(type(self).__name__)
         self._module, self._distributed, self._shards = module, distributed, Shards(module)
         super().__init__(params, defaults)
+        self.saved_settings = self.defaults  # by which a group of a state dictionary is known as this optimizer's
 
     def check_group(self, group: dict[str, Any]) -> None:
         """Raise ValueError for hyperparameters out of range."""
@@ -73,14 +75,6 @@ class BaseOptimizer(torch.optim.Optimizer):
     @abstractmethod
     def prime(self) -> None:
         """Make the state of a step, and move nothing."""
-
-    def saved_settings(self) -> Mapping[str, Any]:
-        """The hyperparameters, with defaults, by which a group of a state dictionary is known as this optimizer's."""
-        return self.defaults
-
-    def elementwise_state(self) -> bool:
-        """Whether the tensors of the state have the shapes of the parameters."""
-        return True
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a `state_dict`, bit for bit on the same machine; the state keeps its precision.
@@ -122,7 +116,7 @@ class BaseOptimizer(torch.optim.Optimizer):
                 f"{kind} cannot load a state without 'state' and 'param_groups'; use what state_dict() returned"
             )
         groups = state_dict["param_groups"]
-        known = self.saved_settings().items()  # flags need not be there: later versions may add some
+        known = self.saved_settings.items()  # flags need not be there: later versions may add some
         needed = {k for k, v in known if not (v is None or isinstance(v, bool) or k in ("seed", "step", "draws"))}
         lacking = [name for group in groups if group["params"] for name in needed - set(group)]
         if lacking:
@@ -137,7 +131,7 @@ class BaseOptimizer(torch.optim.Optimizer):
                 if foreign or missing:
                     what = f"which has no {foreign[0]!r}" if foreign else f"it lacks {missing[0]!r}"
                     raise ValueError(f"this state was not saved by {kind}, {what}: train on with the weights alone")
-            for name, saved in entry.items() if self.elementwise_state() else ():
+            for name, saved in entry.items() if self.elementwise_state else ():
                 if isinstance(saved, Tensor) and saved.dim() > 0 and saved.shape != p.shape:
                     shapes = f"{tuple(saved.shape)}, its parameter {tuple(p.shape)}"
                     raise ValueError(f"the state {name!r} has shape {shapes}")

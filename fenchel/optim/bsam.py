@@ -13,7 +13,7 @@ from fenchel.optim.diagonal import DiagonalOptimizer
 from fenchel.optim.distributed import process_group
 from fenchel.optim.hyperparameters import leading_group, settings_of
 from fenchel.optim.kernels.bucket import Bucket
-from fenchel.optim.kernels.choice import Moves, moves_of
+from fenchel.optim.kernels.choice import moves_of
 from fenchel.optim.shards import local
 from fenchel.optim.two_pass import TwoPassOptimizer
 
@@ -88,7 +88,7 @@ class BSAM(TwoPassOptimizer, DiagonalOptimizer):
     ) -> None:
         defaults = settings_of(locals())
         self._buckets: list[Bucket] = []
-        self._moves: list[Moves] = []
+        self._moves: list[Any] = []
         self._laid_out: Any = None
         super().__init__(params, defaults, module=module, batch_norm=batch_norm, distributed=distributed)
 
@@ -109,9 +109,8 @@ class BSAM(TwoPassOptimizer, DiagonalOptimizer):
         if first["num_data"] <= 1:
             self._watch.warn("data", f"num_data is {first['num_data']}: it is the size N of the training set")
         elif first["noise"] and not capturing(params[0].device):
-            sizes = torch._foreach_norm([local(p.detach()) for p in params])
-            count = sum(local(p).numel() for p in params)
-            weight = float(torch.stack([n.double().to(sizes[0].device) for n in sizes]).norm()) / count**0.5
+            parts = [local(p.detach()) for p in params]
+            weight = float(torch.nn.utils.get_total_norm(parts)) / sum(p.numel() for p in parts) ** 0.5
             deviation = (first["num_data"] * first["data_factor"] * first["s_init"]) ** -0.5
             if deviation > weight > 0:
                 self._watch.warn(

@@ -59,14 +59,6 @@ def unflatten(tensors: Mapping[str, Tensor], rest: Any) -> Any:
     return rest
 
 
-def _safetensors() -> Any:
-    try:
-        import safetensors.torch
-    except ImportError:
-        raise MissingDependencyError("checkpoints need safetensors: pip install 'fenchel[experiments]'") from None
-    return safetensors
-
-
 def save_checkpoint(path: str | os.PathLike[str], **parts: Any) -> None:
     """Write state dictionaries (and torch's global generator) to one file, atomically.
 
@@ -76,11 +68,11 @@ def save_checkpoint(path: str | os.PathLike[str], **parts: Any) -> None:
         TypeError: a part holds something that is neither a tensor, a number, a string nor a container of these.
         MissingDependencyError: safetensors is not installed.
     """
-    library = _safetensors()
+    save_file, _ = _safetensors()
     tensors, rest = flatten({"parts": parts, "generator": torch.get_rng_state()})
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    library.torch.save_file(tensors, temporary, metadata={"tree": json.dumps(rest)})
+    save_file(tensors, temporary, metadata={"tree": json.dumps(rest)})
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
     temporary.replace(target)
@@ -92,8 +84,8 @@ def load_checkpoint(path: str | os.PathLike[str], *, restore_generator: bool = T
     Raises:
         ValueError: the file is not one of `save_checkpoint`.
     """
-    library = _safetensors()
-    with library.safe_open(path, framework="pt") as file:
+    _, safe_open = _safetensors()
+    with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         if "tree" not in metadata:
             raise ValueError(f"{path} was not written by save_checkpoint: it lacks the entry 'tree'")
@@ -103,3 +95,12 @@ def load_checkpoint(path: str | os.PathLike[str], *, restore_generator: bool = T
         torch.set_rng_state(tree["generator"])
     parts: dict[str, Any] = tree["parts"]
     return parts
+
+
+def _safetensors() -> tuple[Any, Any]:
+    try:
+        from safetensors import safe_open
+        from safetensors.torch import save_file
+    except ImportError:
+        raise MissingDependencyError("checkpoints need safetensors: pip install 'fenchel[experiments]'") from None
+    return save_file, safe_open

@@ -74,16 +74,16 @@ class Watch:
 
     def __init__(self, name: str) -> None:
         self.name, self.steps = name, 0
-        self._scaler: Any = None
+        self._scaled = False
         self._warned: set[str] = set()
 
-    def begin(self, scaler: Any) -> None:
-        """Before a step, whose losses ``scaler`` scales.
+    def begin(self, *, scaled: bool) -> None:
+        """Before a step, which knows that its losses are ``scaled`` or takes them not to be.
 
         Raises:
             ClosureError: Accelerate accumulates gradients.
         """
-        self.steps, self._scaler = self.steps + 1, scaler
+        self.steps, self._scaled = self.steps + 1, scaled
         accelerate = sys.modules.get("accelerate.state")
         state = None if accelerate is None else accelerate.GradientState
         if state is not None and state._shared_state and state().num_steps > 1:
@@ -113,11 +113,11 @@ class Watch:
             grad, version = before[p]
             added.setdefault(p, _seen(p) == (grad, version + 1))
 
-        with ExitStack() as hooks, _scaled_losses() as scaled:
+        with ExitStack() as hooks, _scaled_losses() as scalers:
             for p in kept:
                 hooks.callback(p.register_post_accumulate_grad_hook(accumulated).remove)
             loss = self._checked(closure())
-        if scaled and self._scaler is None:
+        if scalers and not self._scaled:
             raise ClosureError(
                 f"the closure scales its loss by a GradScaler that {self.name}.step does not know: call "
                 "step(closure, grad_scaler=scaler), then scaler.update()"
@@ -150,11 +150,10 @@ class Watch:
         if isinstance(loss, Tensor) and (loss.is_meta or torch.compiler.is_compiling() or capturing(loss.device)):
             return
         value = float(loss) if not isinstance(loss, Tensor) or loss.numel() == 1 else float(loss.detach().mean())
-        if not math.isfinite(value):
-            if self._scaler is None:
-                what = "NaN" if math.isnan(value) else "infinite"
-                self.warn("nan", f"the loss of {self.name}.step is {what}: lower lr or rho, or look for a bad example")
-        elif self.steps == 1 and value > LARGE_LOSS:
+        if not math.isfinite(value) and not self._scaled:
+            what = "NaN" if math.isnan(value) else "infinite"
+            self.warn("nan", f"the loss of {self.name}.step is {what}: lower lr or rho, or look for a bad example")
+        elif self.steps == 1 and LARGE_LOSS < value < math.inf:
             self.warn(
                 "large",
                 f"the first loss of {self.name}.step is {value:.3g}: it should be the mean over the minibatch, not a "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
 
@@ -70,6 +69,9 @@ class SAM(TwoPassOptimizer):
         self.base_optimizer: torch.optim.Optimizer = base_optimizer(self.param_groups, **kwargs)
         self.param_groups, self.state = self.base_optimizer.param_groups, self.base_optimizer.state
         self.defaults = {**self.base_optimizer.defaults, **self.defaults}
+        self.saved_settings = self.base_optimizer.defaults  # so that a state of the base alone can be loaded
+        torchs = base_optimizer.__module__.startswith(("torch.optim", "fenchel."))
+        self.elementwise_state = torchs and base_optimizer.__name__ not in FACTORED
         for group in self.param_groups:  # those of the base were not known before
             check_group_names(group, self.defaults)
 
@@ -132,15 +134,6 @@ class SAM(TwoPassOptimizer):
                 local(p.grad).copy_(average)
         self.base_optimizer.step()
         self._shards.changed(self._params)
-
-    def saved_settings(self) -> Mapping[str, Any]:
-        """Those of the base, whose own state dictionary may be loaded too."""
-        return self.base_optimizer.defaults
-
-    def elementwise_state(self) -> bool:
-        """Whether the tensors of the state have the shapes of the parameters; of other libraries' nothing is known."""
-        kind = type(self.base_optimizer)
-        return kind.__module__.startswith(("torch.optim", "fenchel.")) and kind.__name__ not in FACTORED
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

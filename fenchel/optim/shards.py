@@ -115,9 +115,7 @@ class Shards:
     def part(self, param: Tensor, whole: Tensor) -> Tensor:
         """Of a tensor as large as the whole parameter, the part at hand."""
         if is_dtensor(param):
-            from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-            shape, offset = compute_local_shape_and_global_offset(param.shape, param.device_mesh, param.placements)  # type: ignore[attr-defined]
+            shape, offset = _place_in_mesh(param)
             for dim, (size, begin) in enumerate(zip(shape, offset, strict=True)):
                 whole = whole.narrow(dim, min(begin, whole.shape[dim]), size)
             return whole
@@ -133,12 +131,10 @@ class Shards:
     def position(self, param: Tensor) -> int | None:
         """Where the part at hand begins in the whole parameter, in numbers; None if it is not contiguous there."""
         if is_dtensor(param):
-            from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-            places = param.placements  # type: ignore[attr-defined]
-            if any(place.is_shard() and place.dim != 0 for place in places) or not param.is_contiguous():
+            along = [place.dim for place in param.placements if place.is_shard()]  # type: ignore[attr-defined]
+            if any(along) or not param.is_contiguous():
                 return None
-            _, offset = compute_local_shape_and_global_offset(param.shape, param.device_mesh, places)  # type: ignore[attr-defined]
+            _, offset = _place_in_mesh(param)
             return int(offset[0]) * (param.numel() // max(param.shape[0], 1)) if param.dim() else 0
         if self.flattened(param):
             handle, i = self._place(param)
@@ -194,3 +190,12 @@ class Shards:
         if self.flattened(param):
             return (self._place(param)[0].process_group if self._module is not None else dist.group.WORLD,)
         return ()
+
+
+def _place_in_mesh(param: Any) -> tuple[Sequence[int], Sequence[int]]:
+    """The shape of the part of a DTensor at hand, and where it begins along each dimension of the whole."""
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    found: tuple[Sequence[int], Sequence[int]]
+    found = compute_local_shape_and_global_offset(param.shape, param.device_mesh, param.placements)
+    return found

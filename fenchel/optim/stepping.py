@@ -198,7 +198,7 @@ class ClosureOptimizer(BaseOptimizer):
         if closure is None and self._is_priming():
             return self.prime()
         closures, scaler = as_closures(closure, type(self).__name__), enabled(grad_scaler)
-        self._watch.begin(scaler)
+        self._watch.begin(scaled=scaler is not None)
         params = self.trainable()
         if not params:
             raise ValueError(f"{type(self).__name__}.step: no parameter requires a gradient")

@@ -43,7 +43,7 @@ class Bucket:
             [local(state[name]) for state in states if name in state] for name in ("s", "momentum", "mean")
         )
         self.device, self.dtype = params[0].device, params[0].dtype
-        self.divided, self.fused = shards.sharded(params), False
+        self.fused = False
         self.clear()
 
     def clear(self) -> None:
@@ -55,8 +55,8 @@ class Bucket:
 
     @property
     def weights(self) -> list[Tensor]:
-        """The parameters themselves, or the parts of them at hand."""
-        return [local(p) for p in self.params] if self.divided else self.params
+        """The parts of the parameters at hand."""
+        return [local(p) for p in self.params]
 
     @property
     def num_data(self) -> float:

@@ -4,33 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from fenchel.optim.amp import LossScale
 from fenchel.optim.kernels.bucket import Bucket
 
-__all__ = ["Moves", "moves_of", "reason_against"]
+if TYPE_CHECKING:
+    from fenchel.optim.kernels.fused import TritonKernels
 
-
-class Moves(Protocol):
-    """The moves of Algorithm 1 for some parameters; see `Bucket`."""
-
-    def noisy_point(self) -> None: ...
-
-    def adversarial_point(self, scale: LossScale | None) -> None: ...
-
-    def collect(self, scale: LossScale | None, *, last: bool) -> None: ...
-
-    def update(self, parts: int, scale: LossScale | None) -> None: ...
-
-    def put_back(self) -> None: ...
-
-    def sums(self) -> list[tuple[Tensor, list[Tensor]]]: ...
-
-    def clear(self) -> None: ...
+__all__ = ["moves_of", "reason_against"]
 
 
 def reason_against(bucket: Bucket, *, own_noise: bool) -> str | None:
@@ -52,7 +36,7 @@ def reason_against(bucket: Bucket, *, own_noise: bool) -> str | None:
 
 def moves_of(
     buckets: Sequence[Bucket], *, own_noise: bool, generator: Callable[[torch.device], torch.Generator]
-) -> list[Moves]:
+) -> list[Bucket | TritonKernels]:
     """What moves the buckets: fused kernels, one for each device and precision, and the rest themselves.
 
     Raises:
@@ -67,7 +51,7 @@ def moves_of(
         bucket.fused = reason is None
         if bucket.fused:
             together.setdefault((bucket.device, bucket.dtype), []).append(bucket)
-    moves: list[Moves] = [b for b in buckets if not b.fused]
+    moves: list[Bucket | TritonKernels] = [b for b in buckets if not b.fused]
     if together:
         from fenchel.optim.kernels.fused import TritonKernels
 

@@ -41,7 +41,6 @@ class TritonKernels:
         self._kind, self._master = KINDS[buckets[0].dtype], bool(buckets[0].master)
         self._params = [p for b in buckets for p in b.params]
         weights = [w for b in buckets for w in b.weights]
-        self._divided = any(b.divided for b in buckets)
         self._count = len(weights)
         self._strides = [w.stride() for w in weights]
         sizes = [w.numel() for w in weights]
@@ -66,21 +65,22 @@ class TritonKernels:
         self._captured = torch.empty((CAPTURES, 6 * self._count), dtype=torch.int64, pin_memory=pinned)
         self._captures = 0
         self._one = torch.ones((), device=self.device)
-        self._kept: Tensor | None = None
-        self._summed: Tensor | None = None
         self.clear()
 
     def clear(self) -> None:
         """Forget what belongs to a step."""
         for b in self.buckets:
             b.clear()
-        self._fresh, self._kept, self._summed = True, None, None
+        self._fresh = True
+        self._kept: Tensor | None = None
+        self._summed: Tensor | None = None
+        self._gradient: list[Tensor] = []
 
     def noisy_point(self) -> None:
         """Line 3; first it keeps the mean."""
         fresh, self._fresh = self._fresh, False
         if fresh:
-            self.refresh()
+            self._refresh()
             if not self._master:
                 self._kept, self._mean = self._room()
         seed = torch.empty(1, dtype=torch.int64, device=self.device).random_(generator=self._generator(self.device))
@@ -105,33 +105,26 @@ class TritonKernels:
 
     def collect(self, scale: LossScale | None, *, last: bool) -> None:
         """Line 6; ``last`` as of `Bucket.collect`."""
-        gradients = iter(self._gradients())
-        for b in self.buckets:
-            terms = [torch.zeros_like(w) if (g := next(gradients)) is None else g for w in b.weights]
-            if scale is not None:
-                terms = scale.unscaled(terms, self.device)
-            if b.gradient:
-                torch._foreach_add_(b.gradient, terms)
-            elif last or scale is not None:
-                b.gradient = terms
-            else:
-                b.gradient = [t.to(torch.float32, copy=True) for t in terms]
+        pairs = zip(self._params, self._gradients(), strict=True)
+        terms = [torch.zeros_like(local(p)) if g is None else g for p, g in pairs]
+        if scale is not None:
+            terms = scale.unscaled(terms, self.device)
+        if self._gradient:
+            torch._foreach_add_(self._gradient, terms)
+        else:
+            alone = last or scale is not None
+            self._gradient = terms if alone else [t.to(torch.float32, copy=True) for t in terms]
 
     def update(self, parts: int, scale: LossScale | None) -> None:
         """Lines 7 to 9; a parameter that no pass reached keeps its mean and its state."""
-        sums: list[Tensor | None] = []
-        for b in self.buckets:
-            sums += [g if seen else None for g, seen in zip(b.gradient, b.seen, strict=True)]
-        kinds = {g.dtype for g in sums if g is not None}
-        if len(kinds) > 1:
-            sums = [None if g is None else g.to(torch.float32) for g in sums]
-            kinds = {torch.float32}
+        seen = [seen for b in self.buckets for seen in b.seen]
+        sums = [g if used else None for g, used in zip(self._gradient, seen, strict=True)]
         table, aligned = self._table(sums)
-        kind = KINDS[next(iter(kinds), torch.float32)]
         _, found = self._scale(scale)
         self._launch(
             moves.update, table, self._numbers, self._blocks, self._hyper, found, 1.0 / parts, self._count,
-            KIND=self._kind, SUM_KIND=kind, MASTER=self._master, SCALED=scale is not None, ALIGNED=aligned,
+            KIND=self._kind, SUM_KIND=KINDS[self._gradient[0].dtype], MASTER=self._master, SCALED=scale is not None,
+            ALIGNED=aligned,
         )  # fmt: skip
 
     def _scale(self, scale: LossScale | None) -> tuple[Tensor, Tensor]:
@@ -158,10 +151,10 @@ class TritonKernels:
 
     def _views(self, memory: Tensor | None) -> list[Tensor]:
         """Such memory as tensors; made when they are asked for, since a step as a rule needs none."""
-        weights = [w for b in self.buckets for w in b.weights]
         if memory is None:
             return []
-        return [memory.as_strided(w.shape, w.stride(), at) for w, at in zip(weights, self._begins, strict=False)]
+        pairs = zip(self._params, self._strides, self._begins, strict=False)
+        return [memory.as_strided(local(p).shape, stride, at) for p, stride, at in pairs]
 
     def put_back(self) -> None:
         """The weights become the mean, bit for bit."""
@@ -170,9 +163,8 @@ class TritonKernels:
 
     def sums(self) -> list[tuple[Tensor, list[Tensor]]]:
         """The parameters, each with its sums of g_eps and |g|."""
-        gradients = [g for b in self.buckets for g in b.gradient]
-        sums = zip(gradients, self._views(self._summed), strict=True)
-        return [(p, [g, a]) for p, (g, a) in zip(self._params, sums, strict=True)]
+        rows = zip(self._params, self._gradient, self._views(self._summed), strict=True)
+        return [(p, [g, a]) for p, g, a in rows]
 
     def _gradients(self) -> list[Tensor | None]:
         """The gradients, in the precision and the strides of the weights."""
@@ -181,13 +173,14 @@ class TritonKernels:
         for i, (g, stride) in enumerate(zip(found, self._strides, strict=True)):
             if g is not None and (g.stride() != stride or g.dtype is not dtype):
                 w = local(self._params[i])
-                if g.dtype != dtype or not _same_order(g, w):
+                same = [a == b for n, a, b in zip(w.shape, w.stride(), g.stride(), strict=True) if n > 1]
+                if g.dtype != dtype or not all(same):
                     found[i] = torch.empty_like(w).copy_(g)
         return found
 
     def _table(self, gradients: Sequence[Tensor | None]) -> tuple[Tensor, bool]:
         """The addresses of everything, and whether all begin at multiples of 16 bytes."""
-        weights = [local(p).data_ptr() for p in self._params] if self._divided else [p.data_ptr() for p in self._params]
+        weights = [local(p).data_ptr() for p in self._params]
         sums = self._absolute or [0] * self._count
         there = [0 if g is None else g.data_ptr() for g in gradients]
         addresses = (*weights, *self._mean, *self._state, *there, *sums)
@@ -205,7 +198,7 @@ class TritonKernels:
             found = self._tables[addresses] = (self._sent(addresses, torch.int64), _aligned(addresses))
         return found
 
-    def refresh(self) -> None:
+    def _refresh(self) -> None:
         """Bring the table of hyperparameters up to date; learning rates in tensors are copied on the device."""
         rows: list[tuple[float, ...]] = []
         for b in self.buckets:
@@ -222,13 +215,6 @@ class TritonKernels:
         for i, b in enumerate(self.buckets):
             if isinstance(b.group["lr"], Tensor):
                 self._hyper[i, moves.LR.value].copy_(b.group["lr"])
-
-
-def _same_order(a: Tensor, b: Tensor) -> bool:
-    """Whether the numbers of two tensors of one shape follow each other in the same order in memory."""
-    return a.stride() == b.stride() or all(
-        i == j for n, i, j in zip(a.shape, a.stride(), b.stride(), strict=True) if n > 1
-    )
 
 
 def _aligned(addresses: Sequence[int]) -> bool:
