@@ -35,18 +35,14 @@ class BSAM(TwoPassOptimizer, DiagonalOptimizer):
     Args:
         params: parameters, or group dictionaries with their own lr, rho, betas, weight_decay, num_data, ...
         lr: alpha; a number, or a 0-d tensor (which schedulers then change in place).
-        num_data: N, the size of the training set.
-        rho: step of the perturbation.
-        betas: (beta1, beta2).
+        num_data: N, the size of the training set. rho: step of the perturbation. betas: (beta1, beta2).
         weight_decay: delta, the prior precision over N (over N times ``data_factor``, if that is used).
-        damping: gamma.
-        s_init: the first s; the first posterior variance is 1/(N s_init).
+        damping: gamma. s_init: the first s; the first posterior variance is 1/(N s_init).
         noise: False leaves out the noise e (Table 3).
         precision_first: True is Algorithm 1; False moves omega with the old s, as in the authors' code.
         data_factor: multiplies N in the noise, for augmented data (the authors use 4 on CIFAR).
         sqrt_num_data: multiply sqrt(s)|g| by sqrt(N) in the s-update, as App. E.3 derives and Algorithm 1 drops.
-        max_grad_norm: clip the averaged g_eps to this total norm.
-        maximize: ascend the objective.
+        max_grad_norm: clip the averaged g_eps to this total norm. maximize: ascend the objective.
         fused: one Triton launch a move on CUDA devices; None: where that can be done, True: else an error.
         capturable: keep lr in tensors, so that a step can be captured in a CUDA graph.
         seed: of the noise; None takes one from torch's global generator.

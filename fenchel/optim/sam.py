@@ -1,7 +1,8 @@
-"""SAM over any base optimizer: the right-hand column of Algorithm 1 when the base is Adam."""
+"""SAM over any base optimizer, and the Adam with which it is the right-hand column of Algorithm 1."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import groupby
 from typing import Any
 
@@ -9,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from fenchel.optim.amp import true_gradient
-from fenchel.optim.hyperparameters import check_group_names
+from fenchel.optim.hyperparameters import check_group, check_group_names
 from fenchel.optim.shards import local
 from fenchel.optim.stepping import ClosureOptimizer
 from fenchel.optim.two_pass import TwoPassOptimizer
 
-__all__ = ["SAM"]
+__all__ = ["SAM", "UncorrectedAdam"]
 
 OWN = ("rho", "adaptive", "max_grad_norm")
 FACTORED = ("Adafactor",)
@@ -139,3 +140,49 @@ class SAM(TwoPassOptimizer):
         super().__setstate__(state)
         # The base shares what was loaded, and sees to its own keys.
         self.base_optimizer.__setstate__({"state": self.state, "param_groups": self.param_groups})
+
+
+class UncorrectedAdam(torch.optim.Optimizer):
+    """Adam without bias correction; with g the gradient plus delta omega (lines 7 to 9 of the right-hand column):
+
+        g_m <- beta1 g_m + (1 - beta1) g;  s <- beta2 s + (1 - beta2) g^2
+        omega <- omega - alpha g_m / (sqrt(s) + gamma)
+
+    `SAM(params, UncorrectedAdam, rho, ...)` is the column as a whole.
+
+    Args:
+        lr: alpha. betas: (beta1, beta2). weight_decay: delta. eps: gamma.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.0,
+        eps: float = 1e-8,
+    ) -> None:
+        defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "eps": eps}
+        check_group(defaults)
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step from the gradients at hand; returns what ``closure``, if any, returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["momentum"], state["s"] = torch.zeros_like(p), torch.zeros_like(p)
+                gradient = p.grad.add(p, alpha=group["weight_decay"])
+                state["momentum"].lerp_(gradient, 1 - beta1)
+                state["s"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+                p.sub_(group["lr"] * state["momentum"] / (state["s"].sqrt() + group["eps"]))
+        return loss

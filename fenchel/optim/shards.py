@@ -19,15 +19,12 @@ __all__ = ["Shards", "is_dtensor", "local"]
 
 def is_dtensor(tensor: Any) -> bool:
     """Whether ``tensor`` is a DTensor (without importing the module that defines it)."""
-    kind = type(tensor)
-    return kind is not Tensor and kind is not nn.Parameter and hasattr(tensor, "_local_tensor")
+    return hasattr(tensor, "_local_tensor")
 
 
 def local(tensor: Tensor) -> Tensor:
     """The part at hand; it shares the memory of ``tensor``."""
-    if not is_dtensor(tensor):
-        return tensor
-    part: Tensor = tensor._local_tensor  # type: ignore[attr-defined]
+    part: Tensor = getattr(tensor, "_local_tensor", tensor)
     return part
 
 

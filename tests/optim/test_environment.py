@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from optim_cases import SETTINGS, FedBSAM, closure_for, closures_for, data, flat, network
+from optim_cases import SETTINGS, FedBSAM, closure_for, closures_for, data, flat, minimizing, network
 from scipy import stats
 from torch import Tensor, nn
 
@@ -56,13 +56,7 @@ def test_posterior_samples_have_the_mean_and_variance() -> None:
     p = nn.Parameter(torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64))
     opt = BSAM([p], 0.1, **{**SETTINGS, "num_data": 10})
     assert torch.allclose(opt.posterior_variance()[0], torch.full((3,), 0.1, dtype=torch.float64))
-
-    def closure() -> Tensor:
-        opt.zero_grad()
-        loss = (torch.tensor([1.0, 3.0, 9.0]) * p**2).sum()
-        loss.backward()
-        return loss
-
+    closure = minimizing(opt, lambda: (torch.tensor([1.0, 3.0, 9.0]) * p**2).sum())
     for _ in range(20):
         opt.step(closure)
     mean, variance = p.detach().clone(), opt.posterior_variance()[0]
