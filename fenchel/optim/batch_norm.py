@@ -36,30 +36,25 @@ def pass_statistics(policy: str, module: nn.Module | None, part: int, *, second:
     return nullcontext() if module is None or moves else frozen_statistics(module)
 
 
-@contextmanager
-def _layers(module: nn.Module) -> Iterator[list[_BatchNorm]]:
-    """The layers that keep statistics; afterwards they have the momentum they had."""
-    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.running_mean is not None]
-    momenta = [layer.momentum for layer in layers]
-    try:
-        yield layers
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
+def _layers(module: nn.Module) -> list[_BatchNorm]:
+    """The layers that keep statistics."""
+    return [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.running_mean is not None]
 
 
 @contextmanager
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
     """Inside, training-mode forward passes leave running means, variances and batch counters as they are."""
-    with _layers(module) as layers:
-        counters = [(c, c.clone()) for layer in layers if (c := layer.num_batches_tracked) is not None]
-        try:
-            for layer in layers:
-                layer.momentum = 0.0
-            yield
-        finally:
-            for counter, value in counters:
-                counter.copy_(value)
+    momenta = {layer: layer.momentum for layer in _layers(module)}
+    counters = [(c, c.clone()) for layer in momenta if (c := layer.num_batches_tracked) is not None]
+    try:
+        for layer in momenta:
+            layer.momentum = 0.0
+        yield
+    finally:
+        for layer, momentum in momenta.items():
+            layer.momentum = momentum
+        for counter, value in counters:
+            counter.copy_(value)
 
 
 def reestimate_statistics(module: nn.Module, batches: Iterable[Any], *, max_batches: int | None = None) -> None:
@@ -67,10 +62,11 @@ def reestimate_statistics(module: nn.Module, batches: Iterable[Any], *, max_batc
 
     For a sampled network before it predicts; do it on a copy of the module if training goes on.
     """
-    training = module.training
-    with _layers(module) as layers:
-        if layers:
-            try:
-                update_bn(islice(batches, max_batches), module, next(module.parameters()).device)
-            finally:
-                module.train(training)
+    training, momenta = module.training, {layer: layer.momentum for layer in _layers(module)}
+    if momenta:
+        try:
+            update_bn(islice(batches, max_batches), module, next(module.parameters()).device)
+        finally:  # which torch leaves out where a batch fails
+            module.train(training)
+            for layer, momentum in momenta.items():
+                layer.momentum = momentum

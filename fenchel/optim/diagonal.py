@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from fenchel.optim.base import BaseOptimizer
-from fenchel.optim.distributed import processes, rank_of, same_on_all
+from fenchel.optim.distributed import process_group, processes, same_on_all
 from fenchel.optim.functional import posterior_variance
 from fenchel.optim.hyperparameters import leading_group
 from fenchel.optim.noise import NoiseSource, new_seed, normal_parts, work_dtype
@@ -30,8 +31,9 @@ class DiagonalOptimizer(DiagonalPosterior, BaseOptimizer):
     """The curvature, which begins as the hyperparameter of its name and "_init"; "momentum"; "mean"; perhaps "step"."""
 
     def __init__(self, params: Any, defaults: dict[str, Any], *, distributed: Any = False, **options: Any) -> None:
-        self._noise = NoiseSource("noise", rank_of(distributed))
-        self._sampling = NoiseSource("sampling", rank_of(distributed))
+        group = process_group(distributed)
+        rank = 0 if group is None else dist.get_rank(group)
+        self._noise, self._sampling = NoiseSource("noise", rank), NoiseSource("sampling", rank)
         counted = {**defaults, "seed": new_seed(defaults["seed"]), "step": 0, "draws": 0}
         super().__init__(params, counted, distributed=distributed, **options)
         self._noise.start(leading_group(self.param_groups)["seed"], 0)

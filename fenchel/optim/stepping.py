@@ -19,7 +19,8 @@ recomputed.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from torch._compile import _disable_dynamo
 from fenchel.optim.amp import LossScale, enabled, true_gradient
 from fenchel.optim.base import BaseOptimizer
 from fenchel.optim.closures import Watch, as_closures, mean_loss
-from fenchel.optim.distributed import local_gradients, process_group, sum_across_ranks, sum_counts
+from fenchel.optim.distributed import process_group, sum_across_ranks
 from fenchel.optim.hyperparameters import leading_group
 from fenchel.optim.noise import work_dtype
 from fenchel.optim.shards import local
@@ -68,9 +69,10 @@ class ClosureOptimizer(BaseOptimizer):
         """
         if self._open:
             self.restore()
-        self._open, self._parts, self._expected = True, 0, parts
+        self._parts, self._expected = 0, parts
         self._scale = None if grad_scaler is None else LossScale(grad_scaler)
         self._keep()
+        self._open = True
 
     @abstractmethod
     def first_point(self) -> None:
@@ -167,7 +169,9 @@ class ClosureOptimizer(BaseOptimizer):
 
     def _reduce(self, ranks: Any) -> int:
         """Sum over the processes; how many sub-batches they had."""
-        parts, *users = sum_counts([self._parts, *map(int, self._seen())], self.trainable()[0].device, ranks)
+        counts = torch.tensor([self._parts, *self._seen()], device=self.trainable()[0].device)
+        sum_across_ranks([counts], ranks)
+        parts, *users = (int(count) for count in counts.tolist())
         self._see([count > 0 for count in users])
         sum_across_ranks([t for _, terms in self._sums() for t in terms], ranks)
         return parts
@@ -205,18 +209,24 @@ class ClosureOptimizer(BaseOptimizer):
         if self._watch.steps == 1:
             self.check_settings(params)
         losses: list[Any] = []
-        self.begin(scaler, len(closures))
-        try:
+        with self._begun(scaler, len(closures)):
             for part, evaluate in enumerate(closures):
                 losses.append(self._passes(evaluate, params, part))
                 self.collect()
+        loss = mean_loss(losses)
+        self._watch.finish(loss)
+        return loss
+
+    @contextmanager
+    def _begun(self, scaler: Any, parts: int) -> Iterator[None]:
+        """Around the passes of a step: it begins before, and afterwards is taken, or given up."""
+        self.begin(scaler, parts)
+        try:
+            yield
         except BaseException:
             self.restore()
             raise
         self.update()
-        loss = mean_loss(losses)
-        self._watch.finish(loss)
-        return loss
 
     def check_settings(self, params: list[Tensor]) -> None:
         """Warn, before the first step, of settings that are more likely a mistake."""
@@ -227,8 +237,8 @@ class ClosureOptimizer(BaseOptimizer):
         return self._evaluate(closure, params)
 
     def _evaluate(self, closure: Closure, params: list[Tensor]) -> Any:
-        synchronized = None if process_group(self._distributed) is None else self._module
-        with torch.enable_grad(), local_gradients(synchronized):
+        alone = None if process_group(self._distributed) is None else getattr(self._module, "no_sync", None)
+        with torch.enable_grad(), nullcontext() if alone is None else alone():  # the sums are what processes share
             return self._watch.evaluate(closure, params)
 
     def _started(self, what: str) -> None:

@@ -93,8 +93,7 @@ class TwoPassOptimizer(ClosureOptimizer):
                 found, losses = both(points, batches)
             return [g.detach() for g in found], losses.detach()
 
-        self.begin(scaler, m)
-        try:
+        with self._begun(scaler, m):
             first, _ = evaluated(self.first_point, None)
             second, losses = evaluated(self.second_point, first)
             for row in range(m):
@@ -102,10 +101,6 @@ class TwoPassOptimizer(ClosureOptimizer):
                 self.collect()
             for p, rows in zip(params, second, strict=True):
                 p.grad = rows.mean(0)
-        except BaseException:
-            self.restore()
-            raise
-        self.update()
         return losses.mean() if scale is None else losses.mean() / scale
 
     def _take(self, gradients: list[Tensor] | None, row: int) -> None:

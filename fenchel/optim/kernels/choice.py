@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from fenchel.optim.kernels.bucket import Bucket
 
@@ -27,7 +26,8 @@ def reason_against(bucket: Bucket, *, own_noise: bool) -> str | None:
         return f"they compute in float32, and the parameters are {bucket.dtype}"
     if any(bucket.shards.position(p) is None for p in bucket.params):
         return "a parameter is sharded in pieces that are not contiguous"
-    if not all(_dense(w) for w in bucket.weights):
+    # memory that torch would lay out so again has neither gaps nor overlaps
+    if any(torch.empty_like(w, device="meta").stride() != w.stride() for w in bucket.weights):
         return "a parameter is not dense in memory"
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
@@ -57,13 +57,3 @@ def moves_of(
 
         moves += [TritonKernels(same, generator) for same in together.values()]
     return moves
-
-
-def _dense(tensor: Tensor) -> bool:
-    """Whether the numbers fill their memory without gaps or overlaps, in whatever order."""
-    step = 1
-    for stride, size in sorted((i, n) for n, i in zip(tensor.shape, tensor.stride(), strict=True) if n > 1):
-        if stride != step:
-            return False
-        step *= size
-    return True

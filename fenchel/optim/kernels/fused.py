@@ -78,30 +78,23 @@ class TritonKernels:
 
     def noisy_point(self) -> None:
         """Line 3; first it keeps the mean."""
-        fresh, self._fresh = self._fresh, False
+        fresh = self._fresh
         if fresh:
             self._refresh()
             if not self._master:
                 self._kept, self._mean = self._room()
         seed = torch.empty(1, dtype=torch.int64, device=self.device).random_(generator=self._generator(self.device))
-        table, aligned = self._table([None] * self._count)
-        self._launch(
-            moves.noisy_point, table, self._numbers, self._blocks, self._hyper, seed, self._count,
-            KIND=self._kind, MASTER=self._master, KEEP=fresh, ALIGNED=aligned, QUADS=self._quads,
-        )  # fmt: skip
+        how = {"MASTER": self._master, "KEEP": fresh, "QUADS": self._quads}
+        self._launch(moves.noisy_point, [None] * self._count, seed, **how)
+        self._fresh = False
 
     def adversarial_point(self, scale: LossScale | None) -> None:
         """Line 5 and the sum of |g|."""
         add = self._summed is not None
         if not add:
             self._summed, self._absolute = self._room()
-        gradients = self._gradients()
-        table, aligned = self._table(gradients)
-        inverse, found = self._scale(scale)
-        self._launch(
-            moves.adversarial_point, table, self._numbers, self._blocks, self._hyper, inverse, found, self._count,
-            KIND=self._kind, ADD=add, SCALED=scale is not None, ALIGNED=aligned,
-        )  # fmt: skip
+        unscale, scaled = self._scale(scale), scale is not None
+        self._launch(moves.adversarial_point, self._gradients(), *unscale, ADD=add, SCALED=scaled)
 
     def collect(self, scale: LossScale | None, *, last: bool) -> None:
         """Line 6; ``last`` as of `Bucket.collect`."""
@@ -119,23 +112,21 @@ class TritonKernels:
         """Lines 7 to 9; a parameter that no pass reached keeps its mean and its state."""
         seen = [seen for b in self.buckets for seen in b.seen]
         sums = [g if used else None for g, used in zip(self._gradient, seen, strict=True)]
-        table, aligned = self._table(sums)
-        _, found = self._scale(scale)
-        self._launch(
-            moves.update, table, self._numbers, self._blocks, self._hyper, found, 1.0 / parts, self._count,
-            KIND=self._kind, SUM_KIND=KINDS[self._gradient[0].dtype], MASTER=self._master, SCALED=scale is not None,
-            ALIGNED=aligned,
-        )  # fmt: skip
+        kind, found = KINDS[self._gradient[0].dtype], self._scale(scale)[1]
+        how = {"SUM_KIND": kind, "MASTER": self._master, "SCALED": scale is not None}
+        self._launch(moves.update, sums, found, 1.0 / parts, **how)
 
     def _scale(self, scale: LossScale | None) -> tuple[Tensor, Tensor]:
         return (self._one, self._one) if scale is None else scale.on(self.device)
 
     # ---- tables ---------------------------------------------------------------------------------------------------
 
-    def _launch(self, kernel: Any, *args: Any, **constants: Any) -> None:
+    def _launch(self, kernel: Any, gradients: Sequence[Tensor | None], *args: Any, **constants: Any) -> None:
         if self._grid[0]:  # a process may hold nothing of any parameter
+            table, aligned = self._table(gradients)
+            tables = (table, self._numbers, self._blocks, self._hyper)
             with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
-                kernel[self._grid](*args, **constants)
+                kernel[self._grid](*tables, *args, self._count, KIND=self._kind, ALIGNED=aligned, **constants)
         self._shards.changed(self._params, raw=True)
 
     def _sent(self, values: Sequence[Any], dtype: torch.dtype) -> Tensor:
