@@ -18,7 +18,7 @@ from torch.amp import GradScaler
 
 from fenchel.optim.cuda_graph import capturing
 
-__all__ = ["ClosureError", "SettingsWarning", "Watch", "as_closures", "mean_loss"]
+__all__ = ["Closure", "ClosureError", "SettingsWarning", "Watch", "as_closures", "mean_loss"]
 
 Closure = Callable[[], Any]
 

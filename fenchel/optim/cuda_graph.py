@@ -60,7 +60,7 @@ class GraphedStep:
         warmup: int = 3,
     ) -> None:
         device = _check(optimizer)
-        self._optimizer, self._device = optimizer, device
+        self._optimizer = optimizer
         self._inputs = [t.clone() for t in inputs]
         put_back = _snapshot(optimizer, module)
         self._next_noise = getattr(optimizer, "next_noise", None)

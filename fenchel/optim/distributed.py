@@ -24,10 +24,8 @@ from torch import Tensor, nn
 
 __all__ = ["broadcast_module", "process_group", "processes", "refuse_inside_zero", "same_on_all", "sum_across_ranks"]
 
-Group = Any
 
-
-def process_group(distributed: Any) -> Group | None:
+def process_group(distributed: Any) -> Any | None:
     """The process group meant by ``distributed``: False is none, True the default one, else a group itself.
 
     Raises:
@@ -40,7 +38,7 @@ def process_group(distributed: Any) -> Group | None:
     return dist.group.WORLD if distributed is True else distributed
 
 
-def sum_across_ranks(tensors: Sequence[Tensor], group: Group) -> None:
+def sum_across_ranks(tensors: Sequence[Tensor], group: Any) -> None:
     """Sum each tensor over the ranks, in place, as one flat all-reduce a device and precision."""
     places: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for t in tensors:
@@ -78,7 +76,7 @@ def same_on_all(number: int, device: torch.device) -> int:
     return int(tensor)
 
 
-def broadcast_module(module: nn.Module, *, source: int = 0, group: Group | None = None) -> None:
+def broadcast_module(module: nn.Module, *, source: int = 0, group: Any | None = None) -> None:
     """Give every rank the parameters and buffers of rank ``source``."""
     with torch.no_grad():
         for tensor in [*module.parameters(), *module.buffers()]:

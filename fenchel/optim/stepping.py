@@ -19,7 +19,7 @@ recomputed.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -29,15 +29,13 @@ from torch._compile import _disable_dynamo
 
 from fenchel.optim.amp import LossScale, enabled, true_gradient
 from fenchel.optim.base import BaseOptimizer
-from fenchel.optim.closures import Watch, as_closures, mean_loss
+from fenchel.optim.closures import Closure, Watch, as_closures, mean_loss
 from fenchel.optim.distributed import process_group, sum_across_ranks
 from fenchel.optim.hyperparameters import leading_group
 from fenchel.optim.noise import work_dtype
 from fenchel.optim.shards import local
 
-__all__ = ["Closure", "ClosureOptimizer"]
-
-Closure = Callable[[], Any]
+__all__ = ["ClosureOptimizer"]
 
 
 class ClosureOptimizer(BaseOptimizer):

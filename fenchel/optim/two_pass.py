@@ -13,7 +13,8 @@ from torch.func import grad_and_value, vmap
 
 from fenchel.optim.amp import enabled
 from fenchel.optim.batch_norm import check_policy, pass_statistics
-from fenchel.optim.stepping import Closure, ClosureOptimizer
+from fenchel.optim.closures import Closure
+from fenchel.optim.stepping import ClosureOptimizer
 
 __all__ = ["TwoPassOptimizer"]
 
