@@ -7,7 +7,6 @@ from fenchel.errors import need_torch
 
 need_torch("fenchel.optim")
 
-from fenchel.optim.adam import UncorrectedAdam
 from fenchel.optim.batch_norm import frozen_statistics, reestimate_statistics
 from fenchel.optim.bsam import BSAM
 from fenchel.optim.checkpoint import load_checkpoint, save_checkpoint
@@ -15,7 +14,7 @@ from fenchel.optim.closures import ClosureError, SettingsWarning
 from fenchel.optim.cuda_graph import GraphedStep
 from fenchel.optim.distributed import broadcast_module
 from fenchel.optim.ivon import IVON
-from fenchel.optim.sam import SAM
+from fenchel.optim.sam import SAM, UncorrectedAdam
 from fenchel.optim.swag import SWAG
 from fenchel.optim.vectorized import functional_loss, split_batch
 from fenchel.optim.vogn import VOGN, per_example_loss

@@ -11,7 +11,7 @@ let `scaler.update()` know of infinities in either pass:
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -28,38 +28,37 @@ def enabled(scaler: Any) -> Any:
     return scaler if scaler is not None and scaler.is_enabled() else None
 
 
-class Scale(NamedTuple):
-    """Tensors of one number: ``inverse`` undoes the scale, ``found_inf`` becomes 1 where a gradient was not finite."""
-
-    inverse: Tensor
-    found_inf: Tensor
-
-
 class LossScale:
     """The scale of one step, on each device that holds parameters."""
 
     def __init__(self, scaler: Any) -> None:
         self.scaler = scaler
-        self._scales: dict[torch.device, Scale] = {}
+        self._scales: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
-    def on(self, device: torch.device) -> Scale:
-        """The scale on a device; the losses of the step must have been scaled already."""
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Two 0-d tensors: what undoes the scale, and what becomes 1 where a gradient was not finite.
+
+        Raises:
+            ValueError: no loss of the step was scaled.
+        """
         if device not in self._scales:
             value = self.scaler._get_scale_async()
             if value is None:
                 raise ValueError("the closure did not call grad_scaler.scale(loss).backward()")
             inverse = value.to(device=device, dtype=torch.float64).reciprocal().to(torch.float32)
-            self._scales[device] = Scale(inverse, torch.zeros((), dtype=torch.float32, device=device))
+            self._scales[device] = inverse, torch.zeros((), dtype=torch.float32, device=device)
         return self._scales[device]
 
-    def unscale(self, gradients: list[Tensor], device: torch.device) -> None:
-        """Divide gradients on a device, in place, and note whether any was not finite."""
-        here = self.on(device)
-        torch._amp_foreach_non_finite_check_and_unscale_(gradients, here.found_inf, here.inverse)
+    def unscaled(self, gradients: list[Tensor], device: torch.device) -> list[Tensor]:
+        """Copies of gradients on a device, in float32 for 16-bit ones, divided; notes whether any was not finite."""
+        copies = [g.to(work_dtype(g), copy=True) for g in gradients]
+        inverse, found_inf = self.on(device)
+        torch._amp_foreach_non_finite_check_and_unscale_(copies, found_inf, inverse)
+        return copies
 
     def share(self, group: Any | None) -> None:
         """Make an infinity on one device or process known to all."""
-        flags = [scale.found_inf for scale in self._scales.values()]
+        flags = [found_inf for _, found_inf in self._scales.values()]
         worst = torch.stack([flag.to(flags[0].device) for flag in flags]).max()
         if group is not None:
             dist.all_reduce(worst, op=dist.ReduceOp.MAX, group=group)
@@ -70,15 +69,12 @@ class LossScale:
         """Unscale the gradients left in the parameters through the scaler, and tell it what was found in the step."""
         self.scaler.unscale_(optimizer)
         found: dict[torch.device, Tensor] = self.scaler._per_optimizer_states[id(optimizer)]["found_inf_per_device"]
-        for device, scale in self._scales.items():
-            if device in found:
-                found[device] += scale.found_inf
-            else:
-                found[device] = scale.found_inf.clone()
+        for device, (_, found_inf) in self._scales.items():
+            found[device] = found.get(device, 0.0) + found_inf
 
     def found(self) -> bool:
         """Whether any gradient was not finite; waits for the device."""
-        return any(bool(scale.found_inf) for scale in self._scales.values())
+        return any(bool(found_inf) for _, found_inf in self._scales.values())
 
 
 def true_gradient(p: Tensor, shards: Shards, scale: LossScale | None) -> Tensor | None:
@@ -90,8 +86,4 @@ def true_gradient(p: Tensor, shards: Shards, scale: LossScale | None) -> Tensor 
     g = shards.gradient(p)
     if g is None:
         return None
-    g = g.to(work_dtype(p))
-    if scale is not None:
-        g = g.clone()
-        scale.unscale([g], p.device)
-    return g
+    return g.to(work_dtype(p)) if scale is None else scale.unscaled([g.to(work_dtype(p))], p.device)[0]

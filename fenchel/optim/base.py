@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from fenchel.optim.distributed import process_group, refuse_inside_zero
 from fenchel.optim.hyperparameters import check_group, check_group_names, check_params
+from fenchel.optim.noise import work_dtype
 from fenchel.optim.shards import Shards
 
 __all__ = ["BaseOptimizer"]
@@ -25,6 +26,11 @@ class BaseOptimizer(torch.optim.Optimizer):
         distributed: True or a process group: average over the sub-batches of all ranks.
     """
 
+    state_names: ClassVar[tuple[str, ...] | None] = None
+    """Of the entries of a parameter's state ("mean" for 16-bit weights alone); None if they are a base's."""
+    elementwise_state = True
+    """Whether the tensors of the state have the shapes of the parameters."""
+
     def __init__(
         self, params: Any, defaults: dict[str, Any], *, module: nn.Module | None = None, distributed: Any = False
     ) -> None:
@@ -32,6 +38,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         refuse_inside_zero(type(self).__name__)
         self._module, self._distributed, self._shards = module, distributed, Shards(module)
         super().__init__(params, defaults)
+        self.saved_settings = self.defaults  # by which a group of a state dictionary is known as this optimizer's
 
     def check_group(self, group: dict[str, Any]) -> None:
         """Raise ValueError for hyperparameters out of range."""
@@ -68,6 +75,67 @@ class BaseOptimizer(torch.optim.Optimizer):
     @abstractmethod
     def prime(self) -> None:
         """Make the state of a step, and move nothing."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a `state_dict`, bit for bit on the same machine; the state keeps its precision.
+
+        Raises:
+            ValueError: the state is another optimizer's, or of other parameters; nothing was loaded.
+        """
+        pairs: list[tuple[Tensor, dict[str, Any]]] = []
+        places = [{k: v.device for k, v in group.items() if isinstance(v, Tensor)} for group in self.param_groups]
+
+        def check(_: Any, final: dict[str, Any]) -> None:
+            pairs.extend(self._checked(final))
+
+        @torch.no_grad()
+        def restore(_: Any) -> None:
+            for p, entry in pairs if self.state_names is not None else []:
+                for name, saved in entry.items():
+                    if isinstance(saved, Tensor) and saved.dim() > 0:
+                        self.state[p][name] = saved.to(device=p.device, dtype=work_dtype(p), copy=True)
+            # Learning rates stay on their device: on the CPU a CUDA graph takes one for a constant.
+            for group, devices in zip(self.param_groups, places, strict=True):
+                group.update({k: group[k].to(d) for k, d in devices.items() if isinstance(group.get(k), Tensor)})
+
+        own = [  # between the hooks of users, which may put another state in place of this one
+            self.register_load_state_dict_pre_hook(check),
+            self.register_load_state_dict_post_hook(restore, prepend=True),
+        ]
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for hook in own:
+                hook.remove()
+
+    def _checked(self, state_dict: dict[str, Any]) -> list[tuple[Tensor, dict[str, Any]]]:
+        """Each parameter with what is saved of its state (numbers of groups and parameters are checked by torch)."""
+        kind, names = type(self).__name__, self.state_names
+        if not {"state", "param_groups"} <= set(state_dict):
+            raise ValueError(
+                f"{kind} cannot load a state without 'state' and 'param_groups'; use what state_dict() returned"
+            )
+        groups = state_dict["param_groups"]
+        known = self.saved_settings.items()  # flags need not be there: later versions may add some
+        needed = {k for k, v in known if not (v is None or isinstance(v, bool) or k in ("seed", "step", "draws"))}
+        lacking = [name for group in groups if group["params"] for name in needed - set(group)]
+        if lacking:
+            raise ValueError(f"this state was not saved by {kind}: its groups lack {min(lacking)!r}")
+        ids = [i for group in groups for i in group["params"]]
+        params = [p for group in self.param_groups for p in group["params"]]
+        pairs = [(p, state_dict["state"].get(i, {})) for i, p in zip(ids, params, strict=False)]
+        for p, entry in pairs:
+            if names is not None and entry:
+                own = set(names) - ({"mean"} if work_dtype(p) == p.dtype else set())
+                foreign, missing = sorted(set(entry) - set(names)), sorted(own - set(entry))
+                if foreign or missing:
+                    what = f"which has no {foreign[0]!r}" if foreign else f"it lacks {missing[0]!r}"
+                    raise ValueError(f"this state was not saved by {kind}, {what}: train on with the weights alone")
+            for name, saved in entry.items() if self.elementwise_state else ():
+                if isinstance(saved, Tensor) and saved.dim() > 0 and saved.shape != p.shape:
+                    shapes = f"{tuple(saved.shape)}, its parameter {tuple(p.shape)}"
+                    raise ValueError(f"the state {name!r} has shape {shapes}")
+        return pairs
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

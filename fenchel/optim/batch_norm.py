@@ -7,7 +7,7 @@ the updates, and other modules (synchronized batch norm, data-parallel wrappers)
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from typing import Any, Literal, get_args
 
@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
-__all__ = ["BatchNormPolicy", "frozen_statistics", "moves_statistics", "reestimate_statistics"]
+__all__ = ["BatchNormPolicy", "check_policy", "frozen_statistics", "pass_statistics", "reestimate_statistics"]
 
 BatchNormPolicy = Literal["both", "first", "second", "none", "official"]
 """Both passes of every sub-batch; the first or the second pass only; none; or, as the authors' code does it, both
@@ -30,35 +30,31 @@ def check_policy(policy: str, module: nn.Module | None) -> None:
         raise ValueError(f"batch_norm={policy!r} needs module=, the network whose statistics it is about")
 
 
-def moves_statistics(policy: str, part: int, second: bool) -> bool:
-    """Whether the pass of sub-batch ``part`` (``second``: at the adversarial point) moves the running statistics."""
-    return {"both": True, "first": not second, "second": second, "none": False, "official": part == 0}[policy]
+def pass_statistics(policy: str, module: nn.Module | None, part: int, *, second: bool) -> AbstractContextManager[None]:
+    """Around the pass of sub-batch ``part`` (``second``: at the adversarial point): the statistics move or do not."""
+    moves = {"both": True, "first": not second, "second": second, "none": False, "official": part == 0}[policy]
+    return nullcontext() if module is None or moves else frozen_statistics(module)
 
 
-@contextmanager
-def _layers(module: nn.Module) -> Iterator[list[_BatchNorm]]:
-    """The layers that keep statistics; afterwards they have the momentum they had."""
-    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.running_mean is not None]
-    momenta = [layer.momentum for layer in layers]
-    try:
-        yield layers
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
+def _layers(module: nn.Module) -> list[_BatchNorm]:
+    """The layers that keep statistics."""
+    return [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.running_mean is not None]
 
 
 @contextmanager
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
     """Inside, training-mode forward passes leave running means, variances and batch counters as they are."""
-    with _layers(module) as layers:
-        counters = [(c, c.clone()) for layer in layers if (c := layer.num_batches_tracked) is not None]
-        try:
-            for layer in layers:
-                layer.momentum = 0.0
-            yield
-        finally:
-            for counter, value in counters:
-                counter.copy_(value)
+    momenta = {layer: layer.momentum for layer in _layers(module)}
+    counters = [(c, c.clone()) for layer in momenta if (c := layer.num_batches_tracked) is not None]
+    try:
+        for layer in momenta:
+            layer.momentum = 0.0
+        yield
+    finally:
+        for layer, momentum in momenta.items():
+            layer.momentum = momentum
+        for counter, value in counters:
+            counter.copy_(value)
 
 
 def reestimate_statistics(module: nn.Module, batches: Iterable[Any], *, max_batches: int | None = None) -> None:
@@ -66,10 +62,11 @@ def reestimate_statistics(module: nn.Module, batches: Iterable[Any], *, max_batc
 
     For a sampled network before it predicts; do it on a copy of the module if training goes on.
     """
-    training = module.training
-    with _layers(module) as layers:
-        if layers:
-            try:
-                update_bn(islice(batches, max_batches), module, next(module.parameters()).device)
-            finally:
-                module.train(training)
+    training, momenta = module.training, {layer: layer.momentum for layer in _layers(module)}
+    if momenta:
+        try:
+            update_bn(islice(batches, max_batches), module, next(module.parameters()).device)
+        finally:  # which torch leaves out where a batch fails
+            module.train(training)
+            for layer, momentum in momenta.items():
+                layer.momentum = momentum

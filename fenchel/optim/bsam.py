@@ -8,14 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fenchel.optim.amp import LossScale
-from fenchel.optim.bucket import Bucket
 from fenchel.optim.cuda_graph import capturing
 from fenchel.optim.diagonal import DiagonalOptimizer
-from fenchel.optim.distributed import process_group, sum_across_ranks, sum_counts
-from fenchel.optim.hyperparameters import leading_group
-from fenchel.optim.kernels.choice import Moves, moves_of
-from fenchel.optim.kernels.eager import put_back
+from fenchel.optim.distributed import process_group
+from fenchel.optim.hyperparameters import leading_group, settings_of
+from fenchel.optim.kernels.bucket import Bucket
+from fenchel.optim.kernels.choice import moves_of
 from fenchel.optim.shards import local
 from fenchel.optim.two_pass import TwoPassOptimizer
 
@@ -37,18 +35,14 @@ class BSAM(TwoPassOptimizer, DiagonalOptimizer):
     Args:
         params: parameters, or group dictionaries with their own lr, rho, betas, weight_decay, num_data, ...
         lr: alpha; a number, or a 0-d tensor (which schedulers then change in place).
-        num_data: N, the size of the training set.
-        rho: step of the perturbation.
-        betas: (beta1, beta2).
+        num_data: N, the size of the training set. rho: step of the perturbation. betas: (beta1, beta2).
         weight_decay: delta, the prior precision over N (over N times ``data_factor``, if that is used).
-        damping: gamma.
-        s_init: the first s; the first posterior variance is 1/(N s_init).
+        damping: gamma. s_init: the first s; the first posterior variance is 1/(N s_init).
         noise: False leaves out the noise e (Table 3).
         precision_first: True is Algorithm 1; False moves omega with the old s, as in the authors' code.
         data_factor: multiplies N in the noise, for augmented data (the authors use 4 on CIFAR).
         sqrt_num_data: multiply sqrt(s)|g| by sqrt(N) in the s-update, as App. E.3 derives and Algorithm 1 drops.
-        max_grad_norm: clip the averaged g_eps to this total norm.
-        maximize: ascend the objective.
+        max_grad_norm: clip the averaged g_eps to this total norm. maximize: ascend the objective.
         fused: one Triton launch a move on CUDA devices; None: where that can be done, True: else an error.
         capturable: keep lr in tensors, so that a step can be captured in a CUDA graph.
         seed: of the noise; None takes one from torch's global generator.
@@ -88,28 +82,10 @@ class BSAM(TwoPassOptimizer, DiagonalOptimizer):
         batch_norm: str = "both",
         distributed: Any = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "num_data": num_data,
-            "rho": rho,
-            "betas": betas,
-            "weight_decay": weight_decay,
-            "damping": damping,
-            "s_init": s_init,
-            "noise": noise,
-            "precision_first": precision_first,
-            "data_factor": data_factor,
-            "sqrt_num_data": sqrt_num_data,
-            "maximize": maximize,
-            "fused": fused,
-            "capturable": capturable,
-            "max_grad_norm": max_grad_norm,
-            "seed": seed,
-        }
+        defaults = settings_of(locals())
         self._buckets: list[Bucket] = []
-        self._moves: list[Moves] = []
+        self._moves: list[Any] = []
         self._laid_out: Any = None
-        self._expected: int | None = None
         super().__init__(params, defaults, module=module, batch_norm=batch_norm, distributed=distributed)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -129,9 +105,8 @@ class BSAM(TwoPassOptimizer, DiagonalOptimizer):
         if first["num_data"] <= 1:
             self._watch.warn("data", f"num_data is {first['num_data']}: it is the size N of the training set")
         elif first["noise"] and not capturing(params[0].device):
-            sizes = torch._foreach_norm([local(p.detach()) for p in params])
-            count = sum(local(p).numel() for p in params)
-            weight = float(torch.stack([n.double().to(sizes[0].device) for n in sizes]).norm()) / count**0.5
+            parts = [local(p.detach()) for p in params]
+            weight = float(torch.nn.utils.get_total_norm(parts)) / sum(p.numel() for p in parts) ** 0.5
             deviation = (first["num_data"] * first["data_factor"] * first["s_init"]) ** -0.5
             if deviation > weight > 0:
                 self._watch.warn(
@@ -143,18 +118,7 @@ class BSAM(TwoPassOptimizer, DiagonalOptimizer):
         if not isinstance(lr, Tensor) and 0 < lr < SMALL_LR:
             self._watch.warn("lr", f"lr={lr:g} is small for bSAM, whose step is lr g/s, not Adam's: try 0.05 to 1")
 
-    @torch.no_grad()
-    def begin(self, grad_scaler: Any = None, parts: int | None = None) -> None:
-        """Start a step.
-
-        Args:
-            grad_scaler: the scaler whose scaled losses are to come.
-            parts: how many sub-batches there will be, if known (1 saves a copy).
-        """
-        if self._open:
-            self.restore()
-        self._open, self._parts, self._expected = True, 0, parts
-        self._scale = None if grad_scaler is None else LossScale(grad_scaler)
+    def _keep(self) -> None:
         if self._signature() != self._laid_out:
             self._lay_out()
         self.next_noise()
@@ -166,31 +130,20 @@ class BSAM(TwoPassOptimizer, DiagonalOptimizer):
         return [(id(p), id(group), id(local(s)), p.dtype, p.device) for p, group, s in pairs]
 
     def _lay_out(self) -> None:
-        self._buckets, count = [], 0
+        self._buckets, number = [], 0
         for group in self.param_groups:
             trained = [p for p in group["params"] if p.requires_grad]
             for _, run in groupby(trained, lambda p: (p.device, p.dtype)):
-                bucket = self._bucket(group, list(run), count)
-                self._buckets.append(bucket)
-                count += len(bucket.params)
-        self._moves = moves_of(self._buckets, own_noise=self._own_noise(), draw=self._draw, generator=self.generator)
+                params = list(run)
+                states = [self._state_of(p, group) for p in params]
+                for p, state in zip(params, states, strict=True):
+                    for name, value in state.items():  # moves run over memory in its order
+                        if value.stride() != p.stride():
+                            state[name] = torch.empty_like(p, dtype=value.dtype).copy_(value)
+                self._buckets.append(Bucket(group, self._shards, params, states, number, self._draw))
+                number += len(params)
+        self._moves = moves_of(self._buckets, own_noise=self._own_noise(), generator=self.generator)
         self._laid_out = self._signature()
-
-    def _bucket(self, group: dict[str, Any], params: list[Tensor], first: int) -> Bucket:
-        states = [self._state_of(p, group) for p in params]
-        for p, state in zip(params, states, strict=True):
-            for name, value in state.items():  # moves run over memory in its order
-                if value.stride() != p.stride():
-                    state[name] = torch.empty_like(p, dtype=value.dtype).copy_(value)
-        return Bucket(
-            group=group,
-            shards=self._shards,
-            params=params,
-            numbers=list(range(first, first + len(params))),
-            s=[local(state["s"]) for state in states],
-            momentum=[local(state["momentum"]) for state in states],
-            master=[local(state["mean"]) for state in states] if "mean" in states[0] else None,
-        )
 
     @torch.no_grad()
     def first_point(self) -> None:
@@ -210,56 +163,36 @@ class BSAM(TwoPassOptimizer, DiagonalOptimizer):
     def collect(self) -> None:
         """Line 6: add the gradient at the adversarial point to the sum."""
         self._started("collect")
+        limit = leading_group(self.param_groups)["max_grad_norm"]
+        last = self._expected == 1 and limit is None and process_group(self._distributed) is None
         for moves in self._moves:
-            moves.collect(self._scale, last=self._expected == 1)
+            moves.collect(self._scale, last=last)
         self._parts += 1
 
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Give the step up: the weights become the mean again, bit for bit; s and momentum are untouched."""
-        put_back(self._buckets)
-        self._close()
+    def _move(self, parts: int) -> None:
+        """Lines 7 to 9."""
+        for moves in self._moves:
+            moves.update(parts, self._scale)
+
+    def _put_back(self) -> None:
+        for moves in self._moves:
+            moves.put_back()
+
+    def _sums(self) -> list[tuple[Tensor, list[Tensor]]]:
+        return [pair for moves in self._moves for pair in moves.sums()]
+
+    def _seen(self) -> list[bool]:
+        return [seen for bucket in self._buckets for seen in bucket.seen]
+
+    def _see(self, users: list[bool]) -> None:
+        left = iter(users)
+        for bucket in self._buckets:
+            bucket.seen = [next(left) for _ in bucket.seen]
 
     def _close(self) -> None:
-        for b in self._buckets:
-            b.clear()
-        self._open, self._scale = False, None
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """Lines 7 to 9, from the averages over the sub-batches (of all ranks)."""
-        self._started("update")
-        parts, scale, ranks = self._parts, self._scale, process_group(self._distributed)
-        if not parts:
-            raise RuntimeError("update was called before any sub-batch was collected")
-        try:
-            if scale is not None:
-                scale.share(ranks)
-            limit = leading_group(self.param_groups)["max_grad_norm"]
-            if self._expected == 1 and not (ranks is None and limit is None):
-                for b in self._buckets:  # the sums are the gradients themselves, which stay what they are
-                    b.gradient = [g.clone() for g in b.gradient or []]
-            if ranks is not None:
-                parts = self._reduce(ranks)
-            if limit is not None:
-                pairs = [(p, g) for b in self._buckets for p, g in zip(b.params, b.gradient or [], strict=True)]
-                self._shards.clip([p for p, _ in pairs], [g for _, g in pairs], limit * parts)
-            for moves in self._moves:
-                moves.update(parts, scale)
-        finally:
-            self._close()
-        if scale is not None:
-            scale.record(self)
-
-    def _reduce(self, ranks: Any) -> int:
-        """Sum g_eps, |g| and the number of sub-batches over the ranks; the number."""
-        sum_across_ranks([t for b in self._buckets for t in (*(b.absolute or []), *(b.gradient or []))], ranks)
-        flags = [seen for b in self._buckets for seen in b.seen]
-        parts, *users = sum_counts([self._parts, *flags], self._buckets[0].key[0], ranks)
-        left = iter(users)
-        for b in self._buckets:
-            b.seen = [next(left) > 0 for _ in b.seen]
-        return parts
+        for moves in self._moves:
+            moves.clear()
+        super()._close()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_buckets": [], "_moves": [], "_laid_out": None}

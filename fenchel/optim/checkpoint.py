@@ -13,58 +13,7 @@ from torch import Tensor
 
 from fenchel.errors import MissingDependencyError
 
-__all__ = ["flatten", "load_checkpoint", "save_checkpoint", "unflatten"]
-
-_TENSOR = "__tensor__"
-_TUPLE = "__tuple__"
-_ITEMS = "__items__"
-
-
-def flatten(tree: Any) -> tuple[dict[str, Tensor], Any]:
-    """Split nested dictionaries, lists, tuples, numbers, strings and tensors in tensors by name and a JSON-able rest.
-
-    Raises:
-        TypeError: something else is in it, named by its place.
-    """
-    tensors: dict[str, Tensor] = {}
-
-    def walk(node: Any, place: str) -> Any:
-        if isinstance(node, Tensor):
-            tensors[place] = node.detach().cpu().contiguous().clone()
-            return {_TENSOR: place}
-        if isinstance(node, Mapping):
-            return {_ITEMS: [[key, walk(value, f"{place}/{key}")] for key, value in node.items()]}
-        if isinstance(node, (list, tuple)):
-            items = [walk(value, f"{place}/{i}") for i, value in enumerate(node)]
-            return {_TUPLE: items} if isinstance(node, tuple) else items
-        if node is None or isinstance(node, (bool, int, float, str)):
-            return node
-        raise TypeError(
-            f"a checkpoint holds tensors, numbers, strings and containers of them, not {type(node)} at {place}"
-        )
-
-    return tensors, walk(tree, "")
-
-
-def unflatten(tensors: Mapping[str, Tensor], rest: Any) -> Any:
-    """The inverse of `flatten`."""
-    if isinstance(rest, list):
-        return [unflatten(tensors, value) for value in rest]
-    if isinstance(rest, dict):
-        if _TENSOR in rest:
-            return tensors[rest[_TENSOR]]
-        if _TUPLE in rest:
-            return tuple(unflatten(tensors, value) for value in rest[_TUPLE])
-        return {key: unflatten(tensors, value) for key, value in rest[_ITEMS]}
-    return rest
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.torch
-    except ImportError:
-        raise MissingDependencyError("checkpoints need safetensors: pip install 'fenchel[experiments]'") from None
-    return safetensors
+__all__ = ["load_checkpoint", "save_checkpoint"]
 
 
 def save_checkpoint(path: str | os.PathLike[str], **parts: Any) -> None:
@@ -76,11 +25,12 @@ def save_checkpoint(path: str | os.PathLike[str], **parts: Any) -> None:
         TypeError: a part holds something that is neither a tensor, a number, a string nor a container of these.
         MissingDependencyError: safetensors is not installed.
     """
-    library = _safetensors()
-    tensors, rest = flatten({"parts": parts, "generator": torch.get_rng_state()})
+    save_file, _ = _safetensors()
+    tensors: dict[str, Tensor] = {}
+    rest = _taken_apart({"parts": parts, "generator": torch.get_rng_state()}, "", tensors)
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    library.torch.save_file(tensors, temporary, metadata={"tree": json.dumps(rest)})
+    save_file(tensors, temporary, metadata={"tree": json.dumps(rest)})
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
     temporary.replace(target)
@@ -92,14 +42,48 @@ def load_checkpoint(path: str | os.PathLike[str], *, restore_generator: bool = T
     Raises:
         ValueError: the file is not one of `save_checkpoint`.
     """
-    library = _safetensors()
-    with library.safe_open(path, framework="pt") as file:
+    _, safe_open = _safetensors()
+    with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         if "tree" not in metadata:
             raise ValueError(f"{path} was not written by save_checkpoint: it lacks the entry 'tree'")
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
-    tree = unflatten(tensors, json.loads(metadata["tree"]))
+
+    def together(node: dict[str, Any]) -> Any:
+        if _TENSOR in node:
+            return tensors[node[_TENSOR]]
+        return tuple(node[_TUPLE]) if _TUPLE in node else dict(node[_ITEMS])
+
+    tree = json.loads(metadata["tree"], object_hook=together)
     if restore_generator:
         torch.set_rng_state(tree["generator"])
     parts: dict[str, Any] = tree["parts"]
     return parts
+
+
+# Keys that mark what JSON has not: tensors (by name), tuples, and dictionaries with keys of any kind.
+_TENSOR, _TUPLE, _ITEMS = "__tensor__", "__tuple__", "__items__"
+
+
+def _taken_apart(node: Any, place: str, tensors: dict[str, Tensor]) -> Any:
+    """``node`` as JSON; its tensors go to ``tensors``."""
+    if isinstance(node, Tensor):
+        tensors[place] = node.detach().cpu().contiguous().clone()
+        return {_TENSOR: place}
+    if isinstance(node, Mapping):
+        return {_ITEMS: [[key, _taken_apart(value, f"{place}/{key}", tensors)] for key, value in node.items()]}
+    if isinstance(node, (list, tuple)):
+        items = [_taken_apart(value, f"{place}/{i}", tensors) for i, value in enumerate(node)]
+        return {_TUPLE: items} if isinstance(node, tuple) else items
+    if node is None or isinstance(node, (bool, int, float, str)):
+        return node
+    raise TypeError(f"a checkpoint holds tensors, numbers, strings and containers of them, not {type(node)} at {place}")
+
+
+def _safetensors() -> tuple[Any, Any]:
+    try:
+        from safetensors import safe_open
+        from safetensors.torch import save_file
+    except ImportError:
+        raise MissingDependencyError("checkpoints need safetensors: pip install 'fenchel[experiments]'") from None
+    return save_file, safe_open

@@ -5,22 +5,20 @@ None of the checks waits for an accelerator, but for those that a step makes who
 
 from __future__ import annotations
 
-import inspect
 import math
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
-from types import FunctionType, MethodType, ModuleType
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.amp import GradScaler
 
 from fenchel.optim.cuda_graph import capturing
 
-__all__ = ["ClosureError", "SettingsWarning", "Watch", "as_closures", "check_loss", "mean_loss"]
+__all__ = ["Closure", "ClosureError", "SettingsWarning", "Watch", "as_closures", "mean_loss"]
 
 Closure = Callable[[], Any]
 
@@ -56,15 +54,6 @@ def as_closures(closure: Closure | Iterable[Closure] | None, name: str) -> list[
     return closures
 
 
-def check_loss(loss: Any, name: str) -> None:
-    """Raise TypeError unless ``loss`` is a number, a tensor or None."""
-    if not (loss is None or isinstance(loss, Tensor | int | float) or hasattr(loss, "__float__")):
-        raise TypeError(
-            f"the closure of {name}.step must return the loss as a tensor or a number, got {type(loss).__name__}; "
-            "return the loss alone"
-        )
-
-
 def mean_loss(losses: Sequence[Any]) -> Any:
     """The mean of what the closures returned; None if any returned None."""
     if any(loss is None for loss in losses):
@@ -84,28 +73,17 @@ class Watch:
     """
 
     def __init__(self, name: str) -> None:
-        self.name = name
-        self.steps = 0
-        self._unused: list[Any] = []
+        self.name, self.steps = name, 0
+        self._scaled = False
         self._warned: set[str] = set()
 
-    def begin(self, closures: Sequence[Closure], scaler: Any) -> None:
-        """Before a step: what can be seen from the closures alone.
+    def begin(self, *, scaled: bool) -> None:
+        """Before a step, which knows that its losses are ``scaled`` or takes them not to be.
 
         Raises:
             ClosureError: Accelerate accumulates gradients.
         """
-        self.steps += 1
-        self._unused = []
-        if self.steps == 1 and scaler is None:
-            scalers = _scalers(closures)
-            self._unused = [s for s in scalers if s._scale is None]
-            if len(self._unused) < len(scalers):
-                self.warn(
-                    "scaler",
-                    "the closure sees a GradScaler that is in use: if the closure scales its loss by it, call "
-                    f"{self.name}.step(closure, grad_scaler=scaler), then scaler.update()",
-                )
+        self.steps, self._scaled = self.steps + 1, scaled
         accelerate = sys.modules.get("accelerate.state")
         state = None if accelerate is None else accelerate.GradientState
         if state is not None and state._shared_state and state().num_steps > 1:
@@ -114,62 +92,57 @@ class Watch:
                 "gradient_accumulation_steps=1 and pass step one closure for each micro-batch"
             )
 
-    @contextmanager
-    def looking(self, params: Sequence[Tensor]) -> Iterator[Callable[[Any], None]]:
-        """Around a closure: yields what is to be called with the loss that it returned.
+    def evaluate(self, closure: Closure, params: Sequence[Tensor]) -> Any:
+        """Call a closure and return its loss.
 
-        A gradient that was there before is known by an attribute (identities may be used again). If the first
-        backward pass adds to it, as its version tells, nobody has zeroed it, whatever is done to it later. What a
-        closure does wrong it does from the beginning: later steps are looked at now and then.
+        If the first backward pass adds to a gradient that was there before, as its version tells, nobody has zeroed
+        it, whatever is done to it later. What a closure does wrong it does from the beginning: later steps are looked
+        at now and then.
 
-        Raises (when called):
+        Raises:
             ClosureError: the gradients did not change, or were added to earlier ones, or the loss was scaled by a
                 `GradScaler` that the step does not know. TypeError: not a loss.
         """
-        look = self.steps <= 8 or self.steps & (self.steps - 1) == 0
-        old = {p: p.grad for p in params if p.grad is not None} if look else {}
-        versions = {p: g._version for p, g in old.items()}
-        for g in old.values():
-            g._watched = True  # type: ignore[attr-defined]
-        added: list[bool] = []
-        seen: set[Tensor] = set()
+        if not (self.steps <= 8 or self.steps & (self.steps - 1) == 0):
+            return self._checked(closure())
+        kept = {p: p.grad for p in params if p.grad is not None}  # alive, so that no other gets the identity of one
+        before = {p: _seen(p) for p in params}
+        added: dict[Tensor, bool] = {}
 
         def accumulated(p: Tensor) -> None:
-            if p not in seen:
-                seen.add(p)
-                added.append(getattr(p.grad, "_watched", False) and p.grad._version == versions[p] + 1)  # type: ignore[union-attr]
+            grad, version = before[p]
+            added.setdefault(p, _seen(p) == (grad, version + 1))
 
-        def check(loss: Any) -> None:
-            check_loss(loss, self.name)
-            if not look:
-                return
-            if any(scaler._scale is not None for scaler in self._unused):
-                raise ClosureError(
-                    f"the closure scales its loss by a GradScaler that {self.name}.step does not know: call "
-                    "step(closure, grad_scaler=scaler), then scaler.update()"
-                )
-            if loss is not None and not any(
-                (p.grad is not None) if p not in old else p.grad is not old[p] or old[p]._version != versions[p]
-                for p in params
-            ):
-                raise ClosureError(
-                    f"the closure of {self.name}.step returned a loss but computed no gradient: call loss.backward()"
-                )
-            if any(added):
-                raise ClosureError(
-                    f"the closure of {self.name}.step added its gradient to an earlier one: call zero_grad() in it. "
-                    "To accumulate over micro-batches pass step one closure for each of them, or one closure that "
-                    "zeroes once and evaluates them all (in Lightning: accumulate_grad_batches=1)"
-                )
+        with ExitStack() as hooks, _scaled_losses() as scalers:
+            for p in kept:
+                hooks.callback(p.register_post_accumulate_grad_hook(accumulated).remove)
+            loss = self._checked(closure())
+        if scalers and not self._scaled:
+            raise ClosureError(
+                f"the closure scales its loss by a GradScaler that {self.name}.step does not know: call "
+                "step(closure, grad_scaler=scaler), then scaler.update()"
+            )
+        if loss is not None and all(_seen(p) == before[p] for p in params):
+            raise ClosureError(
+                f"the closure of {self.name}.step returned a loss but computed no gradient: call loss.backward()"
+            )
+        if any(added.values()):
+            raise ClosureError(
+                f"the closure of {self.name}.step added its gradient to an earlier one: call zero_grad() in it. "
+                "To accumulate over micro-batches pass step one closure for each of them, or one closure that "
+                "zeroes once and evaluates them all (in Lightning: accumulate_grad_batches=1)"
+            )
+        return loss
 
-        hooks = [p.register_post_accumulate_grad_hook(accumulated) for p in old]
-        try:
-            yield check
-        finally:
-            for hook in hooks:
-                hook.remove()
+    def _checked(self, loss: Any) -> Any:
+        if not (loss is None or isinstance(loss, Tensor | int | float) or hasattr(loss, "__float__")):
+            raise TypeError(
+                f"the closure of {self.name}.step must return the loss as a tensor or a number, got "
+                f"{type(loss).__name__}; return the loss alone"
+            )
+        return loss
 
-    def finish(self, loss: Any, scaler: Any) -> None:
+    def finish(self, loss: Any) -> None:
         """After a step: warn, once, of losses that are not numbers, or look like sums."""
         on_host = not (isinstance(loss, Tensor) and loss.device.type != "cpu")
         if loss is None or not (on_host or self.steps & (self.steps - 1) == 0):
@@ -177,11 +150,10 @@ class Watch:
         if isinstance(loss, Tensor) and (loss.is_meta or torch.compiler.is_compiling() or capturing(loss.device)):
             return
         value = float(loss) if not isinstance(loss, Tensor) or loss.numel() == 1 else float(loss.detach().mean())
-        if not math.isfinite(value):
-            if scaler is None:
-                what = "NaN" if math.isnan(value) else "infinite"
-                self.warn("nan", f"the loss of {self.name}.step is {what}: lower lr or rho, or look for a bad example")
-        elif self.steps == 1 and value > LARGE_LOSS:
+        if not math.isfinite(value) and not self._scaled:
+            what = "NaN" if math.isnan(value) else "infinite"
+            self.warn("nan", f"the loss of {self.name}.step is {what}: lower lr or rho, or look for a bad example")
+        elif self.steps == 1 and LARGE_LOSS < value < math.inf:
             self.warn(
                 "large",
                 f"the first loss of {self.name}.step is {value:.3g}: it should be the mean over the minibatch, not a "
@@ -195,31 +167,30 @@ class Watch:
             warnings.warn(message, SettingsWarning, stacklevel=2)
 
 
-def _scalers(closures: Sequence[Closure]) -> list[Any]:
-    """The enabled `GradScaler`s that the closures can reach: as variables, attributes or arguments, or in helpers."""
-    found: dict[int, Any] = {}
-    seen: set[int] = set()
-    at_hand: list[Any] = list(closures)
-    for _ in range(4):
-        following: list[Any] = []
-        for value in at_hand:
-            if id(value) in seen or isinstance(value, Tensor | ModuleType | type):
-                continue
-            seen.add(id(value))
-            if isinstance(value, torch.amp.GradScaler):
-                if value.is_enabled():
-                    found[id(value)] = value
-            elif isinstance(value, FunctionType):
-                names = inspect.getclosurevars(value)
-                following += [*names.nonlocals.values(), *names.globals.values()]
-            elif isinstance(value, MethodType):
-                following += [value.__func__, value.__self__]
-            elif isinstance(value, partial):
-                following += [value.func, *value.args, *value.keywords.values()]
-            elif isinstance(value, dict | list | tuple):
-                following += list(value.values()) if isinstance(value, dict) else list(value)
-            else:
-                following += list(getattr(value, "__dict__", {}).values())
-                following.append(type(value).__dict__.get("__call__"))
-        at_hand = following
-    return list(found.values())
+def _seen(p: Tensor) -> tuple[int, int]:
+    """Which gradient a parameter has, and how often it was written to."""
+    return id(p.grad), 0 if p.grad is None else p.grad._version
+
+
+@contextmanager
+def _scaled_losses() -> Iterator[list[GradScaler]]:
+    """The enabled scalers whose `scale` is called inside."""
+    found: list[GradScaler] = []
+
+    def noting(scale: Any) -> Any:
+        def noted(scaler: GradScaler, outputs: Any) -> Any:
+            if scaler.is_enabled():
+                found.append(scaler)
+            return scale(scaler, outputs)
+
+        return noted
+
+    kinds: list[Any] = [kind for kind in (GradScaler, *GradScaler.__subclasses__()) if "scale" in vars(kind)]
+    own = {kind: kind.scale for kind in kinds}
+    try:
+        for kind, scale in own.items():
+            kind.scale = noting(scale)
+        yield found
+    finally:
+        for kind, scale in own.items():
+            kind.scale = scale

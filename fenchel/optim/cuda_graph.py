@@ -21,6 +21,9 @@ from torch import Tensor, nn
 
 __all__ = ["GraphedStep", "capturing"]
 
+COUNTS = ("step", "draws")
+"""Entries of a group that are no hyperparameters: they count steps and posterior samples."""
+
 
 def capturing(device: torch.device) -> bool:
     """Whether the work on a device is being captured, so that the host cannot wait for it."""
@@ -57,12 +60,11 @@ class GraphedStep:
         warmup: int = 3,
     ) -> None:
         device = _check(optimizer)
-        self._optimizer, self._device = optimizer, device
+        self._optimizer = optimizer
         self._inputs = [t.clone() for t in inputs]
-        before = _Snapshot(optimizer, module)
+        put_back = _snapshot(optimizer, module)
         self._next_noise = getattr(optimizer, "next_noise", None)
-        self._generator: Any = getattr(optimizer, "generator", None)
-        drawn_from = [*generators, *([self._generator(device)] if self._generator is not None else [])]
+        drawn_from = [*generators, *([optimizer.generator(device)] if hasattr(optimizer, "generator") else [])]
         all_generators = [*drawn_from, torch.cuda.default_generators[device.index or 0]]
         drawn = [generator.get_state() for generator in all_generators]
         # The libraries' workspaces belong to a stream, so graphs that are to be replayed at once need one each.
@@ -81,7 +83,7 @@ class GraphedStep:
                 p.grad = None
         with _no_collection(), torch.cuda.graph(self.graph, stream=stream):
             self.loss = step(*self._inputs)
-        before.put_back()
+        put_back()
         for generator, state in zip(all_generators, drawn, strict=True):
             generator.set_state(state)
         self._numbers = _numbers(optimizer)
@@ -98,8 +100,7 @@ class GraphedStep:
             if mine is not given:
                 mine.copy_(given)
         if self._next_noise is not None:
-            self._next_noise()
-            self._generator(self._device)  # seeds the stream of this step
+            self._next_noise()  # seeds the stream of this step
         self.graph.replay()
         return self.loss
 
@@ -116,36 +117,33 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-class _Snapshot:
-    """Weights, optimizer state and buffers, to be put back into the same memory."""
+def _snapshot(optimizer: Any, module: nn.Module | None) -> Callable[[], None]:
+    """What puts weights, optimizer state and buffers back as they are now, into the same memory.
 
-    def __init__(self, optimizer: torch.optim.Optimizer, module: nn.Module | None) -> None:
-        self.optimizer = optimizer
-        self.params = [p for group in optimizer.param_groups for p in group["params"]]
-        self.counts = [(group.get("step"), group.get("draws")) for group in optimizer.param_groups]
-        tensors = [*self.params, *(module.buffers() if module is not None else ())]
-        self.weights = [(t, t.detach().clone()) for t in tensors]
-        self.state = {
-            p: {name: value.clone() for name, value in optimizer.state[p].items() if isinstance(value, Tensor)}
-            for p in self.params
-            if optimizer.state.get(p)
-        }
+    State that does not exist yet becomes zeros, with which torch's optimizers begin; the optimizers here make theirs.
+    """
+    if hasattr(optimizer, "initial_state"):
+        optimizer.prime()
+    counts = [(group, {k: group[k] for k in COUNTS if k in group}) for group in optimizer.param_groups]
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    weights = [(t, t.detach().clone()) for t in [*params, *(module.buffers() if module is not None else ())]]
+
+    def state() -> dict[tuple[int, str], Tensor]:
+        entries = [(id(p), name, value) for p, entry in optimizer.state.items() for name, value in entry.items()]
+        return {(key, name): value for key, name, value in entries if isinstance(value, Tensor)}
+
+    before = {key: value.clone() for key, value in state().items()}
 
     @torch.no_grad()
-    def put_back(self) -> None:
-        """State that did not exist yet becomes what the optimizer begins with: zeros, if it does not say."""
-        for tensor, saved in self.weights:
+    def put_back() -> None:
+        for tensor, saved in weights:
             tensor.copy_(saved)
-        for group, (step, draws) in zip(self.optimizer.param_groups, self.counts, strict=True):
-            if step is not None:
-                group["step"], group["draws"] = step, draws
-        initial = getattr(self.optimizer, "initial_state", None)
-        group_of = {p: group for group in self.optimizer.param_groups for p in group["params"]}
-        for p in self.params:
-            begin = self.state.get(p) or (initial(p, group_of[p]) if initial is not None else {})
-            for name, value in self.optimizer.state.get(p, {}).items():
-                if isinstance(value, Tensor):
-                    value.copy_(begin[name]) if name in begin else value.zero_()
+        for group, numbers in counts:
+            group.update(numbers)
+        for key, value in state().items():
+            value.copy_(before[key]) if key in before else value.zero_()
+
+    return put_back
 
 
 def _check(optimizer: torch.optim.Optimizer) -> torch.device:
@@ -165,8 +163,7 @@ def _check(optimizer: torch.optim.Optimizer) -> torch.device:
 
 def _numbers(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     """The hyperparameters that a capture fixes."""
-    counts = ("step", "draws")
     return [
-        {k: v for k, v in group.items() if isinstance(v, int | float | tuple) and k not in counts}
+        {k: v for k, v in group.items() if isinstance(v, int | float | tuple) and k not in COUNTS}
         for group in optimizer.param_groups
     ]

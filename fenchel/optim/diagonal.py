@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from fenchel.optim.base import BaseOptimizer
-from fenchel.optim.distributed import processes, rank_of, same_on_all
+from fenchel.optim.distributed import process_group, processes, same_on_all
 from fenchel.optim.functional import posterior_variance
 from fenchel.optim.hyperparameters import leading_group
-from fenchel.optim.loading import load_state
 from fenchel.optim.noise import NoiseSource, new_seed, normal_parts, work_dtype
 from fenchel.optim.posterior import DiagonalPosterior, Marginal
 
@@ -31,8 +31,9 @@ class DiagonalOptimizer(DiagonalPosterior, BaseOptimizer):
     """The curvature, which begins as the hyperparameter of its name and "_init"; "momentum"; "mean"; perhaps "step"."""
 
     def __init__(self, params: Any, defaults: dict[str, Any], *, distributed: Any = False, **options: Any) -> None:
-        self._noise = NoiseSource("noise", rank_of(distributed))
-        self._sampling = NoiseSource("sampling", rank_of(distributed))
+        group = process_group(distributed)
+        rank = 0 if group is None else dist.get_rank(group)
+        self._noise, self._sampling = NoiseSource("noise", rank), NoiseSource("sampling", rank)
         counted = {**defaults, "seed": new_seed(defaults["seed"]), "step": 0, "draws": 0}
         super().__init__(params, counted, distributed=distributed, **options)
         self._noise.start(leading_group(self.param_groups)["seed"], 0)
@@ -45,7 +46,8 @@ class DiagonalOptimizer(DiagonalPosterior, BaseOptimizer):
         May be overridden; it is then called once per parameter that requires a gradient, in parameter order, for each
         sub-batch.
         """
-        return self._noise.normal(self._shards.whole_shape(param), work_dtype(param), param.device)
+        shape, generator = self._shards.whole_shape(param), self._noise.on(param.device)
+        return torch.randn(shape, dtype=work_dtype(param), device=param.device, generator=generator)
 
     def _own_noise(self) -> bool:
         """Whether `standard_normal_like` was not overridden."""
@@ -78,14 +80,14 @@ class DiagonalOptimizer(DiagonalPosterior, BaseOptimizer):
 
     def sampling_noise(self, params: list[Tensor], generator: torch.Generator | None) -> list[Tensor]:
         """Noise of `sampled_params`: from ``generator``, the overridden `standard_normal_like` or an own stream."""
-        if generator is None and not self._own_noise():
+        if generator is not None:
+            return super().sampling_noise(params, generator)
+        if not self._own_noise():
             return self._draw(params)
-        if generator is None:
-            first = leading_group(self.param_groups)
-            first["draws"] += 1
-            self._sampling.start(first["seed"], first["draws"])
-            return normal_parts(params, self._shards, self._sampling.on)
-        return super().sampling_noise(params, generator)
+        first = leading_group(self.param_groups)
+        first["draws"] += 1
+        self._sampling.start(first["seed"], first["draws"])
+        return normal_parts(params, self._shards, self._sampling.on)
 
     # ---- state ----------------------------------------------------------------------------------------------------
 
@@ -119,25 +121,20 @@ class DiagonalOptimizer(DiagonalPosterior, BaseOptimizer):
     def precision(self, state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
         """The precision over N of a parameter."""
 
+    def _marginal(self, p: Tensor, group: dict[str, Any]) -> Marginal:
+        state = self._state_of(p, group)
+        variance = posterior_variance(self.precision(state, group), group["num_data"] * group["data_factor"])
+        return Marginal(p, state.get("mean", p.detach()), variance)
+
     def marginals(self) -> list[Marginal]:
         """(param, mean, variance) of every parameter trained or to be trained."""
         if getattr(self, "_open", False):
             raise RuntimeError("the posterior cannot be read in the middle of a step")
-        out = []
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.requires_grad or self.state.get(p):
-                    state, size = self._state_of(p, group), group["num_data"] * group["data_factor"]
-                    variance = posterior_variance(self.precision(state, group), size)
-                    out.append(Marginal(p, state.get("mean", p.detach()), variance))
-        return out
+        pairs = [(p, group) for group in self.param_groups for p in group["params"]]
+        return [self._marginal(p, group) for p, group in pairs if p.requires_grad or self.state.get(p)]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a `state_dict`, bit for bit on the same machine; the state keeps its precision.
-
-        Raises:
-            ValueError: the state is another optimizer's, or of other parameters; nothing was loaded.
-        """
-        load_state(self, state_dict, super().load_state_dict, names=self.state_names, needed=self.defaults)
+        """See `BaseOptimizer.load_state_dict`; the noise goes on too."""
+        super().load_state_dict(state_dict)
         first = leading_group(self.param_groups)
         self._noise.start(first["seed"], first["step"])

@@ -16,29 +16,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = [
-    "broadcast_module",
-    "local_gradients",
-    "process_group",
-    "processes",
-    "rank_of",
-    "refuse_inside_zero",
-    "same_on_all",
-    "sum_across_ranks",
-    "sum_counts",
-]
-
-Group = Any
+__all__ = ["broadcast_module", "process_group", "processes", "refuse_inside_zero", "same_on_all", "sum_across_ranks"]
 
 
-def process_group(distributed: Any) -> Group | None:
+def process_group(distributed: Any) -> Any | None:
     """The process group meant by ``distributed``: False is none, True the default one, else a group itself.
 
     Raises:
@@ -51,19 +38,7 @@ def process_group(distributed: Any) -> Group | None:
     return dist.group.WORLD if distributed is True else distributed
 
 
-def rank_of(distributed: Any) -> int:
-    """This process's rank in the group; 0 without one."""
-    group = process_group(distributed)
-    return 0 if group is None else dist.get_rank(group)
-
-
-def local_gradients(module: nn.Module | None) -> AbstractContextManager[Any]:
-    """Forward and backward without synchronization, if the module is one that would synchronize."""
-    no_sync = getattr(module, "no_sync", None)
-    return no_sync() if callable(no_sync) else nullcontext()
-
-
-def sum_across_ranks(tensors: Sequence[Tensor], group: Group) -> None:
+def sum_across_ranks(tensors: Sequence[Tensor], group: Any) -> None:
     """Sum each tensor over the ranks, in place, as one flat all-reduce a device and precision."""
     places: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for t in tensors:
@@ -73,13 +48,6 @@ def sum_across_ranks(tensors: Sequence[Tensor], group: Group) -> None:
         dist.all_reduce(flat, group=group)
         for t, piece in zip(same, torch.split(flat, [t.numel() for t in same]), strict=True):
             t.copy_(piece.view_as(t))
-
-
-def sum_counts(counts: Sequence[int], device: torch.device, group: Group) -> list[int]:
-    """Sum small integers over the ranks."""
-    tensor = torch.tensor(counts, dtype=torch.int64, device=device)
-    dist.all_reduce(tensor, group=group)
-    return [int(c) for c in tensor.tolist()]
 
 
 def processes() -> int:
@@ -108,7 +76,7 @@ def same_on_all(number: int, device: torch.device) -> int:
     return int(tensor)
 
 
-def broadcast_module(module: nn.Module, *, source: int = 0, group: Group | None = None) -> None:
+def broadcast_module(module: nn.Module, *, source: int = 0, group: Any | None = None) -> None:
     """Give every rank the parameters and buffers of rank ``source``."""
     with torch.no_grad():
         for tensor in [*module.parameters(), *module.buffers()]:

@@ -10,12 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["check_group", "check_group_names", "check_params", "leading_group"]
+__all__ = ["check_group", "check_group_names", "check_params", "leading_group", "settings_of"]
 
 SYNONYMS = {"learning_rate": "lr", "wd": "weight_decay", "dataset_size": "num_data", "ess": "num_data"}
 """What other libraries call a hyperparameter."""
 NON_NEGATIVE = {"lr", "rho", "weight_decay", "damping", "h_init", "eps"}
 POSITIVE = {"num_data", "s_init", "data_factor", "max_grad_norm"}
+
+
+def settings_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the ``locals()`` with which an ``__init__`` begins, the arguments that are hyperparameters of groups."""
+    others = ("self", "__class__", "params", "module", "batch_norm", "distributed")
+    return {name: value for name, value in arguments.items() if name not in others}
 
 
 def _number(name: str, value: Any) -> float:

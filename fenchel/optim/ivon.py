@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from fenchel.optim.diagonal import DiagonalOptimizer
-from fenchel.optim.functional import ivon_hessian, posterior_variance
+from fenchel.optim.functional import ivon_hessian
+from fenchel.optim.hyperparameters import settings_of
 from fenchel.optim.shards import local
-from fenchel.optim.two_pass import ClosureOptimizer
+from fenchel.optim.stepping import ClosureOptimizer
 
 __all__ = ["IVON"]
 
@@ -58,18 +59,7 @@ class IVON(ClosureOptimizer, DiagonalOptimizer):
         module: nn.Module | None = None,
         distributed: Any = None,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "num_data": num_data,
-            "betas": betas,
-            "weight_decay": weight_decay,
-            "h_init": h_init,
-            "rescale_lr": rescale_lr,
-            "data_factor": data_factor,
-            "max_grad_norm": max_grad_norm,
-            "maximize": maximize,
-            "seed": seed,
-        }
+        defaults = settings_of(locals())
         self._draws: list[tuple[Tensor, Tensor]] = []
         super().__init__(params, defaults, module=module, distributed=distributed)
 
@@ -78,11 +68,8 @@ class IVON(ClosureOptimizer, DiagonalOptimizer):
         precision: Tensor = state["h"] + group["weight_decay"]
         return precision
 
-    @torch.no_grad()
-    def begin(self, grad_scaler: Any = None, parts: int | None = None) -> None:
-        """Start a step of ``parts`` samples, whose losses ``grad_scaler`` scales."""
-        super().begin(grad_scaler, parts)
-        self.prime()
+    def _keep(self) -> None:
+        super()._keep()
         self.next_noise()
 
     @torch.no_grad()
@@ -91,9 +78,8 @@ class IVON(ClosureOptimizer, DiagonalOptimizer):
         self._started("first_point")
         self._draws = []
         for (p, group), mean, z in zip(self.with_groups(), self._mean, self._draw(self._params), strict=True):
-            state, size = self.state[p], group["num_data"] * group["data_factor"]
-            deviation = posterior_variance(local(self.precision(state, group)), size).sqrt()
-            local(p).copy_(local(state.get("mean", mean)) + z * deviation)
+            deviation = local(self._marginal(p, group).variance).sqrt()
+            local(p).copy_(local(self.state[p].get("mean", mean)) + z * deviation)
             self._draws.append((z, deviation))
         self._shards.changed(self._params)
 
@@ -102,32 +88,24 @@ class IVON(ClosureOptimizer, DiagonalOptimizer):
         z, deviation = self._draws[i]
         return [gradient.clone(), gradient * z / deviation]
 
-    @torch.no_grad()
-    def update(self) -> None:
+    def _move(self, parts: int) -> None:
         """Update h, the momentum and the mean by the averages."""
-        self._started("update")
-        groups = dict(self.with_groups())
-        pairs = self.averages()
-        for p, terms in pairs:
-            if terms is not None:
-                sign = -1 if groups[p]["maximize"] else 1
-                self._update(p, groups[p], sign * terms[0], sign * terms[1])
-        self._shards.changed([p for p, _ in pairs])
+        averages = self._averages(parts) or {}
+        for p, group in self.with_groups():
+            if p in averages:
+                g, h_hat = averages[p] if not group["maximize"] else [-t for t in averages[p]]
+                (beta1, beta2), delta, state = group["betas"], group["weight_decay"], self.state[p]
+                mean, momentum, h = local(state.get("mean", p)), local(state["momentum"]), local(state["h"])
+                state["step"] += 1
+                momentum.mul_(beta1).add_(g, alpha=1 - beta1)
+                h.copy_(ivon_hessian(h, h_hat, beta2, delta))
+                debiased = momentum / (1 - beta1 ** state["step"].double()).to(momentum)
+                lr = group["lr"] * ((group["h_init"] + delta) if group["rescale_lr"] else 1.0)
+                mean.sub_(lr * (debiased + delta * mean) / (h + delta))
+                if "mean" in state:
+                    local(p).copy_(mean)
+        self._shards.changed(self._params)
 
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Give the step up: the weights become the mean again, bit for bit."""
-        super().restore()
+    def _close(self) -> None:
+        super()._close()
         self._draws = []
-
-    def _update(self, p: Tensor, group: dict[str, Any], g: Tensor, h_hat: Tensor) -> None:
-        (beta1, beta2), delta, state = group["betas"], group["weight_decay"], self.state[p]
-        mean, momentum, h = local(state.get("mean", p)), local(state["momentum"]), local(state["h"])
-        state["step"] += 1
-        momentum.mul_(beta1).add_(g, alpha=1 - beta1)
-        h.copy_(ivon_hessian(h, h_hat, beta2, delta))
-        debias = 1 - torch.pow(torch.full_like(state["step"], beta1, dtype=torch.float64), state["step"])
-        lr = group["lr"] * ((group["h_init"] + delta) if group["rescale_lr"] else 1.0)
-        mean.sub_(lr * (momentum / debias.to(momentum) + delta * mean) / (h + delta))
-        if "mean" in state:
-            local(p).copy_(mean)

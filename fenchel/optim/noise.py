@@ -51,32 +51,27 @@ class NoiseSource:
     def __init__(self, purpose: str = "noise", rank: int = 0) -> None:
         self.purpose, self.rank = purpose, rank
         self._key = (0, 0)
-        self._fresh: set[torch.device] = set()
         self._generators: dict[torch.device, torch.Generator] = {}
 
     def start(self, seed: int, count: int) -> None:
         """Begin stream number ``count`` of ``seed`` on every device."""
         self._key = (seed, count)
-        self._fresh = set()
+        for device in self._generators:
+            self._seed(device)
 
     def on(self, device: torch.device) -> torch.Generator:
         """The generator of a device, at its place in the present stream."""
         if device not in self._generators:
             self._generators[device] = torch.Generator(device)
-        generator = self._generators[device]
-        if device not in self._fresh:
-            self._fresh.add(device)
-            if not capturing(device):  # `GraphedStep` seeds replays
-                generator.manual_seed(self._mixed(device))
-        return generator
+            self._seed(device)
+        return self._generators[device]
 
-    def _mixed(self, device: torch.device) -> int:
-        text = ":".join(str(part) for part in ("fenchel.optim", self.purpose, self.rank, device.type, *self._key))
-        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
-
-    def normal(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Standard normals."""
-        return torch.empty(shape, dtype=dtype, device=device).normal_(generator=self.on(device))
+    def _seed(self, device: torch.device) -> None:
+        if not capturing(device):  # `GraphedStep` seeds replays
+            parts = ("fenchel.optim", self.purpose, self.rank, device.type, *self._key)
+            text = ":".join(str(part) for part in parts)
+            digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+            self._generators[device].manual_seed(int.from_bytes(digest, "big") >> 1)
 
     def __getstate__(self) -> dict[str, object]:  # generators cannot be copied, and need not be
-        return {"purpose": self.purpose, "rank": self.rank, "_key": self._key, "_fresh": set(), "_generators": {}}
+        return {**self.__dict__, "_generators": {}}

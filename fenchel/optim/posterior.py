@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -33,17 +34,10 @@ def held(params: list[Tensor], values: list[Tensor], shards: Shards | None = Non
     shards = Shards() if shards is None else shards
     before = [local(p.detach()).clone() for p in params]
     try:
-        _assign(params, values, shards)
+        shards.assign(params, values)
         yield
     finally:
-        _assign(params, before, shards)
-
-
-@torch.no_grad()
-def _assign(params: list[Tensor], values: list[Tensor], shards: Shards) -> None:
-    for p, value in zip(params, values, strict=True):
-        local(p).copy_(value)
-    shards.changed(params)
+        shards.assign(params, before)
 
 
 class DiagonalPosterior:
@@ -51,9 +45,9 @@ class DiagonalPosterior:
 
     _shards: Shards
 
+    @abstractmethod
     def marginals(self) -> list[Marginal]:
         """(param, mean, variance) of every parameter of the posterior, in the order of the groups."""
-        raise TypeError(f"{type(self).__name__} does not say what its posterior is")
 
     def sampling_noise(self, params: list[Tensor], generator: torch.Generator | None) -> list[Tensor]:
         """Standard normals for the parts of ``params`` at hand, in the precision of the mean."""
@@ -76,7 +70,8 @@ class DiagonalPosterior:
             marginals = self.marginals()
             if not marginals:
                 raise ValueError("there is no posterior to sample: no parameter requires a gradient or was trained")
-            noise = self.sampling_noise([marginal.param for marginal in marginals], generator)
+            params = [marginal.param for marginal in marginals]
+            noise = self.sampling_noise(params, generator)
             values = [local(q.mean) + z * local(q.variance).sqrt() for q, z in zip(marginals, noise, strict=True)]
-        with held([marginal.param for marginal in marginals], values, self._shards):
+        with held(params, values, self._shards):
             yield

@@ -1,19 +1,21 @@
-"""SAM over any base optimizer: the right-hand column of Algorithm 1 when the base is Adam."""
+"""SAM over any base optimizer, and the Adam with which it is the right-hand column of Algorithm 1."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fenchel.optim.amp import true_gradient
-from fenchel.optim.hyperparameters import check_group_names
-from fenchel.optim.loading import load_state
+from fenchel.optim.hyperparameters import check_group, check_group_names
 from fenchel.optim.shards import local
-from fenchel.optim.two_pass import ClosureOptimizer, TwoPassOptimizer
+from fenchel.optim.stepping import ClosureOptimizer
+from fenchel.optim.two_pass import TwoPassOptimizer
 
-__all__ = ["SAM"]
+__all__ = ["SAM", "UncorrectedAdam"]
 
 OWN = ("rho", "adaptive", "max_grad_norm")
 FACTORED = ("Adafactor",)
@@ -68,6 +70,9 @@ class SAM(TwoPassOptimizer):
         self.base_optimizer: torch.optim.Optimizer = base_optimizer(self.param_groups, **kwargs)
         self.param_groups, self.state = self.base_optimizer.param_groups, self.base_optimizer.state
         self.defaults = {**self.base_optimizer.defaults, **self.defaults}
+        self.saved_settings = self.base_optimizer.defaults  # so that a state of the base alone can be loaded
+        torchs = base_optimizer.__module__.startswith(("torch.optim", "fenchel."))
+        self.elementwise_state = torchs and base_optimizer.__name__ not in FACTORED
         for group in self.param_groups:  # those of the base were not known before
             check_group_names(group, self.defaults)
 
@@ -97,63 +102,87 @@ class SAM(TwoPassOptimizer):
         self._started("second_point")
         if self._moved:
             self._put_back()
-        means = dict(zip(self._params, self._mean, strict=True))
-        used: list[Tensor] = []
-        measured: list[Tensor] = []
-        moves: list[tuple[dict[str, Any], dict[Tensor, Tensor]]] = []
-        for group in self.param_groups:
-            found = {p: true_gradient(p, self._shards, self._scale) for p in group["params"] if p in means}
-            directions = {p: g for p, g in found.items() if g is not None}
-            used += directions
-            if group["adaptive"]:
-                sizes = {p: means[p].abs().to(g) for p, g in directions.items()}
-                measured += [sizes[p] * g for p, g in directions.items()]
-                directions = {p: sizes[p].square() * g for p, g in directions.items()}
-            else:
-                measured += directions.values()
-            if directions:
-                moves.append((group, directions))
-        if not used:
+        rows: list[tuple[dict[str, Any], Tensor, Tensor, Tensor]] = []
+        for (p, group), mean in zip(self.with_groups(), self._mean, strict=True):
+            g = true_gradient(p, self._shards, self._scale)
+            if g is not None:
+                size = mean.abs().to(g) if group["adaptive"] else None
+                rows.append((group, p, g, g) if size is None else (group, p, size * g, size.square() * g))
+        if not rows:
             return
-        norm = self._shards.norm(used, measured)
+        norm = self._shards.norm([p for _, p, _, _ in rows], [measured for _, _, measured, _ in rows])
         inverse = torch.where((norm > 0) & torch.isfinite(norm), norm.reciprocal(), torch.zeros_like(norm))
-        for group, directions in moves:
-            steps = list(directions.values())
+        for _, run in groupby(rows, lambda row: id(row[0])):
+            (group, *_), params, _, steps = zip(*run, strict=True)
             if self._scale is not None:
                 steps = [torch.nan_to_num(d, nan=0.0, posinf=0.0, neginf=0.0) for d in steps]
             factor = (inverse * (-group["rho"] if group.get("maximize") else group["rho"])).to(steps[0])
-            torch._foreach_add_([local(p) for p in directions], torch._foreach_mul(steps, factor))
+            torch._foreach_add_([local(p) for p in params], torch._foreach_mul(list(steps), factor))
         self._moved = True
         self._shards.changed(self._params)
 
-    @torch.no_grad()
-    def update(self) -> None:
-        """Hand the averaged gradient to the base optimizer."""
-        self._started("update")
-        pairs = self.averages()
-        for p, terms in pairs:
-            average = None if terms is None else terms[0]
+    def _move(self, parts: int) -> None:
+        """Hand the averaged gradients to the base optimizer."""
+        averages = self._averages(parts)
+        if averages is None:
+            return
+        for p in self._params:
+            average = averages[p][0] if p in averages else None
             if average is None or (average.dtype == p.dtype and local(p) is p):
                 p.grad = average
             else:
                 p.grad = torch.zeros_like(p) if p.grad is None else p.grad
                 local(p.grad).copy_(average)
-        if pairs:
-            self.base_optimizer.step()
-            self._shards.changed([p for p, _ in pairs])
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a `state_dict` of SAM over the same base, or of the base alone.
-
-        Raises:
-            ValueError: the state is another optimizer's, or of other parameters; nothing was loaded.
-        """
-        kind = type(self.base_optimizer)
-        elementwise = kind.__module__.startswith(("torch.optim", "fenchel.")) and kind.__name__ not in FACTORED
-        load = super().load_state_dict
-        load_state(self, state_dict, load, needed=self.base_optimizer.defaults, elementwise=elementwise)
+        self.base_optimizer.step()
+        self._shards.changed(self._params)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         # The base shares what was loaded, and sees to its own keys.
         self.base_optimizer.__setstate__({"state": self.state, "param_groups": self.param_groups})
+
+
+class UncorrectedAdam(torch.optim.Optimizer):
+    """Adam without bias correction; with g the gradient plus delta omega (lines 7 to 9 of the right-hand column):
+
+        g_m <- beta1 g_m + (1 - beta1) g;  s <- beta2 s + (1 - beta2) g^2
+        omega <- omega - alpha g_m / (sqrt(s) + gamma)
+
+    `SAM(params, UncorrectedAdam, rho, ...)` is the column as a whole.
+
+    Args:
+        lr: alpha. betas: (beta1, beta2). weight_decay: delta. eps: gamma.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.0,
+        eps: float = 1e-8,
+    ) -> None:
+        defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "eps": eps}
+        check_group(defaults)
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step from the gradients at hand; returns what ``closure``, if any, returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["momentum"], state["s"] = torch.zeros_like(p), torch.zeros_like(p)
+                gradient = p.grad.add(p, alpha=group["weight_decay"])
+                state["momentum"].lerp_(gradient, 1 - beta1)
+                state["s"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+                p.sub_(group["lr"] * state["momentum"] / (state["s"].sqrt() + group["eps"]))
+        return loss

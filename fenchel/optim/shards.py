@@ -19,15 +19,12 @@ __all__ = ["Shards", "is_dtensor", "local"]
 
 def is_dtensor(tensor: Any) -> bool:
     """Whether ``tensor`` is a DTensor (without importing the module that defines it)."""
-    kind = type(tensor)
-    return kind is not Tensor and kind is not nn.Parameter and hasattr(tensor, "_local_tensor")
+    return hasattr(tensor, "_local_tensor")
 
 
 def local(tensor: Tensor) -> Tensor:
     """The part at hand; it shares the memory of ``tensor``."""
-    if not is_dtensor(tensor):
-        return tensor
-    part: Tensor = tensor._local_tensor  # type: ignore[attr-defined]
+    part: Tensor = getattr(tensor, "_local_tensor", tensor)
     return part
 
 
@@ -79,6 +76,13 @@ class Shards:
         if divided:
             self._let_go()
 
+    @torch.no_grad()
+    def assign(self, params: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+        """Give the parts of ``params`` at hand new ``values``."""
+        if params:
+            torch._foreach_copy_([local(p) for p in params], list(values))
+        self.changed(params)
+
     def _let_go(self) -> None:
         """Have the whole weights gathered anew.
 
@@ -108,9 +112,7 @@ class Shards:
     def part(self, param: Tensor, whole: Tensor) -> Tensor:
         """Of a tensor as large as the whole parameter, the part at hand."""
         if is_dtensor(param):
-            from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-            shape, offset = compute_local_shape_and_global_offset(param.shape, param.device_mesh, param.placements)  # type: ignore[attr-defined]
+            shape, offset = _place_in_mesh(param)
             for dim, (size, begin) in enumerate(zip(shape, offset, strict=True)):
                 whole = whole.narrow(dim, min(begin, whole.shape[dim]), size)
             return whole
@@ -126,12 +128,10 @@ class Shards:
     def position(self, param: Tensor) -> int | None:
         """Where the part at hand begins in the whole parameter, in numbers; None if it is not contiguous there."""
         if is_dtensor(param):
-            from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-            places = param.placements  # type: ignore[attr-defined]
-            if any(place.is_shard() and place.dim != 0 for place in places) or not param.is_contiguous():
+            along = [place.dim for place in param.placements if place.is_shard()]  # type: ignore[attr-defined]
+            if any(along) or not param.is_contiguous():
                 return None
-            _, offset = compute_local_shape_and_global_offset(param.shape, param.device_mesh, places)  # type: ignore[attr-defined]
+            _, offset = _place_in_mesh(param)
             return int(offset[0]) * (param.numel() // max(param.shape[0], 1)) if param.dim() else 0
         if self.flattened(param):
             handle, i = self._place(param)
@@ -156,27 +156,22 @@ class Shards:
         return self._flat[id(param)]
 
     def norm(self, params: Sequence[Tensor], tensors: Sequence[Tensor]) -> Tensor:
-        """The Euclidean norm over all parts of all tensors; float32 at least, 0-d, on the first one's device.
+        """The Euclidean norm, 0-d, of ``tensors``, in float32 at least, and of what other processes hold of them.
 
-        Args:
-            params: whose parts ``tensors`` are, one for one.
-            tensors: the parts at hand.
+        They are the parts at hand of something like ``params``, one for one.
         """
-        device = tensors[0].device
-        dtypes = {torch.float64 if t.dtype == torch.float64 else torch.float32 for t in tensors}
-        dtype = torch.float64 if torch.float64 in dtypes else torch.float32
-        if not self.sharded(params):
-            return _norm(tensors, dtype, device)
-        squares: dict[Any, list[Tensor]] = {}
+        squares: dict[tuple[Any, ...], list[Tensor]] = {}
         for p, t in zip(params, tensors, strict=True):
             squares.setdefault(self._groups(p), []).append(t)
-        total = torch.zeros((), dtype=dtype, device=device)
+        if set(squares) == {()}:
+            return nn.utils.get_total_norm(tensors)
+        norms = []
         for groups in sorted(squares, key=len):  # the same order on every process
-            square = _norm(squares[groups], dtype, device).square()
+            square = nn.utils.get_total_norm(squares[groups]).square()
             for group in groups:
                 dist.all_reduce(square, group=group)
-            total += square
-        return total.sqrt()
+            norms.append(square.to(tensors[0].device))
+        return torch.stack(norms).sum().sqrt()
 
     def clip(self, params: Sequence[Tensor], tensors: Sequence[Tensor], limit: float) -> None:
         """Scale ``tensors``, in place, to a `norm` of at most ``limit``."""
@@ -194,11 +189,10 @@ class Shards:
         return ()
 
 
-def _norm(tensors: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
-    norms = (
-        torch._foreach_norm(list(tensors), 2, dtype=dtype)
-        if len({t.dtype for t in tensors}) == 1
-        else [torch.linalg.vector_norm(t, dtype=dtype) for t in tensors]
-    )
-    total: Tensor = torch.linalg.vector_norm(torch.stack([n.to(device) for n in norms]))
-    return total
+def _place_in_mesh(param: Any) -> tuple[Sequence[int], Sequence[int]]:
+    """The shape of the part of a DTensor at hand, and where it begins along each dimension of the whole."""
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    found: tuple[Sequence[int], Sequence[int]]
+    found = compute_local_shape_and_global_offset(param.shape, param.device_mesh, param.placements)
+    return found

@@ -54,9 +54,10 @@ class SWAG:
         self.max_rank, self.scale, self.count, self.draws = max_rank, scale, 0, 0
         self.seed = new_seed(seed)
         self._shards = Shards(module)
-        self._origin = [torch.zeros_like(local(p), dtype=work_dtype(p)) for p in self._params]  # the first iterate
-        self._shift = [torch.zeros_like(m) for m in self._origin]  # from there to the mean
-        self._spread = [torch.zeros_like(m) for m in self._origin]  # sum of squared deviations from the mean
+        # the first iterate, from there to the mean, and the sum of squared deviations from the mean
+        self._origin, self._shift, self._spread = (
+            [torch.zeros_like(local(p), dtype=work_dtype(p)) for p in self._params] for _ in range(3)
+        )
         self._deviations: list[list[Tensor]] = []
         self._noise = NoiseSource("sampling")
 
@@ -68,19 +69,16 @@ class SWAG:
     def collect(self) -> None:
         """Take the present weights in: Welford's recursion from the first iterate, in which nothing cancels."""
         self.count += 1
-        deviations = []
-        for p, origin, shift, spread in zip(self._params, self._origin, self._shift, self._spread, strict=True):
-            w = local(p).to(origin.dtype)
-            if self.count == 1:
-                origin.copy_(w)
-            moved = w - origin
-            before = moved - shift
-            shift.add_(before, alpha=1 / self.count)
-            after = moved - shift
-            spread.addcmul_(before, after)
-            deviations.append(after)
+        weights = [local(p).to(origin.dtype) for p, origin in zip(self._params, self._origin, strict=True)]
+        if self.count == 1:
+            torch._foreach_copy_(self._origin, weights)
+        moved = torch._foreach_sub(weights, self._origin)
+        before = torch._foreach_sub(moved, self._shift)
+        torch._foreach_add_(self._shift, before, alpha=1 / self.count)
+        after = torch._foreach_sub(moved, self._shift)
+        torch._foreach_addcmul_(self._spread, before, after)
         if self.max_rank:
-            self._deviations = [*self._deviations, deviations][-self.max_rank :]
+            self._deviations = [*self._deviations, list(after)][-self.max_rank :]
 
     def _collected(self) -> None:
         if not self.count:
@@ -94,20 +92,16 @@ class SWAG:
     def posterior_variance(self) -> list[Tensor]:
         """The marginal variance of a sample of each parameter, in the parameter's shape."""
         self._collected()
-        rank = len(self._deviations)
-        out = []
-        for i, spread in enumerate(self._spread):
-            diagonal = spread / self.count
-            if rank >= 2:
-                low_rank = sum((d[i].square() for d in self._deviations), torch.zeros_like(spread)) / (rank - 1)
-                diagonal = (diagonal + low_rank) / 2
-            out.append(diagonal * self.scale**2)
-        return out
+        diagonal = torch._foreach_div(self._spread, self.count)
+        if (rank := len(self._deviations)) >= 2:
+            for column in self._deviations:
+                torch._foreach_addcmul_(diagonal, column, column, 1 / (rank - 1))
+            torch._foreach_div_(diagonal, 2)
+        return [variance * self.scale**2 for variance in diagonal]
 
     @torch.no_grad()
     def _sample(self, generator: torch.Generator | None) -> list[Tensor]:
         self._collected()
-        rank = len(self._deviations)
         if generator is None:
             if self.draws == 0 and self._shards.sharded(self._params):
                 self.seed = same_on_all(self.seed, self._params[0].device)
@@ -117,18 +111,16 @@ class SWAG:
         def source(device: torch.device) -> torch.Generator:
             return self._noise.on(device) if generator is None else generator
 
-        first, means = self._origin[0], self._mean
+        first, rank = self._origin[0], len(self._deviations)
         columns = torch.empty(rank if rank >= 2 else 0, dtype=first.dtype, device=first.device)
         weights = columns.normal_(generator=source(first.device)).tolist()
-        values, noise = [], normal_parts(self._params, self._shards, source)
-        for i, (z, mean, spread) in enumerate(zip(noise, means, self._spread, strict=True)):
-            deviation = (spread / self.count).sqrt_() * z
-            if rank >= 2:
-                deviation /= math.sqrt(2)
-                for d, weight in zip(self._deviations, weights, strict=True):
-                    deviation.add_(d[i], alpha=weight / math.sqrt(2 * (rank - 1)))
-            values.append(mean + self.scale * deviation)
-        return values
+        deviations = torch._foreach_sqrt(torch._foreach_div(self._spread, self.count))
+        torch._foreach_mul_(deviations, normal_parts(self._params, self._shards, source))
+        if rank >= 2:
+            torch._foreach_div_(deviations, math.sqrt(2))
+            for column, weight in zip(self._deviations, weights, strict=True):
+                torch._foreach_add_(deviations, column, alpha=weight / math.sqrt(2 * (rank - 1)))
+        return [mean + self.scale * deviation for mean, deviation in zip(self._mean, deviations, strict=True)]
 
     @contextmanager
     def sampled_params(self, generator: torch.Generator | None = None) -> Iterator[None]:
@@ -167,9 +159,8 @@ class SWAG:
         self.count, self.max_rank, self.draws = int(state["count"]), int(state["max_rank"]), int(state["draws"])
         self.scale, self.seed = float(state["scale"]), int(state["seed"])
         for name in ("origin", "shift", "spread"):
-            for t, value in zip(getattr(self, f"_{name}"), state[name], strict=True):
-                t.copy_(value)
+            torch._foreach_copy_(getattr(self, f"_{name}"), list(state[name]))
         self._deviations = [
-            [value.to(t).clone() for t, value in zip(self._origin, column, strict=True)]
+            [value.to(t, copy=True) for t, value in zip(self._origin, column, strict=True)]
             for column in state["deviations"]
         ]

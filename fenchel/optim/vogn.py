@@ -11,6 +11,7 @@ from torch._compile import _disable_dynamo
 from torch.func import grad_and_value, vmap
 
 from fenchel.optim.diagonal import DiagonalOptimizer
+from fenchel.optim.hyperparameters import settings_of
 from fenchel.optim.vectorized import functional_loss, split_batch
 
 __all__ = ["VOGN", "per_example_loss"]
@@ -67,21 +68,10 @@ class VOGN(DiagonalOptimizer):
         chunk_size: int | None = None,
         seed: int | None = None,
     ) -> None:
+        defaults = settings_of(locals())
+        self._samples, self._split, self._chunk_size = (defaults.pop(k) for k in ("samples", "split", "chunk_size"))
         if samples < 1:
             raise ValueError(f"samples must be at least 1, got {samples!r}")
-        self._samples, self._split, self._chunk_size = samples, split, chunk_size
-        defaults = {
-            "lr": lr,
-            "num_data": num_data,
-            "betas": betas,
-            "weight_decay": weight_decay,
-            "damping": damping,
-            "damped_variance": damped_variance,
-            "h_init": h_init,
-            "data_factor": data_factor,
-            "maximize": maximize,
-            "seed": seed,
-        }
         super().__init__(params, defaults)
 
     @_disable_dynamo
@@ -105,7 +95,6 @@ class VOGN(DiagonalOptimizer):
             return torch.zeros(())
         if not callable(loss_fn) or batch is None:
             raise ValueError("VOGN.step needs a per-example loss (per_example_loss) and the minibatch, not a closure")
-        batch = tuple(batch)
         pairs = self.with_groups()
         if not pairs:
             raise ValueError("VOGN.step: no parameter requires a gradient")
@@ -113,14 +102,13 @@ class VOGN(DiagonalOptimizer):
             raise ValueError("VOGN takes gradients of single examples, which sharded parameters do not have")
         self.next_noise()
         rounds = [split_batch(batch, self._samples)] if self._split else [split_batch(batch, 1)] * self._samples
-        first, second, loss = self._passes(loss_fn, rounds[0])
+        means = self._passes(loss_fn, rounds[0])
         for parts in rounds[1:]:
-            more = self._passes(loss_fn, parts)
-            torch._foreach_add_([*first, *second, loss], [*more[0], *more[1], more[2]])
-        torch._foreach_div_([*first, *second, loss], len(rounds))
-        for (p, group), g, square in zip(pairs, first, second, strict=True):
-            (beta1, beta2), delta = group["betas"], group["weight_decay"]
-            state = self._state_of(p, group)
+            torch._foreach_add_(means, self._passes(loss_fn, parts))
+        torch._foreach_div_(means, len(rounds))
+        for i, (p, group) in enumerate(pairs):
+            g, square = means[i], means[len(pairs) + i]
+            (beta1, beta2), delta, state = group["betas"], group["weight_decay"], self._state_of(p, group)
             mean = state.get("mean", p)
             state["step"] += 1
             state["momentum"].mul_(beta1).add_((-g if group["maximize"] else g) + delta * mean, alpha=1 - beta1)
@@ -129,11 +117,11 @@ class VOGN(DiagonalOptimizer):
             if mean is not p:
                 p.copy_(mean)
         self._shards.changed(self.trainable())
-        return loss
+        return means[-1]
 
-    def _passes(self, loss_fn: Any, parts: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    def _passes(self, loss_fn: Any, parts: tuple[Tensor, ...]) -> list[Tensor]:
         """The means of g, of g^2 and of the loss over the examples; each of the ``parts`` at a sample of its own."""
-        marginals = [q for q in self.marginals() if q.param.requires_grad]
+        marginals = [self._marginal(p, group) for p, group in self.with_groups()]
         draws = [self._draw(self.trainable()) for _ in range(len(parts[0]))]
         values = [
             (q.mean + torch.stack(z) * q.variance.sqrt()).to(q.param.dtype)
@@ -145,7 +133,7 @@ class VOGN(DiagonalOptimizer):
         with torch.enable_grad():
             gradients, losses = vmap(of_examples, in_dims=(0, 0), randomness="different")(values, parts)
         found = [g.detach().to(q.mean.dtype) for q, g in zip(marginals, gradients, strict=True)]
-        return [g.mean((0, 1)) for g in found], [g.square_().mean((0, 1)) for g in found], losses.detach().mean()
+        return [*(g.mean((0, 1)) for g in found), *(g.square_().mean((0, 1)) for g in found), losses.detach().mean()]
 
     def precision(self, state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
         """The precision over N of a parameter."""

@@ -32,7 +32,7 @@ def main() -> None:
     triton.runtime.driver.set_active(Hopper())
     whole, real = MockTensor(torch.int64), MockTensor(torch.float32)
     tables = (whole, whole, whole, real)
-    common: dict[str, Any] = {"BLOCK": moves.BLOCK, "grid": (4,)}
+    common: dict[str, Any] = {"grid": (4,)}
     for kind, aligned, keep in product((tl.float32, tl.bfloat16), (True, False), (True, False)):
         how = {**common, "KIND": kind, "ALIGNED": aligned}
         master = kind is not tl.float32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fenchel.optim import BSAM
+from fenchel.optim import BSAM, IVON, SAM
 
 REFERENCE = Path(__file__).parent / "reference"
 SETTINGS: dict[str, Any] = {"num_data": 60, "rho": 0.05, "weight_decay": 1e-3, "damping": 0.1}
@@ -41,12 +42,33 @@ def data(
     return x, torch.randint(0, outputs, (rows,), generator=generator)
 
 
+def make(kind: str, params: Any, **kwargs: Any) -> Any:
+    """bSAM, IVON or SAM over SGD."""
+    if kind == "bsam":
+        return BSAM(params, 0.1, num_data=100, rho=0.05, seed=0, **kwargs)
+    if kind == "ivon":
+        return IVON(params, 0.1, num_data=100, seed=0, **kwargs)
+    return SAM(params, torch.optim.SGD, 0.05, lr=0.1, **kwargs)
+
+
 def closure_for(net: nn.Module, opt: Any, x: Tensor, y: Tensor, scaler: Any = None) -> Callable[[], Tensor]:
     def closure() -> Tensor:
         opt.zero_grad()
         loss = nn.functional.cross_entropy(net(x), y)
         (loss if scaler is None else scaler.scale(loss)).backward()
         return loss
+
+    return closure
+
+
+def minimizing(opt: Any, loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """A closure, as `step` wants it, of a loss as a function."""
+
+    def closure() -> Tensor:
+        opt.zero_grad()
+        value = loss()
+        value.backward()
+        return value
 
     return closure
 
@@ -121,16 +143,10 @@ class Trajectory:
         return torch.tensor(self["noise"][t], dtype=self.dtype).reshape(-1)
 
     def closures(self, net: nn.Module, opt: Any, t: int) -> list[Callable[[], Tensor]]:
-        def one(rows: Tensor) -> Callable[[], Tensor]:
-            def closure() -> Tensor:
-                opt.zero_grad()
-                loss = nn.functional.binary_cross_entropy_with_logits(net(self.x[rows]).squeeze(-1), self.y[rows])
-                loss.backward()
-                return loss
+        def loss(rows: Tensor) -> Tensor:
+            return nn.functional.binary_cross_entropy_with_logits(net(self.x[rows]).squeeze(-1), self.y[rows])
 
-            return closure
-
-        return [one(rows) for rows in self.rows(t)]
+        return [minimizing(opt, partial(loss, rows)) for rows in self.rows(t)]
 
     def set_lr(self, opt: Any, t: int) -> None:
         for group in opt.param_groups:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from optim_cases import closure_for, closures_for, data, flat, network
+from optim_cases import closure_for, closures_for, data, flat, minimizing, network
 from torch import Tensor, nn
 
 from fenchel.optim import IVON, SAM, SWAG, VOGN, UncorrectedAdam, functional_loss, per_example_loss, split_batch
@@ -20,13 +20,7 @@ def test_sam_adam_is_the_right_hand_column_of_algorithm_1() -> None:
     rho, lr, beta1, beta2, delta, gamma = 0.1, 0.05, 0.8, 0.95, 0.02, 0.3
     p = nn.Parameter(torch.tensor(w))
     opt = SAM([p], UncorrectedAdam, rho, lr=lr, betas=(beta1, beta2), weight_decay=delta, eps=gamma)
-
-    def closure() -> Tensor:
-        opt.zero_grad()
-        loss = (0.5 * torch.tensor(h) * p**2 - torch.tensor(b) * p).sum()
-        loss.backward()
-        return loss
-
+    closure = minimizing(opt, lambda: (0.5 * torch.tensor(h) * p**2 - torch.tensor(b) * p).sum())
     m, s = np.zeros(2), np.zeros(2)
     for _ in range(8):
         opt.step(closure)
@@ -62,13 +56,7 @@ def test_sam_feeds_any_base_the_adversarial_gradient(base: Any) -> None:
 def test_sam_at_a_zero_gradient_stays() -> None:
     p = nn.Parameter(torch.zeros(3))
     opt = SAM([p], torch.optim.SGD, 0.1, lr=0.5)
-
-    def closure() -> Tensor:
-        opt.zero_grad()
-        loss = (p**2).sum()
-        loss.backward()
-        return loss
-
+    closure = minimizing(opt, lambda: (p**2).sum())
     assert float(opt.step(closure)) == 0.0
     assert torch.equal(p.detach(), torch.zeros(3))
 
@@ -195,13 +183,7 @@ def test_ivon_against_numpy() -> None:
     draws = rng.normal(size=(5, 2, 4))
     feed = iter(torch.tensor(draws.reshape(-1, 4)))
     opt.standard_normal_like = lambda _: next(feed)  # type: ignore[method-assign]
-
-    def closure() -> Tensor:
-        opt.zero_grad()
-        loss = torch.cosh(p - 0.5).sum()
-        loss.backward()
-        return loss
-
+    closure = minimizing(opt, lambda: torch.cosh(p - 0.5).sum())
     m, h = np.zeros(4), np.full(4, h0)
     for t in range(1, 6):
         opt.step([closure, closure])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optim_cases import SETTINGS, FedBSAM, closure_for, closures_for, data, flat, network, state, train
+from optim_cases import SETTINGS, FedBSAM, closure_for, closures_for, data, flat, minimizing, network, state, train
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -54,13 +54,7 @@ def test_newton_like_step_on_quadratics(
         [p], lr, num_data=7, rho=0.0, betas=(0.0, beta2), weight_decay=delta, damping=gamma, noise=False,
         precision_first=order,
     )  # fmt: skip
-
-    def closure() -> Tensor:
-        opt.zero_grad()
-        loss = (0.5 * torch.tensor(h) * p**2 - torch.tensor(b) * p).sum()
-        loss.backward()
-        return loss
-
+    closure = minimizing(opt, lambda: (0.5 * torch.tensor(h) * p**2 - torch.tensor(b) * p).sum())
     for _ in range(6):
         opt.step(closure)
     mean, s = newton(h, b, w, 6, order, lr, beta2, delta, gamma)
@@ -142,17 +136,11 @@ def test_maximize_is_minimizing_the_negative() -> None:
         x, y = data()
         opt = BSAM(net.parameters(), 0.05, seed=3, maximize=maximize, **SETTINGS)
 
-        def part(net: Any, opt: Any, sign: int, x: Tensor, y: Tensor) -> Any:
-            def closure() -> Tensor:
-                opt.zero_grad()
-                loss = sign * nn.functional.cross_entropy(net(x), y)
-                loss.backward()
-                return loss
-
-            return closure
+        def signed(net: Any = net, x: Tensor = x, y: Tensor = y, sign: int = -1 if maximize else 1) -> Tensor:
+            return sign * nn.functional.cross_entropy(net(x), y)
 
         for _ in range(5):
-            opt.step([part(net, opt, -1 if maximize else 1, x, y)] * 2)
+            opt.step([minimizing(opt, signed)] * 2)
         ends.append(flat(net))
     torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-14)
 
@@ -216,13 +204,7 @@ def test_sqrt_num_data_and_data_factor_enter_where_they_should() -> None:
         [p], 0.0, num_data=50, data_factor=2.0, rho=0.0, betas=(0.9, 0.8), weight_decay=0.01, damping=0.2, noise=False,
         sqrt_num_data=True,
     )  # fmt: skip
-
-    def closure() -> Tensor:
-        opt.zero_grad()
-        loss = (p**2).sum() / 2
-        loss.backward()
-        return loss
-
+    closure = minimizing(opt, lambda: (p**2).sum() / 2)
     opt.step(closure)
     expected = 0.8 + 0.2 * (10 * torch.tensor([2.0, 3.0], dtype=torch.float64) + 0.21)
     torch.testing.assert_close(opt.state[p]["s"], expected)

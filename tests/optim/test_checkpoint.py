@@ -29,6 +29,7 @@ from fenchel.optim import (
     per_example_loss,
     save_checkpoint,
 )
+from fenchel.optim.cuda_graph import _snapshot
 
 SCRIPT = Path(__file__).parent / "killed_training.py"
 
@@ -148,6 +149,36 @@ def test_the_base_optimizer_of_sam_stays_linked() -> None:
     before = flat(net)
     advance(net, opt, torch.optim.lr_scheduler.LambdaLR(opt, lambda _: 0.0), 1)
     assert torch.equal(flat(net), before)
+
+
+@pytest.mark.parametrize("make", [bsam, sam, ivon, lambda net: torch.optim.Adam(net.parameters())])
+@pytest.mark.parametrize("before", [0, 2])
+def test_the_warm_up_steps_of_a_graph_are_undone(make: Any, before: int) -> None:
+    """In place, buffers and counts included; what the steps made anew becomes what an optimizer begins with."""
+    x, y = data()
+    net = nn.Sequential(network(), nn.BatchNorm1d(3).double())
+    opt = make(net[0])
+
+    def go(steps: int) -> Any:
+        for _ in range(steps):
+            opt.step(closures_for(net, opt, x, y, 1)[0])
+        return copy.deepcopy((net.state_dict(), opt.state_dict()))
+
+    weights, state = go(before)
+    put_back = _snapshot(opt, net)
+    begun = getattr(opt, "initial_state", lambda p, group: {})
+    for i, p in enumerate(net[0].parameters()):
+        state["state"].setdefault(i, begun(p, opt.param_groups[0]))
+    go(3)
+    put_back()
+    weights_after, state_after = go(0)
+    for name, value in weights.items():
+        assert torch.equal(value, weights_after[name])
+    for i, entry in state_after["state"].items():
+        for name, value in entry.items():
+            expected = state["state"][i].get(name, 0.0)
+            assert torch.equal(torch.as_tensor(value), torch.zeros_like(torch.as_tensor(value)) + expected)
+    assert [g.get("step") for g in state_after["param_groups"]] == [g.get("step") for g in state["param_groups"]]
 
 
 def test_swag_continues(tmp_path: Path) -> None:

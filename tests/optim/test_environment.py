@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from optim_cases import SETTINGS, FedBSAM, closure_for, closures_for, data, flat, network
+from optim_cases import SETTINGS, FedBSAM, closure_for, closures_for, data, flat, minimizing, network
 from scipy import stats
 from torch import Tensor, nn
 
@@ -23,7 +23,7 @@ def test_noise_is_standard_normal_and_independent(size: int, dtype: torch.dtype)
     for k in range(4):  # two steps of two sub-batches
         if k % 2 == 0:
             source.start(1, k)
-        draws[k] = source.normal(torch.Size([size]), dtype, CPU)
+        draws[k] = torch.randn(size, dtype=dtype, generator=source.on(CPU))
     assert draws.dtype == dtype
     z = draws.flatten().double()
     assert stats.kstest(z.numpy(), "norm").pvalue > 1e-4
@@ -41,7 +41,7 @@ def test_streams_differ_by_seed_step_rank_and_purpose_and_nothing_else() -> None
     def draw(seed: int, count: int, **kwargs: Any) -> Tensor:
         source = NoiseSource(**kwargs)
         source.start(seed, count)
-        return source.normal(torch.Size([20]), torch.float32, CPU)
+        return torch.randn(20, generator=source.on(CPU))
 
     draws = [draw(1, 1), draw(2, 1), draw(1, 2), draw(1, 1, rank=1), draw(1, 1, purpose="sampling")]
     assert all(not torch.equal(a, b) for i, a in enumerate(draws) for b in draws[:i])
@@ -56,13 +56,7 @@ def test_posterior_samples_have_the_mean_and_variance() -> None:
     p = nn.Parameter(torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64))
     opt = BSAM([p], 0.1, **{**SETTINGS, "num_data": 10})
     assert torch.allclose(opt.posterior_variance()[0], torch.full((3,), 0.1, dtype=torch.float64))
-
-    def closure() -> Tensor:
-        opt.zero_grad()
-        loss = (torch.tensor([1.0, 3.0, 9.0]) * p**2).sum()
-        loss.backward()
-        return loss
-
+    closure = minimizing(opt, lambda: (torch.tensor([1.0, 3.0, 9.0]) * p**2).sum())
     for _ in range(20):
         opt.step(closure)
     mean, variance = p.detach().clone(), opt.posterior_variance()[0]

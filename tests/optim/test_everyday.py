@@ -9,22 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from optim_cases import closure_for, data, flat, network
+from optim_cases import closure_for, data, flat, make, minimizing, network
 from torch import Tensor, nn
 
-from fenchel.optim import BSAM, IVON, SAM, SWAG, VOGN, ClosureError, SettingsWarning, per_example_loss
+from fenchel.optim import BSAM, SAM, SWAG, VOGN, ClosureError, SettingsWarning, per_example_loss
 from fenchel.predict import DiagonalGaussian, predict_bma
-
-SETTINGS: dict[str, Any] = {"num_data": 100, "rho": 0.05}
-
-
-def make(kind: str, params: Any, **kwargs: Any) -> Any:
-    if kind == "bsam":
-        return BSAM(params, 0.1, seed=0, **SETTINGS, **kwargs)
-    if kind == "ivon":
-        return IVON(params, 0.1, num_data=100, seed=0, **kwargs)
-    return SAM(params, torch.optim.SGD, 0.05, lr=0.1, **kwargs)
-
 
 KINDS = ["bsam", "sam", "ivon"]
 
@@ -116,41 +105,6 @@ def test_closures_that_do_not_do_their_part_are_refused_and_move_nothing(kind: s
             assert torch.equal(flat(net), before)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_gradients_zeroed_in_place_are_fine(kind: str) -> None:
-    net = network()
-    x, y = data()
-    opt = make(kind, net.parameters())
-
-    def closure() -> Tensor:
-        opt.zero_grad(set_to_none=False)
-        value = nn.functional.cross_entropy(net(x), y)
-        value.backward()
-        return value
-
-    for _ in range(3):
-        opt.step(closure)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_forgotten_scaler_is_refused(kind: str) -> None:
-    net = network(dtype=torch.float32)
-    x, y = data(dtype=torch.float32)
-    opt = make(kind, net.parameters())
-    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-
-    def closure() -> Tensor:
-        opt.zero_grad()
-        loss = nn.functional.cross_entropy(net(x), y)
-        scaler.scale(loss).backward()
-        return loss
-
-    with pytest.raises(ClosureError, match="grad_scaler=scaler"):
-        opt.step(closure)
-    opt.step(closure, grad_scaler=scaler)
-    scaler.update()
-
-
 def test_ivon_with_a_scaler_is_ivon_without() -> None:
     ends = []
     for scale in (None, 2.0**12):
@@ -181,13 +135,7 @@ def test_likely_mistakes_are_named_once() -> None:
     def run(factor: float = 1.0, **kwargs: Any) -> list[str]:
         net = network()
         opt = BSAM(net.parameters(), **{"lr": 0.1, "num_data": 5000, "rho": 0.01, "seed": 0, **kwargs})
-
-        def closure() -> Tensor:
-            opt.zero_grad()
-            loss = factor * nn.functional.cross_entropy(net(x), y)
-            loss.backward()
-            return loss
-
+        closure = minimizing(opt, lambda: factor * nn.functional.cross_entropy(net(x), y))
         return warned(opt, closure)
 
     assert run() == []
@@ -223,13 +171,7 @@ def test_nothing_to_train_sparse_and_foreign_states_give_one_sentence(kind: str)
         make(kind, [frozen]).step(lambda: torch.zeros(()))
     table = nn.Embedding(4, 2, sparse=True)
     opt = make(kind, table.parameters())
-
-    def closure() -> Tensor:
-        opt.zero_grad()
-        loss = table(torch.tensor([1])).sum()
-        loss.backward()
-        return loss
-
+    closure = minimizing(opt, lambda: table(torch.tensor([1])).sum())
     with pytest.raises(ValueError, match="sparse gradients"):
         opt.step(closure)
     if kind == "sam":
@@ -397,13 +339,7 @@ def test_adaptive_sam_scales_the_perturbation_with_the_weights() -> None:
 def test_sam_clips_the_averaged_gradient() -> None:
     p = nn.Parameter(torch.tensor([3.0, 4.0], dtype=torch.float64))
     opt = SAM([p], torch.optim.SGD, 0.0, lr=1.0, max_grad_norm=0.5)
-
-    def closure() -> Tensor:
-        opt.zero_grad()
-        loss = 0.5 * p.square().sum()
-        loss.backward()
-        return loss
-
+    closure = minimizing(opt, lambda: 0.5 * p.square().sum())
     opt.step(closure)
     torch.testing.assert_close(p.detach(), torch.tensor([2.7, 3.6], dtype=torch.float64), rtol=1e-5, atol=0)
 

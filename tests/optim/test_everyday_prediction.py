@@ -6,17 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from optim_cases import closure_for, data, network
+from optim_cases import closure_for, data, make, network
 from torch import Tensor, nn
 
-from fenchel.optim import BSAM, IVON
 from fenchel.predict import DiagonalGaussian, evaluate_bma, predict_bma
-
-
-def make(kind: str, params: Any) -> Any:
-    if kind == "bsam":
-        return BSAM(params, 0.1, seed=0, num_data=100, rho=0.05)
-    return IVON(params, 0.1, num_data=100, seed=0)
 
 
 class TwoInputs(nn.Module):

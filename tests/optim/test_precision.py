@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from optim_cases import SETTINGS, closure_for, closures_for, data, flat, network, state
+from optim_cases import SETTINGS, closure_for, closures_for, data, flat, minimizing, network, state
 from torch import Tensor, nn
 
 from fenchel.optim import BSAM, SAM, functional_loss, split_batch
@@ -94,13 +94,7 @@ def test_exception_with_16_bit_weights_restores_them() -> None:
 def test_two_precisions_in_one_group() -> None:
     a, b = nn.Parameter(torch.ones(3, dtype=torch.bfloat16)), nn.Parameter(torch.ones(3, dtype=torch.float64))
     opt = BSAM([a, b], 0.1, seed=0, **SETTINGS)
-
-    def closure() -> Tensor:
-        opt.zero_grad()
-        loss = (a.double() ** 2).sum() + (b**2).sum()
-        loss.backward()
-        return loss
-
+    closure = minimizing(opt, lambda: (a.double() ** 2).sum() + (b**2).sum())
     for _ in range(5):
         loss = opt.step([closure, closure])
     assert float(loss) < 6

@@ -4,44 +4,30 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
-from fenchel.optim.amp import LossScale
-from fenchel.optim.bucket import Bucket
-from fenchel.optim.kernels.eager import EagerMoves
+from fenchel.optim.kernels.bucket import Bucket
 
-__all__ = ["Moves", "moves_of", "reason_against"]
+if TYPE_CHECKING:
+    from fenchel.optim.kernels.fused import TritonKernels
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-class Moves(Protocol):
-    """The moves of Algorithm 1 for some buckets."""
-
-    def noisy_point(self) -> None: ...
-
-    def adversarial_point(self, scale: LossScale | None) -> None: ...
-
-    def collect(self, scale: LossScale | None, *, last: bool) -> None: ...
-
-    def update(self, parts: int, scale: LossScale | None) -> None: ...
+__all__ = ["moves_of", "reason_against"]
 
 
 def reason_against(bucket: Bucket, *, own_noise: bool) -> str | None:
     """Why the fused kernels cannot move a bucket, or None."""
-    device, dtype = bucket.key
     if not own_noise:
         return "standard_normal_like is overridden"
-    if device.type != "cuda":
-        return f"they need a CUDA device, and the parameters are on {device}"
-    if dtype not in DTYPES:
-        return f"they compute in float32, and the parameters are {dtype}"
+    if bucket.device.type != "cuda":
+        return f"they need a CUDA device, and the parameters are on {bucket.device}"
+    if bucket.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"they compute in float32, and the parameters are {bucket.dtype}"
     if any(bucket.shards.position(p) is None for p in bucket.params):
         return "a parameter is sharded in pieces that are not contiguous"
-    if not all(_dense(w) for w in bucket.weights):
+    # memory that torch would lay out so again has neither gaps nor overlaps
+    if any(torch.empty_like(w, device="meta").stride() != w.stride() for w in bucket.weights):
         return "a parameter is not dense in memory"
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
@@ -49,13 +35,9 @@ def reason_against(bucket: Bucket, *, own_noise: bool) -> str | None:
 
 
 def moves_of(
-    buckets: Sequence[Bucket],
-    *,
-    own_noise: bool,
-    draw: Callable[[list[Tensor]], list[Tensor]],
-    generator: Callable[[torch.device], torch.Generator],
-) -> list[Moves]:
-    """What moves the buckets: fused kernels, one for each device and precision, and torch's functions for the rest.
+    buckets: Sequence[Bucket], *, own_noise: bool, generator: Callable[[torch.device], torch.Generator]
+) -> list[Bucket | TritonKernels]:
+    """What moves the buckets: fused kernels, one for each device and precision, and the rest themselves.
 
     Raises:
         ValueError: a group was made with ``fused=True`` and cannot be moved by fused kernels.
@@ -68,20 +50,10 @@ def moves_of(
             raise ValueError(f"fused=True cannot be: {reason}")
         bucket.fused = reason is None
         if bucket.fused:
-            together.setdefault(bucket.key, []).append(bucket)
-    moves: list[Moves] = []
+            together.setdefault((bucket.device, bucket.dtype), []).append(bucket)
+    moves: list[Bucket | TritonKernels] = [b for b in buckets if not b.fused]
     if together:
         from fenchel.optim.kernels.fused import TritonKernels
 
         moves += [TritonKernels(same, generator) for same in together.values()]
-    return [*moves, EagerMoves([b for b in buckets if not b.fused], draw)]
-
-
-def _dense(tensor: Tensor) -> bool:
-    """Whether the numbers fill their memory without gaps or overlaps, in whatever order."""
-    step = 1
-    for stride, size in sorted((i, n) for n, i in zip(tensor.shape, tensor.stride(), strict=True) if n > 1):
-        if stride != step:
-            return False
-        step *= size
-    return True
+    return moves

@@ -12,9 +12,9 @@ import triton.language as tl
 from torch import Tensor
 
 from fenchel.optim.amp import LossScale
-from fenchel.optim.bucket import Bucket
 from fenchel.optim.cuda_graph import capturing
 from fenchel.optim.kernels import triton_moves as moves
+from fenchel.optim.kernels.bucket import Bucket
 from fenchel.optim.shards import local
 
 __all__ = ["TritonKernels"]
@@ -37,143 +37,141 @@ class TritonKernels:
     def __init__(self, buckets: Sequence[Bucket], generator: Callable[[torch.device], torch.Generator]) -> None:
         self._generator = generator
         self.buckets = list(buckets)
-        self.device, dtype = buckets[0].key
-        self._kind, self._master = KINDS[dtype], buckets[0].master is not None
+        self.device, self._shards = buckets[0].device, buckets[0].shards
+        self._kind, self._master = KINDS[buckets[0].dtype], bool(buckets[0].master)
         self._params = [p for b in buckets for p in b.params]
         weights = [w for b in buckets for w in b.weights]
-        self._divided = any(b.divided for b in buckets)
         self._count = len(weights)
         self._strides = [w.stride() for w in weights]
         sizes = [w.numel() for w in weights]
-        positions = [b.shards.position(p) or 0 for b in buckets for p in b.params]
+        positions = [self._shards.position(p) or 0 for b in buckets for p in b.params]
         numbers = [n for b in buckets for n in b.numbers]
         groups = [i for i, b in enumerate(buckets) for _ in b.params]
         self._quads = all(position % 4 == 0 for position in positions)
-        blocks = [(t << 32) | i for t, n in enumerate(sizes) for i in range(-(-n // moves.BLOCK))]
+        blocks = [(t << 32) | i for t, n in enumerate(sizes) for i in range(-(-n // moves.BLOCK.value))]
         self._grid = (len(blocks),)
         self._blocks = self._sent(blocks, torch.int64)
         self._numbers = self._sent([*sizes, *positions, *numbers, *groups], torch.int64)
         pieces = [-(-n // PADDING) * PADDING for n in sizes]
         self._begins = [0, *accumulate(pieces)]
         self._state = [t.data_ptr() for name in ("s", "momentum") for b in buckets for t in getattr(b, name)]
-        self._mean: list[int] = [t.data_ptr() for b in buckets for t in b.master or []]
+        self._masters = [t for b in buckets for t in b.master]
+        self._mean = [t.data_ptr() for t in self._masters]
         self._absolute: list[int] = []
-        self._hyper = torch.zeros(len(buckets), moves.COLUMNS, device=self.device)
+        self._hyper = torch.zeros(len(buckets), moves.COLUMNS.value, device=self.device)
         self._values: list[tuple[float, ...]] = []
         self._tables: dict[tuple[int, ...], tuple[Tensor, bool]] = {}
         pinned = self.device.type == "cuda"
         self._captured = torch.empty((CAPTURES, 6 * self._count), dtype=torch.int64, pin_memory=pinned)
         self._captures = 0
         self._one = torch.ones((), device=self.device)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what belongs to a step."""
+        for b in self.buckets:
+            b.clear()
+        self._fresh = True
+        self._kept: Tensor | None = None
+        self._summed: Tensor | None = None
+        self._gradient: list[Tensor] = []
 
     def noisy_point(self) -> None:
         """Line 3; first it keeps the mean."""
-        fresh = self.buckets[0].fresh
+        fresh = self._fresh
         if fresh:
-            self.refresh()
-            if self._master:
-                for b in self.buckets:
-                    b.mean = b.master or []
-            else:
-                self._mean = self._room("mean")
+            self._refresh()
+            if not self._master:
+                self._kept, self._mean = self._room()
         seed = torch.empty(1, dtype=torch.int64, device=self.device).random_(generator=self._generator(self.device))
-        table, aligned = self._table([None] * self._count)
-        self._launch(
-            moves.noisy_point, table, self._numbers, self._blocks, self._hyper, seed, self._count,
-            KIND=self._kind, MASTER=self._master, KEEP=fresh, ALIGNED=aligned, QUADS=self._quads,
-        )  # fmt: skip
+        how = {"MASTER": self._master, "KEEP": fresh, "QUADS": self._quads}
+        self._launch(moves.noisy_point, [None] * self._count, seed, **how)
+        self._fresh = False
 
     def adversarial_point(self, scale: LossScale | None) -> None:
         """Line 5 and the sum of |g|."""
-        add = self.buckets[0].summed
+        add = self._summed is not None
         if not add:
-            self._absolute = self._room("absolute")
-        gradients = self._gradients()
-        table, aligned = self._table(gradients)
-        inverse, found = self._scale(scale)
-        self._launch(
-            moves.adversarial_point, table, self._numbers, self._blocks, self._hyper, inverse, found, self._count,
-            KIND=self._kind, ADD=add, SCALED=scale is not None, ALIGNED=aligned,
-        )  # fmt: skip
+            self._summed, self._absolute = self._room()
+        unscale, scaled = self._scale(scale), scale is not None
+        self._launch(moves.adversarial_point, self._gradients(), *unscale, ADD=add, SCALED=scaled)
 
     def collect(self, scale: LossScale | None, *, last: bool) -> None:
-        """Line 6: of a single sub-batch the gradient itself serves."""
-        gradients = iter(self._gradients())
-        for b in self.buckets:
-            terms = [torch.zeros_like(w) if (g := next(gradients)) is None else g for w in b.weights]
-            if scale is not None:
-                terms = [t.to(torch.float32, copy=True) for t in terms]
-                scale.unscale(terms, self.device)
-            if b.gradient is not None:
-                torch._foreach_add_(b.gradient, terms)
-            elif last or scale is not None:
-                b.gradient = terms
-            else:
-                b.gradient = [t.to(torch.float32, copy=True) for t in terms]
+        """Line 6; ``last`` as of `Bucket.collect`."""
+        pairs = zip(self._params, self._gradients(), strict=True)
+        terms = [torch.zeros_like(local(p)) if g is None else g for p, g in pairs]
+        if scale is not None:
+            terms = scale.unscaled(terms, self.device)
+        if self._gradient:
+            torch._foreach_add_(self._gradient, terms)
+        else:
+            alone = last or scale is not None
+            self._gradient = terms if alone else [t.to(torch.float32, copy=True) for t in terms]
 
     def update(self, parts: int, scale: LossScale | None) -> None:
         """Lines 7 to 9; a parameter that no pass reached keeps its mean and its state."""
-        sums: list[Tensor | None] = []
-        for b in self.buckets:
-            sums += [g if seen else None for g, seen in zip(b.gradient or [], b.seen, strict=True)]
-        kinds = {g.dtype for g in sums if g is not None}
-        if len(kinds) > 1:
-            sums = [None if g is None else g.to(torch.float32) for g in sums]
-            kinds = {torch.float32}
-        table, aligned = self._table(sums)
-        kind = KINDS[next(iter(kinds), torch.float32)]
-        _, found = self._scale(scale)
-        self._launch(
-            moves.update, table, self._numbers, self._blocks, self._hyper, found, 1.0 / parts, self._count,
-            KIND=self._kind, SUM_KIND=kind, MASTER=self._master, SCALED=scale is not None, ALIGNED=aligned,
-        )  # fmt: skip
+        seen = [seen for b in self.buckets for seen in b.seen]
+        sums = [g if used else None for g, used in zip(self._gradient, seen, strict=True)]
+        kind, found = KINDS[self._gradient[0].dtype], self._scale(scale)[1]
+        how = {"SUM_KIND": kind, "MASTER": self._master, "SCALED": scale is not None}
+        self._launch(moves.update, sums, found, 1.0 / parts, **how)
 
     def _scale(self, scale: LossScale | None) -> tuple[Tensor, Tensor]:
         return (self._one, self._one) if scale is None else scale.on(self.device)
 
     # ---- tables ---------------------------------------------------------------------------------------------------
 
-    def _launch(self, kernel: Any, *args: Any, **constants: Any) -> None:
+    def _launch(self, kernel: Any, gradients: Sequence[Tensor | None], *args: Any, **constants: Any) -> None:
         if self._grid[0]:  # a process may hold nothing of any parameter
+            table, aligned = self._table(gradients)
+            tables = (table, self._numbers, self._blocks, self._hyper)
             with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
-                kernel[self._grid](*args, **constants, BLOCK=moves.BLOCK)
-        self.buckets[0].shards.changed(self._params, raw=True)
+                kernel[self._grid](*tables, *args, self._count, KIND=self._kind, ALIGNED=aligned, **constants)
+        self._shards.changed(self._params, raw=True)
 
     def _sent(self, values: Sequence[Any], dtype: torch.dtype) -> Tensor:
         """Numbers on the device, without waiting for it: from pinned memory, which torch reuses once it was read."""
         host = torch.tensor(values, dtype=dtype, pin_memory=self.device.type == "cuda")
         return host.to(self.device, non_blocking=True)
 
-    def _room(self, name: str) -> list[int]:
-        """Float32 memory like the weights, in one piece: addresses; buckets make tensors of it if they need them."""
+    def _room(self) -> tuple[Tensor, list[int]]:
+        """Float32 memory like the weights, in one piece, and the addresses in it."""
         memory = torch.empty(self._begins[-1], device=self.device)
-        begin = 0
-        for b in self.buckets:
-
-            def views(b: Bucket = b, begin: int = begin) -> list[Tensor]:
-                return [
-                    memory.as_strided(w.shape, w.stride(), self._begins[begin + i]) for i, w in enumerate(b.weights)
-                ]
-
-            setattr(b, name, views)
-            begin += len(b.params)
         base = memory.data_ptr()
-        return [base + 4 * at for at in self._begins[:-1]]
+        return memory, [base + 4 * at for at in self._begins[:-1]]
+
+    def _views(self, memory: Tensor | None) -> list[Tensor]:
+        """Such memory as tensors; made when they are asked for, since a step as a rule needs none."""
+        if memory is None:
+            return []
+        pairs = zip(self._params, self._strides, self._begins, strict=False)
+        return [memory.as_strided(local(p).shape, stride, at) for p, stride, at in pairs]
+
+    def put_back(self) -> None:
+        """The weights become the mean, bit for bit."""
+        if not self._fresh:
+            self._shards.assign(self._params, self._masters or self._views(self._kept))
+
+    def sums(self) -> list[tuple[Tensor, list[Tensor]]]:
+        """The parameters, each with its sums of g_eps and |g|."""
+        rows = zip(self._params, self._gradient, self._views(self._summed), strict=True)
+        return [(p, [g, a]) for p, g, a in rows]
 
     def _gradients(self) -> list[Tensor | None]:
         """The gradients, in the precision and the strides of the weights."""
-        found = [g for b in self.buckets for g in b.gradients()]
-        dtype = self.buckets[0].key[1]
+        found = [g for b in self.buckets for g in b.found()]
+        dtype = self.buckets[0].dtype
         for i, (g, stride) in enumerate(zip(found, self._strides, strict=True)):
             if g is not None and (g.stride() != stride or g.dtype is not dtype):
                 w = local(self._params[i])
-                if g.dtype != dtype or not _same_order(g, w):
+                same = [a == b for n, a, b in zip(w.shape, w.stride(), g.stride(), strict=True) if n > 1]
+                if g.dtype != dtype or not all(same):
                     found[i] = torch.empty_like(w).copy_(g)
         return found
 
     def _table(self, gradients: Sequence[Tensor | None]) -> tuple[Tensor, bool]:
         """The addresses of everything, and whether all begin at multiples of 16 bytes."""
-        weights = [local(p).data_ptr() for p in self._params] if self._divided else [p.data_ptr() for p in self._params]
+        weights = [local(p).data_ptr() for p in self._params]
         sums = self._absolute or [0] * self._count
         there = [0 if g is None else g.data_ptr() for g in gradients]
         addresses = (*weights, *self._mean, *self._state, *there, *sums)
@@ -191,7 +189,7 @@ class TritonKernels:
             found = self._tables[addresses] = (self._sent(addresses, torch.int64), _aligned(addresses))
         return found
 
-    def refresh(self) -> None:
+    def _refresh(self) -> None:
         """Bring the table of hyperparameters up to date; learning rates in tensors are copied on the device."""
         rows: list[tuple[float, ...]] = []
         for b in self.buckets:
@@ -208,13 +206,6 @@ class TritonKernels:
         for i, b in enumerate(self.buckets):
             if isinstance(b.group["lr"], Tensor):
                 self._hyper[i, moves.LR.value].copy_(b.group["lr"])
-
-
-def _same_order(a: Tensor, b: Tensor) -> bool:
-    """Whether the numbers of two tensors of one shape follow each other in the same order in memory."""
-    return a.stride() == b.stride() or all(
-        i == j for n, i, j in zip(a.shape, a.stride(), b.stride(), strict=True) if n > 1
-    )
 
 
 def _aligned(addresses: Sequence[int]) -> bool:

@@ -12,38 +12,41 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.language import constexpr
 
 __all__ = ["BLOCK", "COLUMNS", "adversarial_point", "noisy_point", "update"]
 
-BLOCK = 2048
-COLUMNS = 12
+BLOCK = constexpr(2048)
+COLUMNS = constexpr(12)
 
 # rows of the table of addresses, and of the table of whole numbers
-WEIGHTS, MEAN, S, MOMENTUM, GRADIENT, ABSOLUTE = map(tl.constexpr, range(6))
-SIZE, POSITION, NUMBER, GROUP = map(tl.constexpr, range(4))
+WEIGHTS, MEAN, S, MOMENTUM, GRADIENT, ABSOLUTE = map(constexpr, range(6))
+SIZE, POSITION, NUMBER, GROUP = map(constexpr, range(4))
 # columns of the table of hyperparameters, a row for each group
-NOISE, RHO, LR, BETA1, BETA2, REST1, REST2, DECAY, OFFSET, SIGN, FACTOR, FIRST = map(tl.constexpr, range(COLUMNS))
+NOISE, RHO, LR, BETA1, BETA2, REST1, REST2, DECAY, OFFSET, SIGN, FACTOR, FIRST = map(constexpr, range(12))
 
 
 @triton.jit
-def _tile(numbers, blocks, count, block: tl.constexpr):
-    """The tensor of this program, where its tile begins in it, and how long the tensor is."""
+def _tile(table, numbers, blocks, hyper, count):
+    """Of the tensor at hand the columns in both tables, the row of its group, and its size; where the tile begins."""
     place = tl.load(blocks + tl.program_id(0))
     tensor = (place >> 32).to(tl.int32)
-    return tensor, (place & 0xFFFFFFFF) * block, tl.load(numbers + SIZE * count + tensor)
+    known = numbers + tensor
+    row = hyper + tl.load(known + GROUP * count) * COLUMNS
+    return table + tensor, known, row, tl.load(known + SIZE * count), (place & 0xFFFFFFFF) * BLOCK
 
 
 @triton.jit
-def _at(table, row: tl.constexpr, tensor, count, offsets, kind: tl.constexpr, aligned: tl.constexpr):
-    """Pointers to ``offsets`` in the memory of a role of a tensor; ``aligned``: to 16 bytes, so that loads are wide."""
-    begin = tl.load(table + row * count + tensor).to(tl.pointer_type(kind))
+def _at(memory, row: constexpr, count, offsets, kind: constexpr, aligned: constexpr):
+    """Pointers to ``offsets`` in the memory of one role; ``aligned`` to 16 bytes, so that loads are wide."""
+    begin = tl.load(memory + row * count).to(tl.pointer_type(kind))
     if aligned:
         begin = tl.multiple_of(begin, 16)
     return begin + offsets
 
 
 @triton.jit
-def _load(pointers, mask, other: tl.constexpr):
+def _load(pointers, mask, other: constexpr):
     """Load as float32; ``mask`` is None within a tensor."""
     if mask is None:  # noqa: SIM108 - Triton compiles one branch only of this form
         value = tl.load(pointers)
@@ -63,7 +66,7 @@ def _four_normals(seed, number, counter):
 
 
 @triton.jit
-def _normals(seed, number, begin, size: tl.constexpr, quads: tl.constexpr):
+def _normals(seed, number, begin, size: constexpr, quads: constexpr):
     """Standard normal numbers of the positions begin ... begin + size - 1; ``quads``: begin is a multiple of four."""
     if quads:
         p, q, r, s = _four_normals(seed, number, begin // 4 + tl.arange(0, size // 4))
@@ -78,46 +81,26 @@ def _normals(seed, number, begin, size: tl.constexpr, quads: tl.constexpr):
 
 @triton.jit
 def noisy_point(
-    table,
-    numbers,
-    blocks,
-    hyper,
-    seed,
-    count,
-    KIND: tl.constexpr,
-    MASTER: tl.constexpr,
-    KEEP: tl.constexpr,
-    ALIGNED: tl.constexpr,
-    QUADS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    table, numbers, blocks, hyper, seed, count,
+    KIND: constexpr, MASTER: constexpr, KEEP: constexpr, ALIGNED: constexpr, QUADS: constexpr,
+):  # fmt: skip
     """Line 3. With KEEP the mean is first taken from the weights (MASTER: where these were changed from outside)."""
-    tensor, begin, size = _tile(numbers, blocks, count, BLOCK)
+    memory, known, row, size, begin = _tile(table, numbers, blocks, hyper, count)
     offsets = begin + tl.arange(0, BLOCK)
-    scale = tl.load(hyper + tl.load(numbers + GROUP * count + tensor) * 12 + NOISE)
-    first = tl.load(numbers + POSITION * count + tensor) + begin
-    noise = scale * _normals(tl.load(seed), tl.load(numbers + NUMBER * count + tensor), first, BLOCK, QUADS)
+    first = tl.load(known + POSITION * count) + begin
+    noise = tl.load(row + NOISE) * _normals(tl.load(seed), tl.load(known + NUMBER * count), first, BLOCK, QUADS)
     if begin + BLOCK <= size:
-        _noisy_tile(table, tensor, count, offsets, None, noise, KIND, MASTER, KEEP, ALIGNED)
+        _noisy_tile(memory, count, offsets, None, noise, KIND, MASTER, KEEP, ALIGNED)
     else:
-        _noisy_tile(table, tensor, count, offsets, offsets < size, noise, KIND, MASTER, KEEP, ALIGNED)
+        _noisy_tile(memory, count, offsets, offsets < size, noise, KIND, MASTER, KEEP, ALIGNED)
 
 
 @triton.jit
 def _noisy_tile(
-    table,
-    tensor,
-    count,
-    offsets,
-    mask,
-    noise,
-    KIND: tl.constexpr,
-    MASTER: tl.constexpr,
-    KEEP: tl.constexpr,
-    ALIGNED: tl.constexpr,
+    memory, count, offsets, mask, noise, KIND: constexpr, MASTER: constexpr, KEEP: constexpr, ALIGNED: constexpr
 ):
-    weights = _at(table, WEIGHTS, tensor, count, offsets, KIND, ALIGNED)
-    kept = _at(table, MEAN, tensor, count, offsets, tl.float32, ALIGNED)
+    weights = _at(memory, WEIGHTS, count, offsets, KIND, ALIGNED)
+    kept = _at(memory, MEAN, count, offsets, tl.float32, ALIGNED)
     if KEEP:
         mean = _load(weights, mask, 0.0)
         if MASTER:
@@ -126,56 +109,36 @@ def _noisy_tile(
         tl.store(kept, mean, mask)
     else:
         mean = _load(kept, mask, 0.0)
-    s = _load(_at(table, S, tensor, count, offsets, tl.float32, ALIGNED), mask, 1.0)
+    s = _load(_at(memory, S, count, offsets, tl.float32, ALIGNED), mask, 1.0)
     tl.store(weights, (mean + noise / tl.sqrt(s)).to(KIND), mask)
 
 
 @triton.jit
 def adversarial_point(
-    table,
-    numbers,
-    blocks,
-    hyper,
-    unscale,
-    found_inf,
-    count,
-    KIND: tl.constexpr,
-    ADD: tl.constexpr,
-    SCALED: tl.constexpr,
-    ALIGNED: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    table, numbers, blocks, hyper, unscale, found_inf, count,
+    KIND: constexpr, ADD: constexpr, SCALED: constexpr, ALIGNED: constexpr,
+):  # fmt: skip
     """Line 5, and |g| to its sum (ADD) or as its first term; under a loss scale, no step where g is not finite."""
-    tensor, begin, size = _tile(numbers, blocks, count, BLOCK)
+    memory, _, row, size, begin = _tile(table, numbers, blocks, hyper, count)
     offsets = begin + tl.arange(0, BLOCK)
-    step = tl.load(hyper + tl.load(numbers + GROUP * count + tensor) * 12 + RHO)
+    step = tl.load(row + RHO)
     if begin + BLOCK <= size:
-        _adversarial_tile(table, tensor, count, offsets, None, step, unscale, found_inf, KIND, ADD, SCALED, ALIGNED)
+        _adversarial_tile(memory, count, offsets, None, step, unscale, found_inf, KIND, ADD, SCALED, ALIGNED)
     else:
         mask = offsets < size
-        _adversarial_tile(table, tensor, count, offsets, mask, step, unscale, found_inf, KIND, ADD, SCALED, ALIGNED)
+        _adversarial_tile(memory, count, offsets, mask, step, unscale, found_inf, KIND, ADD, SCALED, ALIGNED)
 
 
 @triton.jit
 def _adversarial_tile(
-    table,
-    tensor,
-    count,
-    offsets,
-    mask,
-    step,
-    unscale,
-    found_inf,
-    KIND: tl.constexpr,
-    ADD: tl.constexpr,
-    SCALED: tl.constexpr,
-    ALIGNED: tl.constexpr,
-):
-    there = tl.load(table + GRADIENT * count + tensor) != 0
-    gradients = _at(table, GRADIENT, tensor, count, offsets, KIND, ALIGNED)
+    memory, count, offsets, mask, step, unscale, found_inf,
+    KIND: constexpr, ADD: constexpr, SCALED: constexpr, ALIGNED: constexpr,
+):  # fmt: skip
+    there = tl.load(memory + GRADIENT * count) != 0
+    gradients = _at(memory, GRADIENT, count, offsets, KIND, ALIGNED)
     g = _load(gradients, there if mask is None else mask & there, 0.0)
-    mean = _load(_at(table, MEAN, tensor, count, offsets, tl.float32, ALIGNED), mask, 0.0)
-    s = _load(_at(table, S, tensor, count, offsets, tl.float32, ALIGNED), mask, 1.0)
+    mean = _load(_at(memory, MEAN, count, offsets, tl.float32, ALIGNED), mask, 0.0)
+    s = _load(_at(memory, S, count, offsets, tl.float32, ALIGNED), mask, 1.0)
     if SCALED:
         g *= tl.load(unscale)
     absolute = tl.abs(g)
@@ -186,8 +149,8 @@ def _adversarial_tile(
         if tl.min(finite.to(tl.int32), axis=0) == 0:
             tl.store(found_inf, 1.0)
     point = mean + move
-    tl.store(_at(table, WEIGHTS, tensor, count, offsets, KIND, ALIGNED), point.to(KIND), mask)
-    sums = _at(table, ABSOLUTE, tensor, count, offsets, tl.float32, ALIGNED)
+    tl.store(_at(memory, WEIGHTS, count, offsets, KIND, ALIGNED), point.to(KIND), mask)
+    sums = _at(memory, ABSOLUTE, count, offsets, tl.float32, ALIGNED)
     if ADD:
         absolute += _load(sums, mask, 0.0)
     tl.store(sums, absolute, mask)
@@ -195,59 +158,37 @@ def _adversarial_tile(
 
 @triton.jit
 def update(
-    table,
-    numbers,
-    blocks,
-    hyper,
-    found_inf,
-    inverse_parts,
-    count,
-    KIND: tl.constexpr,
-    SUM_KIND: tl.constexpr,
-    MASTER: tl.constexpr,
-    SCALED: tl.constexpr,
-    ALIGNED: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    table, numbers, blocks, hyper, found_inf, inverse_parts, count,
+    KIND: constexpr, SUM_KIND: constexpr, MASTER: constexpr, SCALED: constexpr, ALIGNED: constexpr,
+):  # fmt: skip
     """Lines 7 to 9; where there is no gradient, or one was not finite, the weights just become the mean."""
-    tensor, begin, size = _tile(numbers, blocks, count, BLOCK)
+    memory, _, row, size, begin = _tile(table, numbers, blocks, hyper, count)
     offsets = begin + tl.arange(0, BLOCK)
-    row = hyper + tl.load(numbers + GROUP * count + tensor) * 12
-    skip = tl.load(table + GRADIENT * count + tensor) == 0
+    skip = tl.load(memory + GRADIENT * count) == 0
     if SCALED:
         skip = skip | (tl.load(found_inf) != 0)
     if begin + BLOCK <= size:
-        _update_tile(table, tensor, count, offsets, None, row, inverse_parts, skip, KIND, SUM_KIND, MASTER, ALIGNED)
+        _update_tile(memory, count, offsets, None, row, inverse_parts, skip, KIND, SUM_KIND, MASTER, ALIGNED)
     else:
         mask = offsets < size
-        _update_tile(table, tensor, count, offsets, mask, row, inverse_parts, skip, KIND, SUM_KIND, MASTER, ALIGNED)
+        _update_tile(memory, count, offsets, mask, row, inverse_parts, skip, KIND, SUM_KIND, MASTER, ALIGNED)
 
 
 @triton.jit
 def _update_tile(
-    table,
-    tensor,
-    count,
-    offsets,
-    mask,
-    row,
-    scale,
-    skip,
-    KIND: tl.constexpr,
-    SUM_KIND: tl.constexpr,
-    MASTER: tl.constexpr,
-    ALIGNED: tl.constexpr,
-):
-    weights = _at(table, WEIGHTS, tensor, count, offsets, KIND, ALIGNED)
-    kept = _at(table, MEAN, tensor, count, offsets, tl.float32, ALIGNED)
+    memory, count, offsets, mask, row, scale, skip,
+    KIND: constexpr, SUM_KIND: constexpr, MASTER: constexpr, ALIGNED: constexpr,
+):  # fmt: skip
+    weights = _at(memory, WEIGHTS, count, offsets, KIND, ALIGNED)
+    kept = _at(memory, MEAN, count, offsets, tl.float32, ALIGNED)
     mean = _load(kept, mask, 0.0)
     if skip:
         tl.store(weights, mean.to(KIND), mask)
     else:
-        states = _at(table, S, tensor, count, offsets, tl.float32, ALIGNED)
-        momenta = _at(table, MOMENTUM, tensor, count, offsets, tl.float32, ALIGNED)
-        g = _load(_at(table, GRADIENT, tensor, count, offsets, SUM_KIND, ALIGNED), mask, 0.0)
-        absolute = _load(_at(table, ABSOLUTE, tensor, count, offsets, tl.float32, ALIGNED), mask, 0.0)
+        states = _at(memory, S, count, offsets, tl.float32, ALIGNED)
+        momenta = _at(memory, MOMENTUM, count, offsets, tl.float32, ALIGNED)
+        g = _load(_at(memory, GRADIENT, count, offsets, SUM_KIND, ALIGNED), mask, 0.0)
+        absolute = _load(_at(memory, ABSOLUTE, count, offsets, tl.float32, ALIGNED), mask, 0.0)
         s = _load(states, mask, 1.0)
         g = (scale * tl.load(row + SIGN)) * g + tl.load(row + DECAY) * mean
         momentum = tl.load(row + BETA1) * _load(momenta, mask, 0.0) + tl.load(row + REST1) * g
