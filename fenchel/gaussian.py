@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
+from fenchel.divergence import dense, kl_divergence, times
 from fenchel.errors import DomainError
 from fenchel.losses.inputs import finite_array
 from fenchel.results import Natural
@@ -70,7 +71,7 @@ class Gaussian:
         except DomainError as error:
             raise DomainError("lam2 must be negative definite: (lam1, lam2) lies outside Omega") from error
         cov = _inverse(precision)
-        return cls(_times(cov, lam1), cov)
+        return cls(times(cov, lam1), cov)
 
     @classmethod
     def from_expectation(cls, mu1: Any, mu2: Any) -> Gaussian:
@@ -112,7 +113,7 @@ class Gaussian:
     @cached_property
     def cov(self) -> Array:
         """S, (P, P)."""
-        return _dense(self._block, self.dim)
+        return dense(self._block, self.dim)
 
     @cached_property
     def precision_block(self) -> Array:
@@ -122,7 +123,7 @@ class Gaussian:
     @cached_property
     def precision(self) -> Array:
         """S^-1, (P, P)."""
-        return _dense(self.precision_block, self.dim)
+        return dense(self.precision_block, self.dim)
 
     @cached_property
     def logdet(self) -> float:
@@ -134,7 +135,7 @@ class Gaussian:
     def natural(self) -> Natural:
         """(lam1, lam2) = (S^-1 m, -S^-1/2), blocks in the structure's own shape."""
         precision = self.precision_block
-        return Natural(_times(precision, self._mean), -0.5 * precision)
+        return Natural(times(precision, self._mean), -0.5 * precision)
 
     def expectation(self) -> Expectation:
         """(mu1, mu2) = E_q[T(theta)], blocks in the structure's own shape."""
@@ -152,7 +153,7 @@ class Gaussian:
 
     def log_partition(self) -> float:
         """A(lambda) = 1/2 m^T S^-1 m + 1/2 log det S + P/2 log 2 pi."""
-        return float(0.5 * (self._mean @ _times(self.precision_block, self._mean) + self.logdet + self.dim * _LOG_2PI))
+        return float(0.5 * (self._mean @ times(self.precision_block, self._mean) + self.logdet + self.dim * _LOG_2PI))
 
     def entropy(self) -> float:
         """H(q) = 1/2 log det S + P/2 (1 + log 2 pi), in nats."""
@@ -166,13 +167,7 @@ class Gaussian:
         """
         if other.dim != self.dim:
             raise ValueError(f"other must have dimension {self.dim}, got {other.dim}")
-        step = self._mean - other.mean
-        if self._block.ndim < 2 and other._block.ndim < 2:
-            trace = float(np.sum(self._block * np.broadcast_to(other.precision_block, (self.dim,))))
-        else:
-            trace = float(np.sum(self.cov * other.precision))
-        distance = float(step @ _times(other.precision_block, step))
-        return max(0.0, 0.5 * (trace + distance - self.dim + other.logdet - self.logdet))
+        return kl_divergence(self._mean, self._block, other.mean, other.cov_block).value
 
     def log_density(self, theta: Any) -> Array | float:
         """log q(theta) for theta (n, P) -> (n,), or (P,) -> float."""
@@ -234,15 +229,5 @@ def _inverse(block: Array) -> Array:
     return 0.5 * (inverse + inverse.T)
 
 
-def _times(block: Array, vector: Array) -> Array:
-    return block @ vector if block.ndim == 2 else np.asarray(block * vector)
-
-
 def _square(mean: Array, ndim: int) -> Array:
     return np.asarray((mean @ mean, mean * mean, np.outer(mean, mean))[ndim])
-
-
-def _dense(block: Array, dim: int) -> Array:
-    if block.ndim == 2:
-        return block
-    return np.diag(np.broadcast_to(block, (dim,))).astype(float)
