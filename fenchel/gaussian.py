@@ -11,7 +11,7 @@ from scipy.linalg import cho_factor, cho_solve
 
 from fenchel.divergence import dense, kl_divergence, times
 from fenchel.errors import DomainError
-from fenchel.losses.inputs import finite_array
+from fenchel.losses.inputs import finite_array, finite_vector
 from fenchel.results import Natural
 
 __all__ = ["STRUCTURES", "Expectation", "Gaussian", "Structure"]
@@ -41,14 +41,13 @@ class Gaussian:
     """
 
     def __init__(self, mean: Any, cov: Any) -> None:
-        mean = [mean] if np.ndim(mean) == 0 else mean
-        self._mean = finite_array(mean, "mean", 1)
+        self._mean = finite_vector(mean, "mean")
         if self._mean.size == 0:
             raise ValueError("mean must have at least one entry")
-        if np.ndim(cov) > 2:
-            raise ValueError(f"cov must be a matrix, a vector or a number, got an array with {np.ndim(cov)} axes")
-        self._structure: Structure = _structure_of(cov)
-        block = finite_array(cov, "cov", np.ndim(cov))
+        block = finite_array(cov, "cov")
+        if block.ndim > 2:
+            raise ValueError(f"cov must be a matrix, a vector or a number, got an array with {block.ndim} axes")
+        self._structure: Structure = _structure_of(block)
         if block.ndim and block.shape != (self.dim,) * block.ndim:
             raise ValueError(f"cov must match the mean of length {self.dim}, got shape {block.shape}")
         self._block = _positive_definite(block, "cov")
@@ -62,8 +61,8 @@ class Gaussian:
         Raises:
             DomainError: -lam2 is not positive definite, so that (lam1, lam2) lies outside Omega.
         """
-        lam1 = finite_array(np.atleast_1d(lam1), "lam1", 1)
-        block = finite_array(lam2, "lam2", np.ndim(lam2))
+        lam1 = finite_vector(lam1, "lam1")
+        block = finite_array(lam2, "lam2")
         if block.ndim > 2 or (block.ndim and block.shape != (lam1.size,) * block.ndim):
             raise ValueError(f"lam2 must match lam1 of length {lam1.size}, got shape {block.shape}")
         try:
@@ -80,8 +79,8 @@ class Gaussian:
         Raises:
             DomainError: mu2 leaves no positive definite covariance, so that (mu1, mu2) lies outside M.
         """
-        mean = finite_array(np.atleast_1d(mu1), "mu1", 1)
-        block = finite_array(mu2, "mu2", np.ndim(mu2))
+        mean = finite_vector(mu1, "mu1")
+        block = finite_array(mu2, "mu2")
         if block.ndim > 2 or (block.ndim and block.shape != (mean.size,) * block.ndim):
             raise ValueError(f"mu2 must match mu1 of length {mean.size}, got shape {block.shape}")
         cov = block - _square(mean, block.ndim)

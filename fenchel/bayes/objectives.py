@@ -19,7 +19,7 @@ from fenchel.expectation.expected_loss import expected_loss_result
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
 from fenchel.losses.accurate import EPS
-from fenchel.losses.inputs import finite_array, positive_number
+from fenchel.losses.inputs import finite_array, finite_vector, positive_number
 from fenchel.results import BiconjugateResult, ConjugateResult, Natural, ObjectiveResult
 
 __all__ = [
@@ -112,7 +112,7 @@ def proximal_objective(
         ValueError: a shape or sign is wrong, or both or neither of sigma and precision are given.
     """
     check_loss(loss)
-    mean = finite_array([m] if np.ndim(m) == 0 else m, "m", 1)
+    mean = finite_vector(m, "m")
     if mean.shape != (loss.dim,):
         raise ValueError(f"m must be a finite vector of length {loss.dim}, got shape {mean.shape}.")
     block, doubt = _precision_block(sigma, precision, loss.dim)
@@ -216,8 +216,8 @@ def _precision_block(sigma: Any, precision: Any, dim: int) -> tuple[Array, float
     if (sigma is None) == (precision is None):
         raise ValueError("give exactly one of sigma and precision.")
     name = "sigma" if precision is None else "precision"
-    block = np.asarray(sigma if precision is None else precision, dtype=float)
-    if block.shape not in ((), (dim,), (dim, dim)) or not np.isfinite(block).all():
+    block = finite_array(sigma if precision is None else precision, name)
+    if block.shape not in ((), (dim,), (dim, dim)):
         raise ValueError(f"{name} must be a finite number, ({dim},) or ({dim}, {dim}), got shape {block.shape}.")
     if block.ndim < 2:
         if (block <= 0.0).any():

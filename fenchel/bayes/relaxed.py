@@ -169,7 +169,7 @@ def relaxed_starts(loss: Loss, prior: Gaussian, structure: str) -> list[tuple[st
 
 
 def _named(starts: Any, structure: str) -> list[tuple[str, Gaussian]]:
-    items = [starts] if isinstance(starts, Gaussian) else list(starts)
+    items = list(starts) if isinstance(starts, (list, tuple)) else [starts]
     if not items or not all(isinstance(q, Gaussian) for q in items):
         raise ValueError("starts must be one or more Gaussians.")
     return [(f"start {k}", family_member(q, structure)) for k, q in enumerate(items)]
