@@ -55,6 +55,17 @@ _PACKAGES = (
 )
 # What is tried whether there is room for: more than any result takes.
 _ROOM = 4_000_000
+# What a stored result holds, and as what.
+_PARTS = {
+    "name": str,
+    "title": str,
+    "scale": str,
+    "settings": dict,
+    "numbers": dict,
+    "claims": list,
+    "provenance": dict,
+    "arrays": list,
+}
 
 
 @dataclass(frozen=True)
@@ -139,7 +150,7 @@ def state(name: str) -> str:
     if not path.exists():
         return "not run"
     try:
-        record = read_json(path)
+        record = _whole(read_json(path))
         claims, settings = record["claims"], record["settings"]
         if record["arrays"] and not zipfile.is_zipfile(path.with_suffix(".npz")):
             raise KeyError("arrays")
@@ -164,7 +175,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         record = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         record = None
     if not isinstance(record, dict):
         raise InputError(f"{path} cannot be read as a result; delete it, or restore it with git checkout")
@@ -179,9 +190,17 @@ def load(path: Path) -> Stored:
     """
     record = read_json(path)
     try:
-        return _stored(record, path)
+        return _stored(_whole(record), path)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         raise InputError(f"{path} or its arrays are damaged; delete them, or restore them with git checkout") from None
+
+
+def _whole(record: dict[str, Any]) -> dict[str, Any]:
+    """The record itself; KeyError or TypeError where a part is missing or of another kind."""
+    for part, kind in _PARTS.items():
+        if not isinstance(record[part], kind):
+            raise TypeError(part)
+    return record
 
 
 def _stored(record: dict[str, Any], path: Path) -> Stored:

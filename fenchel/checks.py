@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
+from fenchel.losses.inputs import shown
 
 __all__ = [
     "check_count",
@@ -20,6 +21,8 @@ __all__ = [
     "check_unbounded",
     "probe_points",
 ]
+
+_LARGEST = float(np.finfo(float).max)
 
 
 def check_loss(loss: Any) -> None:
@@ -54,20 +57,20 @@ def check_unbounded(loss: Loss, what: str) -> None:
 
 def check_tolerance(tol: Any, name: str = "tol") -> float:
     """``tol`` as a positive finite float; ValueError otherwise."""
-    if isinstance(tol, bool) or not isinstance(tol, (int, float, np.number)) or not 0.0 < float(tol) < np.inf:
-        raise ValueError(f"{name} must be a positive number, got {tol!r}.")
+    if isinstance(tol, bool) or not isinstance(tol, (int, float, np.integer, np.floating)) or not 0.0 < tol <= _LARGEST:
+        raise ValueError(f"{name} must be a positive number, got {shown(tol)}.")
     return float(tol)
 
 
 def check_seconds(value: Any, name: str = "max_seconds") -> float:
     """A time limit: inf for None, else a positive number of seconds; ValueError otherwise."""
-    return np.inf if value is None or value == np.inf else check_tolerance(value, name)
+    return np.inf if value is None or (isinstance(value, float) and value == np.inf) else check_tolerance(value, name)
 
 
 def check_count(value: Any, name: str, least: int = 1) -> int:
     """``value`` as an integer of at least ``least``; ValueError otherwise."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
+        raise ValueError(f"{name} must be an integer of at least {least}, got {shown(value)}.")
     return int(value)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fenchel.certificates import of_conjugate
 from fenchel.checks import check_count, check_loss, check_seconds, check_tolerance, probe_points
 from fenchel.losses import Loss
-from fenchel.losses.inputs import finite_array
+from fenchel.losses.inputs import finite_array, finite_vector
 from fenchel.results import ConjugateResult
 from fenchel.search.maximize import maximize
 
@@ -44,7 +44,7 @@ def conjugate(
     check_tolerance(tol)
     check_count(max_boxes, "max_boxes")
     check_seconds(max_seconds)
-    first = finite_array([lam1] if np.ndim(lam1) == 0 else lam1, "lam1", 1)
+    first = finite_vector(lam1, "lam1")
     second = second_block(lam2, loss.dim)
     found = maximize(loss, first, second, tol=tol, starts=starts, max_boxes=max_boxes, max_seconds=max_seconds)
     infinite = bool(np.isinf(found.lower))
@@ -70,7 +70,7 @@ def conjugate(
 
 def second_block(lam2: Any, dim: int) -> Array:
     """The (P, P) matrix of a second natural parameter given in any family's blocks; ValueError for other shapes."""
-    block = finite_array(lam2, "lam2", np.ndim(lam2))
+    block = finite_array(lam2, "lam2")
     if block.ndim == 0:
         return float(block) * np.eye(dim)
     if block.shape == (dim,):

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
+from fenchel.divergence import dense, kl_divergence, times
 from fenchel.errors import DomainError
-from fenchel.losses.inputs import finite_array
+from fenchel.losses.inputs import finite_array, finite_vector
 from fenchel.results import Natural
 
 __all__ = ["STRUCTURES", "Expectation", "Gaussian", "Structure"]
@@ -40,14 +41,13 @@ class Gaussian:
     """
 
     def __init__(self, mean: Any, cov: Any) -> None:
-        mean = [mean] if np.ndim(mean) == 0 else mean
-        self._mean = finite_array(mean, "mean", 1)
+        self._mean = finite_vector(mean, "mean")
         if self._mean.size == 0:
             raise ValueError("mean must have at least one entry")
-        if np.ndim(cov) > 2:
-            raise ValueError(f"cov must be a matrix, a vector or a number, got an array with {np.ndim(cov)} axes")
-        self._structure: Structure = _structure_of(cov)
-        block = finite_array(cov, "cov", np.ndim(cov))
+        block = finite_array(cov, "cov")
+        if block.ndim > 2:
+            raise ValueError(f"cov must be a matrix, a vector or a number, got an array with {block.ndim} axes")
+        self._structure: Structure = _structure_of(block)
         if block.ndim and block.shape != (self.dim,) * block.ndim:
             raise ValueError(f"cov must match the mean of length {self.dim}, got shape {block.shape}")
         self._block = _positive_definite(block, "cov")
@@ -61,8 +61,8 @@ class Gaussian:
         Raises:
             DomainError: -lam2 is not positive definite, so that (lam1, lam2) lies outside Omega.
         """
-        lam1 = finite_array(np.atleast_1d(lam1), "lam1", 1)
-        block = finite_array(lam2, "lam2", np.ndim(lam2))
+        lam1 = finite_vector(lam1, "lam1")
+        block = finite_array(lam2, "lam2")
         if block.ndim > 2 or (block.ndim and block.shape != (lam1.size,) * block.ndim):
             raise ValueError(f"lam2 must match lam1 of length {lam1.size}, got shape {block.shape}")
         try:
@@ -70,7 +70,7 @@ class Gaussian:
         except DomainError as error:
             raise DomainError("lam2 must be negative definite: (lam1, lam2) lies outside Omega") from error
         cov = _inverse(precision)
-        return cls(_times(cov, lam1), cov)
+        return cls(times(cov, lam1), cov)
 
     @classmethod
     def from_expectation(cls, mu1: Any, mu2: Any) -> Gaussian:
@@ -79,8 +79,8 @@ class Gaussian:
         Raises:
             DomainError: mu2 leaves no positive definite covariance, so that (mu1, mu2) lies outside M.
         """
-        mean = finite_array(np.atleast_1d(mu1), "mu1", 1)
-        block = finite_array(mu2, "mu2", np.ndim(mu2))
+        mean = finite_vector(mu1, "mu1")
+        block = finite_array(mu2, "mu2")
         if block.ndim > 2 or (block.ndim and block.shape != (mean.size,) * block.ndim):
             raise ValueError(f"mu2 must match mu1 of length {mean.size}, got shape {block.shape}")
         cov = block - _square(mean, block.ndim)
@@ -112,7 +112,7 @@ class Gaussian:
     @cached_property
     def cov(self) -> Array:
         """S, (P, P)."""
-        return _dense(self._block, self.dim)
+        return dense(self._block, self.dim)
 
     @cached_property
     def precision_block(self) -> Array:
@@ -122,7 +122,7 @@ class Gaussian:
     @cached_property
     def precision(self) -> Array:
         """S^-1, (P, P)."""
-        return _dense(self.precision_block, self.dim)
+        return dense(self.precision_block, self.dim)
 
     @cached_property
     def logdet(self) -> float:
@@ -134,7 +134,7 @@ class Gaussian:
     def natural(self) -> Natural:
         """(lam1, lam2) = (S^-1 m, -S^-1/2), blocks in the structure's own shape."""
         precision = self.precision_block
-        return Natural(_times(precision, self._mean), -0.5 * precision)
+        return Natural(times(precision, self._mean), -0.5 * precision)
 
     def expectation(self) -> Expectation:
         """(mu1, mu2) = E_q[T(theta)], blocks in the structure's own shape."""
@@ -152,7 +152,7 @@ class Gaussian:
 
     def log_partition(self) -> float:
         """A(lambda) = 1/2 m^T S^-1 m + 1/2 log det S + P/2 log 2 pi."""
-        return float(0.5 * (self._mean @ _times(self.precision_block, self._mean) + self.logdet + self.dim * _LOG_2PI))
+        return float(0.5 * (self._mean @ times(self.precision_block, self._mean) + self.logdet + self.dim * _LOG_2PI))
 
     def entropy(self) -> float:
         """H(q) = 1/2 log det S + P/2 (1 + log 2 pi), in nats."""
@@ -166,13 +166,7 @@ class Gaussian:
         """
         if other.dim != self.dim:
             raise ValueError(f"other must have dimension {self.dim}, got {other.dim}")
-        step = self._mean - other.mean
-        if self._block.ndim < 2 and other._block.ndim < 2:
-            trace = float(np.sum(self._block * np.broadcast_to(other.precision_block, (self.dim,))))
-        else:
-            trace = float(np.sum(self.cov * other.precision))
-        distance = float(step @ _times(other.precision_block, step))
-        return max(0.0, 0.5 * (trace + distance - self.dim + other.logdet - self.logdet))
+        return kl_divergence(self._mean, self._block, other.mean, other.cov_block).value
 
     def log_density(self, theta: Any) -> Array | float:
         """log q(theta) for theta (n, P) -> (n,), or (P,) -> float."""
@@ -234,15 +228,5 @@ def _inverse(block: Array) -> Array:
     return 0.5 * (inverse + inverse.T)
 
 
-def _times(block: Array, vector: Array) -> Array:
-    return block @ vector if block.ndim == 2 else np.asarray(block * vector)
-
-
 def _square(mean: Array, ndim: int) -> Array:
     return np.asarray((mean @ mean, mean * mean, np.outer(mean, mean))[ndim])
-
-
-def _dense(block: Array, dim: int) -> Array:
-    if block.ndim == 2:
-        return block
-    return np.diag(np.broadcast_to(block, (dim,))).astype(float)

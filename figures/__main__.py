@@ -8,7 +8,8 @@ import traceback
 from collections.abc import Sequence
 
 try:
-    from figures.render import FigureInputError, drawable, make
+    from experiments.registry import InputError
+    from figures.render import drawable, make
     from figures.report import write_report
 except ModuleNotFoundError as error:
     if (error.name or "").split(".")[0] in ("fenchel", "experiments", "figures"):
@@ -29,23 +30,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path in write_report():
             print(path)
         return 0
-    failed = []
-    try:
-        for name in drawable() if "all" in options.names else options.names:
-            try:
-                for path in make(name):
-                    print(path)
-            except FigureInputError:
-                raise
-            except Exception:
-                traceback.print_exc()
-                failed.append(name)
-    except FigureInputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    failed, unusable = [], False
+    for name in drawable() if "all" in options.names else options.names:
+        try:
+            for path in make(name):
+                print(path)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            unusable = True
+        except Exception:
+            traceback.print_exc()
+            failed.append(name)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
-    return 1 if failed else 0
+    return 2 if unusable else 1 if failed else 0
 
 
 if __name__ == "__main__":

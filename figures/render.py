@@ -11,6 +11,7 @@ from pathlib import Path
 import matplotlib as mpl
 
 from experiments import store
+from experiments.registry import InputError
 from figures.style import publication
 
 __all__ = ["RENDERED", "FigureInputError", "drawable", "make"]
@@ -19,7 +20,7 @@ RENDERED = Path(__file__).parent / "rendered"
 _HOUSE = {"__main__", "render", "report", "style", "claims"}
 
 
-class FigureInputError(ValueError):
+class FigureInputError(InputError):
     """A figure that does not exist or has no stored result; one sentence, shown without a traceback."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -186,3 +187,48 @@ def test_a_logistic_regression_on_zeros_is_a_constant() -> None:
     found = fenchel.biconjugate(loss, Gaussian(np.zeros(3), 1.0))
     assert found.certified
     assert found.value == pytest.approx(-np.log(2.0), abs=1e-9)
+
+
+X2 = losses.LogisticRegression([[1.0, 2.0], [0.5, -1.0]], [0, 1])
+ODD: dict[str, Any] = {
+    "complex": np.array([1.0 + 1.0j, 2.0]),
+    "ragged": [[1.0, 2.0], [3.0]],
+    "huge": 10**400,
+    "text": [1, "x"],
+    "cube": np.zeros((3, 3, 3)),
+}
+TAKERS: dict[str, Callable[[Any], Any]] = {
+    "lam1": lambda x: fenchel.conjugate(X2, x, -1.0),
+    "lam2": lambda x: fenchel.conjugate(X2, [0.0, 0.0], x),
+    "starts": lambda x: fenchel.conjugate(X2, [0.0, 0.0], -1.0, starts=x),
+    "theta": lambda x: fenchel.sam_objective(X2, x, 0.1, 0.1),
+    "starts of SAM": lambda x: fenchel.minimize_sam(X2, 0.1, 0.1, starts=x),
+    "starts of Eq. 18": lambda x: fenchel.minimize_relaxed(X2, WIDE, starts=x),
+    "initial": lambda x: fenchel.bayesian_learning_rule(X2, WIDE, initial=x),
+    "m": lambda x: fenchel.proximal_objective(X2, x, 1.0),
+    "sigma": lambda x: fenchel.proximal_objective(X2, [0.0, 0.0], x),
+    "mean": lambda x: Gaussian(x, 1.0),
+    "cov": lambda x: Gaussian([0.0, 0.0], x),
+    "warm": lambda x: fenchel.biconjugate(X2, WIDE, warm=x),
+    "tol": lambda x: fenchel.biconjugate(X2, WIDE, tol=x),
+    "max_seconds": lambda x: fenchel.biconjugate(X2, WIDE, max_seconds=x),
+    "seed": lambda x: fenchel.verify_theorem1(X2, seed=-1 if isinstance(x, int) else x),
+    "lam2 of Theorem 1": lambda x: fenchel.verify_theorem1(X2, [0.0, 0.0], x),
+    "H": lambda x: losses.Quadratic(x, [0.0, 0.0]),
+    "b": lambda x: losses.Quadratic(np.eye(2), x),
+    "c": lambda x: losses.Quadratic(np.eye(2), [0.0, 0.0], x),
+    "X": lambda x: losses.LogisticRegression(x, [0, 1]),
+}
+
+
+@pytest.mark.parametrize("argument", list(TAKERS))
+@pytest.mark.parametrize("kind", list(ODD))
+def test_what_is_no_array_of_real_numbers_is_named(argument: str, kind: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises((TypeError, ValueError)) as caught:
+            TAKERS[argument](ODD[kind])
+    text = str(caught.value)
+    assert argument.split()[0] in text
+    assert "\n" not in text
+    assert len(text) < 160

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -202,3 +204,48 @@ def test_separable_data_under_a_wide_prior() -> None:
     grid = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
     log_joint = -separable(grid) - np.square(grid).sum(axis=1) / 2e4 - np.log(2e4 * np.pi)
     assert found.log_evidence == pytest.approx(np.log(np.exp(log_joint).sum() * 0.25), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("depth", "width", "center"), [(2.53, 1 / 163, -3.9), (7.1, 1 / 2222, -2.8), (0.24, 1 / 8010, -1.7)]
+)
+def test_a_narrow_well_inside_a_broad_mode(depth: float, width: float, center: float) -> None:
+    """Too shallow to be the highest mode, too narrow to be seen by a mesh for the broad one."""
+    prior = Gaussian([0.3], 78.0)
+    x, w = np.polynomial.legendre.leggauss(200)
+    theta = center + 12.0 * width * x
+    more = np.expm1(depth * np.exp(-0.5 * ((theta - center) / width) ** 2)) * np.exp(prior.log_density(theta[:, None]))
+    truth = np.log1p(12.0 * width * w @ more)
+    found = exact_posterior(_well(center, width, depth), prior)
+    assert abs(found.log_evidence - truth) <= max(1e-12, found.error)
+    assert found.error < 1e-6
+    begin = time.perf_counter()
+    formula = exact_posterior(losses.from_expression(f"-{depth}*exp(-(x - ({center}))**2/2/{width}**2)", ["x"]), prior)
+    assert time.perf_counter() - begin < 10.0
+    assert depth < 1.0 or abs(formula.log_evidence - truth) <= max(1e-12, formula.error)
+
+
+def test_a_jump_is_where_boxes_end() -> None:
+    jump = losses.LinearPredictorLoss(
+        [losses.Terms(losses.Indicator().groups[0].link, [[6.4]], [-10.6], [1.37])], H=[[0.0328]], b=[0.0], c=0.0
+    )
+    prior = Gaussian([0.58], 21.0)
+    density = (lambda t: np.exp(-jump(np.array([t])) + prior.log_density(np.array([t]))),)
+    parts = [integrate.quad(*density, a, b, epsabs=1e-14)[0] for a, b in ((-50.0, 10.6 / 6.4), (10.6 / 6.4, 50.0))]
+    found = exact_posterior(jump, prior)
+    assert abs(found.log_evidence - np.log(sum(parts))) <= max(1e-11, found.error)
+
+
+def test_a_peak_of_which_only_one_value_is_known() -> None:
+    """The first mesh meets the well's slope by chance, the next misses it altogether."""
+    center, width, depth = np.array([0.336, 1.097]), 0.043, 58.1
+    well = losses.from_expression(
+        f"-{depth}*exp(-((x - {center[0]})**2 + (y - {center[1]})**2)/2/{width}**2)", ["x", "y"]
+    )
+    found = exact_posterior(well, Gaussian([0.0, 0.0], 15.7))
+    x, w = np.polynomial.legendre.leggauss(400)
+    u = 0.2 * (1.0 + x)
+    # To first order in the prior's change over the well.
+    mass = 0.2 * w @ (u * np.exp(depth * np.expm1(-0.5 * (u / width) ** 2))) / 15.7
+    truth = depth + np.log(mass) - 0.5 * center @ center / 15.7
+    assert found.log_evidence == pytest.approx(truth, abs=1e-4)

@@ -203,3 +203,14 @@ def test_narrow_wells_are_found_or_the_error_says_so(dim: int, seed: int) -> Non
     far = np.square(centers - mean).sum(axis=1)
     shares = (square / (square + variance)) ** (dim / 2) * np.exp(-0.5 * far / (variance + square))
     assert abs(found.value - (1.0 - depths @ shares)) <= 3.0 * found.error + 1e-13 * depths.max()
+
+
+@pytest.mark.parametrize(("mean", "sd"), [(0.2141, 0.1374), (1.0, 1.0), (-3.0, 0.8), (40.0, 3.0), (-0.5, 1e3)])
+def test_the_squared_hinge_has_its_closed_form(mean: float, sd: float) -> None:
+    """Its second derivative jumps at 0, which no break of a panel met."""
+    value, slope, curvature, error = link_moments(L.SquaredReLU().groups[0].link, np.array([mean]), np.array([sd]))
+    x = mean / sd
+    exact = (mean**2 + sd**2) * stats.norm.cdf(x) + mean * sd * stats.norm.pdf(x)
+    assert abs(value[0] - exact) <= error[0] + 1e-14 * exact
+    assert slope[0] == pytest.approx(2.0 * (mean * stats.norm.cdf(x) + sd * stats.norm.pdf(x)), rel=1e-12)
+    assert curvature[0] == pytest.approx(2.0 * stats.norm.cdf(x), rel=1e-13)

@@ -188,7 +188,9 @@ def test_damaged_files_are_named_and_the_rest_goes_on(
     _register_toy()
     assert cli.main(["run", "toy", "--quiet"]) == 0
     whole = (tmp_path / "toy.quick.json").read_text()
-    for damaged in (whole[: len(whole) // 2], "[]", '{"name": "toy"}', ""):
+    record = json.loads(whole)
+    parts = [json.dumps(record | {part: 3}) for part in record]
+    for damaged in (whole[: len(whole) // 2], "[]", '{"name": "toy"}', "", "[" * 100_000, *parts):
         (tmp_path / "toy.quick.json").write_text(damaged)
         capsys.readouterr()
         assert cli.main(["list"]) == 0

@@ -154,3 +154,13 @@ def test_the_report_leads_to_its_figures() -> None:
 
 def test_the_committed_report_is_that_of_the_committed_results() -> None:
     assert Path(report.__file__).with_name("report.md").read_text() == report.render_markdown()
+
+
+def test_a_damaged_result_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv("FENCHEL_RESULTS", str(tmp_path))
+    for damaged in ("{", "[]", '{"name": 3}', '{"claims": 3}'):
+        (tmp_path / "fig2.json").write_text(damaged)
+        assert command.main(["make", "fig2"]) == 2
+        text = capsys.readouterr().err
+        assert "fig2.json" in text
+        assert len(text.splitlines()) == 1

@@ -12,6 +12,7 @@ import pytest
 import fenchel
 from fenchel import Gaussian
 from fenchel import losses as L
+from fenchel.divergence import kl_divergence, log_normalizer
 from fenchel.losses.bounded_links import BumpLink
 from fenchel.moments.cutting_plane import _round
 from fenchel.moments.moment_frame import MomentFrame
@@ -222,3 +223,149 @@ def test_ends_of_the_inner_problem_enclose_the_closed_form(seed: int) -> None:
 def test_a_jump_at_the_best_point_is_not_lost() -> None:
     """The indicator's plane lies inside the ball."""
     assert fenchel.sam_objective(L.Indicator(0.3), 0.0, 0.5, 0.0).lower == pytest.approx(1.0, abs=1e-12)
+
+
+def exact(block: Any, dim: int) -> Any:
+    """A covariance block, or a vector (P,) given as a column, in mpmath."""
+    array = np.asarray(block, dtype=float)
+    dense = array if array.ndim == 2 else np.diag(np.broadcast_to(array, (dim,)))
+    return mp.matrix([[mp.mpf(float(x)) for x in row] for row in dense])
+
+
+def wild(rng: np.random.Generator, dim: int) -> Gaussian:
+    """A Gaussian of any family with deviations over eight orders, its covariance at times nearly singular."""
+    sd = 10.0 ** rng.uniform(-4, 4, dim)
+    mean = rng.normal(size=dim) * 10.0 ** rng.uniform(-4, 4)
+    family = int(rng.integers(3))
+    if family < 2:
+        return Gaussian(mean, sd**2 if family else float(sd[0] ** 2))
+    A = rng.normal(size=(dim, dim))
+    A[0] = A[-1] + 10.0 ** rng.uniform(-5, 0) * A[0]
+    cov = A @ A.T * np.outer(sd, sd)
+    return Gaussian(mean, 0.5 * (cov + cov.T))
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_divergences_and_normalizers_know_their_rounding(dim: int) -> None:
+    """Nearly singular covariances and distant Gaussians: sums of large numbers that cancel."""
+    rng, known = np.random.default_rng(dim), 0
+    for _ in range(40):
+        q, p = wild(rng, dim), wild(rng, dim)
+        with mp.workdps(120):
+            C, C0 = exact(q.cov_block, dim), exact(p.cov_block, dim)
+            m, m0 = (mp.matrix([mp.mpf(float(x)) for x in g.mean]) for g in (q, p))
+            inverse = C0**-1
+            step = m - m0
+            logs = mp.log(mp.det(C0) / mp.det(C))
+            trace = sum((inverse * C)[i, i] for i in range(dim))
+            divergence = (trace + (step.T * inverse * step)[0] - dim + logs) / 2
+            lam1, lam2 = q.natural()
+            eta = mp.matrix([mp.mpf(float(x)) for x in lam1]) + inverse * m0
+            precision = inverse - 2 * exact(lam2, dim)
+            normalizer = (eta.T * precision**-1 * eta)[0] - (m0.T * inverse * m0)[0]
+            normalizer = (normalizer - mp.log(mp.det(precision) * mp.det(C0))) / 2
+            for found, truth in (
+                (kl_divergence(q.mean, q.cov_block, p.mean, p.cov_block), divergence),
+                (log_normalizer(lam1, np.asarray(lam2), p.mean, p.cov_block), normalizer),
+            ):
+                if np.isfinite(found.error):
+                    assert abs(mp.mpf(found.value) - truth) <= mp.mpf(found.error)
+                    known += 1
+    assert known > 60
+
+
+@pytest.mark.parametrize("narrow", [1e-2, 1e-5, 1e-7])
+def test_ends_of_the_relaxed_objective_allow_for_the_divergence(narrow: float) -> None:
+    """A nearly singular covariance makes KL uncertain, whatever is known of f**."""
+    q = Gaussian([3e3, -1.0, 2.0], np.array([[1e6, 1e3, 0.0], [1e3, 1.0 + narrow, 0.0], [0.0, 0.0, 1e4]]))
+    prior = Gaussian(np.zeros(3), np.array([[1.0, 1.0 - narrow, 0.0], [1.0 - narrow, 1.0, 0.0], [0.0, 0.0, 1e-6]]))
+    loss = L.Absolute().compose([1.0, 0.0, 0.0])
+    found = fenchel.relaxed_bayes_objective(loss, q, prior, method="closed-form")
+    with mp.workdps(60):
+        m = mp.matrix([mp.mpf(float(x)) for x in q.mean])
+        C, C0 = exact(q.cov, 3), exact(prior.cov, 3)
+        trace = sum((C0**-1 * C)[i, i] for i in range(3))
+        divergence = (trace + (m.T * C0**-1 * m)[0] - 3 + mp.log(mp.det(C0) / mp.det(C))) / 2
+        truth = mp.sqrt(C[0, 0] + m[0] ** 2) + divergence
+        assert mp.mpf(found.lower) <= truth <= mp.mpf(found.upper)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_ends_of_the_proximal_objective_allow_for_the_normalizer(seed: int) -> None:
+    """Eq. 12 for the ReLU: the larger of its two branches, minus log Z'."""
+    rng, certified = np.random.default_rng(seed), 0
+    for _ in range(12):
+        m, sigma, delta0 = (float(sign * 10.0 ** rng.uniform(-3, 3)) for sign in (rng.choice([-1.0, 1.0]), 1.0, 1.0))
+        found = fenchel.proximal_objective(L.ReLU(), [m], sigma, delta0)
+        with mp.workdps(60):
+            at, square = mp.mpf(m), mp.mpf(sigma) ** 2
+            best = max(at + square / 2 if at + square > 0 else mp.mpf(0), mp.mpf(0))
+            delta = 1 / (square + 1 / mp.mpf(delta0))
+            truth = best + delta / 2 * at**2 - mp.log(square * delta) / 2
+            assert mp.mpf(found.lower) <= truth <= mp.mpf(found.upper)
+        certified += found.certified
+    assert certified > 6
+
+
+@pytest.mark.parametrize("name", ["ReLU", "Absolute", "Indicator", "Softplus", "SquaredReLU"])
+def test_a_term_without_parameters_is_a_constant(name: str) -> None:
+    """A datum of zeros: nothing divides by its variance, in any family; P = 1 and 2."""
+    link = getattr(L, name)().groups[0].link
+    for dim, cov in ((1, 0.3), (2, [0.3, 2.0]), (2, [[0.3, 0.1], [0.1, 2.0]])):
+        rows = np.zeros((1, dim))
+        for H in (np.zeros((dim, dim)), 1e-3 * np.eye(dim)):
+            loss = L.LinearPredictorLoss([L.Terms(link, rows, np.zeros(1), np.full(1, 4.5))], H=H, b=np.full(dim, -3.0))
+            q = Gaussian(np.full(dim, -2.5), cov)
+            truth = -(4.5 * float(link.value(np.zeros(1))[0]) + loss.b @ q.mean)
+            truth -= 0.5 * float(np.sum(H * (q.cov + np.outer(q.mean, q.mean))))
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                found, summed = fenchel.biconjugate(loss, q), fenchel.sum_of_biconjugates(loss, q)
+            assert found.certified
+            assert found.lower - 1e-12 <= truth <= found.upper + 1e-12
+            assert summed.value == pytest.approx(truth, abs=1e-13)
+
+
+@pytest.mark.parametrize("slope", [1e6, 1e10, 1e13])
+@pytest.mark.parametrize("name", ["Absolute", "Indicator", "Softplus", "Bump"])
+def test_a_weak_quadratic_beside_steep_terms_is_not_left_out(name: str, slope: float) -> None:
+    """The loss bends in a direction although its curvature there is nothing beside the row of a term."""
+    link = BumpLink() if name == "Bump" else getattr(L, name)().groups[0].link
+    terms = L.Terms(link, np.array([[0.0, slope]]), np.array([-18.0 * slope]), np.array([0.1]))
+    loss = L.LinearPredictorLoss([terms], H=[[0.06, 0.02], [0.02, 0.03]])
+    q = Gaussian([18.9, 18.6], [[2.7, -1.1], [-1.1, 2.0]])
+    closed, found = (fenchel.biconjugate(loss, q, method=method) for method in ("closed-form", "cutting-plane"))
+    assert closed.certified
+    if found.certified:
+        assert found.lower <= closed.upper
+        assert found.upper >= closed.lower
+
+
+@pytest.mark.parametrize("noise", [1e-15, 1e-14, 1e-13, 1e-12, 1e-10])
+def test_rows_that_are_collinear_but_for_little_are_certified(noise: float) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(20, 2)) @ rng.normal(size=(2, 3)) + noise * rng.normal(size=(20, 3))
+    loss = L.LogisticRegression(rows, np.sign(rng.normal(size=20)))
+    A = rng.normal(size=(3, 3))
+    found = fenchel.biconjugate(loss, Gaussian(rng.normal(size=3), A @ A.T + 0.1 * np.eye(3)), max_seconds=10.0)
+    assert found.certified, found.message
+
+
+@pytest.mark.parametrize("structure", ["full", "diagonal", "isotropic"])
+def test_a_quadratic_whose_parts_cancel_at_the_mean(structure: str) -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(30):
+        m, b = rng.normal(size=2) * 10.0 ** rng.uniform(0, 6), rng.normal(size=2) * 1e4
+        h = float(10.0 ** rng.uniform(-3, 3))
+        c = -float(b @ m + 0.5 * h * m @ m)
+        loss = L.Quadratic(h * np.eye(2), b, c)
+        with mp.workdps(60):
+            M = [mp.mpf(float(x)) for x in m]
+            at = sum(mp.mpf(float(x)) * y for x, y in zip(b, M, strict=True)) + mp.mpf(h) / 2 * sum(y * y for y in M)
+            truth = -(at + mp.mpf(c) + mp.mpf(h) * mp.mpf(0.25))
+            q = Gaussian(m, 0.25)
+            summed = fenchel.sum_of_biconjugates(loss, q, structure=structure)
+            assert mp.mpf(summed.lower) <= truth
+            for method in ("closed-form", "cutting-plane"):
+                found = fenchel.biconjugate(loss, q, method=method, structure=structure)
+                assert mp.mpf(found.lower) <= truth <= mp.mpf(found.upper)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -215,3 +217,20 @@ def test_a_hinge_far_away_and_a_narrow_spike_are_seen() -> None:
         # Cantelli: at most 1/(1 + c^2) of the mass lies beyond c.
         assert found.certified
         assert found.value == pytest.approx(-3.0 / (1.0 + center**2), rel=2e-2)
+
+
+@pytest.mark.parametrize("scale", [0.02, 0.05, 0.2])
+def test_plateaus_of_a_loss_that_jumps_take_no_time(scale: float) -> None:
+    """Every node of a plateau ties for the largest excess over a quadratic: thousands of triples of atoms."""
+    rows = scale * np.array([[-1.4], [1.1], [0.9]])
+    loss = L.LinearPredictorLoss(
+        [L.Terms(L.Indicator().groups[0].link, rows, np.array([0.87, 0.08, 3.9]), np.array([0.16, 0.37, 0.71]))]
+    )
+    q = Gaussian([-0.037], 0.041**2)
+    begin = time.perf_counter()
+    found = biconjugate(loss, q, method="hull")
+    assert time.perf_counter() - begin < 5.0
+    other = biconjugate(loss, q)
+    assert found.certified
+    assert found.lower <= other.upper
+    assert found.upper >= other.lower

@@ -15,6 +15,7 @@ from fenchel.biconjugate import biconjugate
 from fenchel.errors import DomainError
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
+from fenchel.losses.accurate import EPS
 from fenchel.results import Natural
 
 __all__ = ["Bundle"]
@@ -24,11 +25,15 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class _Point:
-    """lambda' with everything known there; ``atoms`` (K, P) are local maximizers of l + <lambda', T>."""
+    """lambda' with everything known there; ``atoms`` (K, P) are local maximizers of l + <lambda', T>.
+
+    ``error`` bounds what rounding did to log Z', which both ``value`` and ``upper`` hold.
+    """
 
     c: Array
     value: float
     upper: float
+    error: float
     q: Gaussian
     atoms: Array
     certified: bool
@@ -70,7 +75,8 @@ class Bundle:
         points, lower, upper, certified = found
         constant = normalizer(natural, self.prior)
         atoms = sharpened(self.loss, lam1, lam2, points)[: 4 * self.statistics.size]
-        return _Point(c, lower - constant, upper - constant, q, atoms, certified)
+        error = constant.error + EPS * (abs(lower) + 2.0 * abs(constant.value))
+        return _Point(c, lower - constant.value, upper - constant.value, error, q, atoms, certified)
 
     def minimize(self, max_iterations: int, tol: float) -> None:
         trust = 0.0

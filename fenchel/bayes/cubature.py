@@ -58,6 +58,7 @@ _KRONROD = np.r_[_WK, _WK[-2::-1]]
 _GAUSS = np.r_[_WG, _WG[-2::-1]]
 # exp(-45) of the maximum, over the area of any box that matters, is below rounding.
 _NEGLIGIBLE = -45.0
+_NARROWEST = 1e-12
 
 
 @dataclass(frozen=True)
@@ -82,13 +83,15 @@ def adaptive_nodes(
     modes: Array,
     widths: Array | None = None,
     *,
+    cuts: Array | None = None,
     tol: float = 1e-11,
     max_boxes: int = 60_000,
 ) -> Nodes:
     """Integrate over the box lo, hi (P,) with bisections where Gauss and Kronrod differ.
 
     ``modes`` (K, P), with their ``widths`` (K,), are points around which the mesh starts out graded, so that no narrow
-    peak is stepped over. A peak higher than every mode that turns up on the way is added to them.
+    peak is stepped over. A peak higher than every mode that turns up on the way is added to them. On the line no box
+    reaches across any of the ``cuts`` (c,).
     """
     widths = np.ones(len(modes)) if widths is None else widths
     dim = lo.size
@@ -96,7 +99,7 @@ def adaptive_nodes(
     kronrod, gauss = _tensor(_KRONROD, dim), _tensor(_GAUSS, dim)
     top = float(log_density(modes).max())
     while True:
-        boxes = _graded(lo, hi, modes, widths)
+        boxes = _graded(lo, hi, modes, widths, np.zeros(0) if cuts is None else cuts)
         done: list[tuple[Array, Array, Array]] = []  # points, weights * density, error a box
         evaluations, total, restart = 0, 0.0, False
         while True:
@@ -105,8 +108,9 @@ def adaptive_nodes(
             values = log_density(points.reshape(-1, dim)).reshape(len(boxes), -1)
             evaluations += values.size
             if values.max() > top + 1.0:
-                new = points.reshape(-1, dim)[int(values.argmax())]
-                modes, widths = np.vstack([modes, new]), np.append(widths, widths.min())
+                k = int(values.argmax())
+                modes = np.vstack([modes, points.reshape(-1, dim)[k]])
+                widths = np.append(widths, min(widths.min(), half[k // values.shape[1]].max() / 8.0))
                 top, restart = float(values.max()), True
                 break
             density = np.exp(np.maximum(values - top, -745.0)) * half.prod(axis=1)[:, None]
@@ -127,8 +131,13 @@ def adaptive_nodes(
                 done.append((points[bad], mass[bad], error[bad]))
                 break
             boxes = _split(boxes[bad])
+        if not restart and total == 0.0 and widths.min() > _NARROWEST:
+            # All points missed the highest peak, of which one value is known: it is narrower than was thought.
+            widths, restart = 0.1 * widths, True
         if not restart:
             break
+    if total == 0.0:
+        return Nodes(np.zeros((0, dim)), np.zeros(0), -np.inf, np.inf, evaluations)
     weights = np.concatenate([d[1].ravel() for d in done])
     points = np.concatenate([d[0].reshape(-1, dim) for d in done])
     keep = weights > 0.0
@@ -184,9 +193,13 @@ def _split(boxes: Array) -> Array:
     return boxes
 
 
-def _graded(lo: Array, hi: Array, modes: Array, widths: Array) -> Array:
+def _graded(lo: Array, hi: Array, modes: Array, widths: Array, cuts: Array) -> Array:
     """Boxes (b, 2, P) over lo, hi: about 4 widths at the modes, and nowhere larger than their distance to one."""
     boxes, ready = np.stack([lo, hi])[None], []
+    inside = cuts[(cuts > lo[0]) & (cuts < hi[0])]
+    if inside.size:
+        edges = np.concatenate([lo, inside, hi])
+        boxes = np.stack([edges[:-1], edges[1:]], axis=1)[:, :, None]
     for _ in range(120):
         size = (boxes[:, 1] - boxes[:, 0]).max(axis=1)
         gap = np.maximum(boxes[:, None, 0] - modes, modes - boxes[:, None, 1]).max(axis=2)

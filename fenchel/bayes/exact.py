@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import optimize
 
 from fenchel.bayes.cubature import Nodes, adaptive_nodes, uniform_nodes
-from fenchel.bayes.modes import relevant_modes
+from fenchel.bayes.modes import line_features, relevant_modes
 from fenchel.bayes.posterior import ExactPosterior
 from fenchel.checks import check_problem, check_tolerance
 from fenchel.errors import DomainError
@@ -128,16 +128,20 @@ def _quadrature_posterior(loss: Loss, prior: Gaussian, tol: float) -> ExactPoste
 
     lo, hi = _turned_box(np.asarray(inverse, dtype=float), known.lo - center, known.hi - center)
     widths = np.array([_narrowest(loss, prior, mode, factor) for mode in modes])
-    first = adaptive_nodes(log_density, lo, hi, (modes - center) @ inverse.T, widths, tol=tol)
+    cuts = (line_features(loss) - center[0]) * inverse[0, 0]
+    peaks = (modes - center) @ inverse.T
+    first = adaptive_nodes(log_density, lo, hi, peaks, widths, cuts=cuts, tol=tol)
     if not np.isfinite(first.log_mass):
         raise DomainError("the posterior has no finite mass within the prior's range.")
     support_lo, support_hi = _support(first, lo, hi)
-    # A mode much narrower than the rest slips through a uniform grid: then the mesh of boxes is laid out anew.
-    if (support_hi - support_lo).max() < 90.0 * widths.min():
+    # What is much narrower than the rest slips through a uniform grid, and jumps spoil it: then the mesh of boxes is
+    # laid out anew.
+    narrow = min(widths.min(), np.diff(cuts).min(initial=np.inf))
+    if loss.continuous and (support_hi - support_lo).max() < 90.0 * narrow:
         second = uniform_nodes(log_density, support_lo, support_hi, tol=10.0 * tol)
     else:
         room = np.array([0.0731, 0.1137])[: lo.size] * (hi - lo)
-        second = adaptive_nodes(log_density, lo - room, hi + room, (modes - center) @ inverse.T, 0.3 * widths, tol=tol)
+        second = adaptive_nodes(log_density, lo - room, hi + room, peaks, 0.3 * widths, cuts=cuts, tol=tol)
     mean, cov = _moments(first, center, factor)
     mean2, cov2 = _moments(second, center, factor)
     log_evidence = first.log_mass + log_volume

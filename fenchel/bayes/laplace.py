@@ -12,7 +12,7 @@ from fenchel.checks import check_problem
 from fenchel.errors import DomainError
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
-from fenchel.losses.inputs import finite_array
+from fenchel.losses.inputs import finite_vector
 
 __all__ = ["laplace", "map_estimate"]
 
@@ -50,7 +50,7 @@ def laplace(loss: Loss, prior: Gaussian, *, at: Any = None, structure: str = "fu
     if structure not in ("full", "diagonal"):
         raise ValueError(f"structure must be full or diagonal, got {structure!r}.")
     check_problem(loss, prior=prior)
-    point = map_estimate(loss, prior) if at is None else finite_array([at] if np.ndim(at) == 0 else at, "at", 1)
+    point = map_estimate(loss, prior) if at is None else finite_vector(at, "at")
     if point.shape != (loss.dim,) or not np.isfinite(point).all():
         raise ValueError(f"at must be a finite point of shape ({loss.dim},), got shape {point.shape}.")
     precision = np.asarray(loss.hessian(point)) + prior.precision

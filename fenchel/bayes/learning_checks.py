@@ -7,7 +7,7 @@ from fenchel.checks import check_count, check_problem, check_tolerance
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
 
-__all__ = ["check_rule"]
+__all__ = ["check_initial", "check_rule"]
 
 
 def check_rule(
@@ -19,3 +19,9 @@ def check_rule(
     check_tolerance(parameter_tol, "parameter_tol")
     check_count(memory, "acceleration", 0)
     family_member(prior, family)
+
+
+def check_initial(loss: Loss, initial: Gaussian) -> Gaussian:
+    """``initial`` itself, a Gaussian of the loss's dimension."""
+    check_problem(loss, initial=initial)
+    return initial

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fenchel.bayes.acceleration import Anderson
-from fenchel.bayes.learning_checks import check_rule
+from fenchel.bayes.learning_checks import check_initial, check_rule
 from fenchel.bayes.learning_result import LearningResult, family_member, parameter_distance
 from fenchel.bayes.objectives import raise_block
 from fenchel.bayes.surrogates import Evaluation, Surrogate, make_surrogate
@@ -77,7 +77,7 @@ def bayesian_learning_rule(
     Raises:
         ValueError: bad input, with one sentence.
     """
-    family = structure or (initial.structure if initial is not None else "full")
+    family = structure or ("full" if initial is None else check_initial(loss, initial).structure)
     rule = surrogate if isinstance(surrogate, Surrogate) else make_surrogate(surrogate, loss, options)
     check_rule(loss, prior, max_iterations, tol, parameter_tol, family, acceleration)
     start = family_member(prior if initial is None else initial, family)

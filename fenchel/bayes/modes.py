@@ -12,18 +12,24 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
+from scipy.spatial import cKDTree
 
 from fenchel.errors import DomainError
 from fenchel.gaussian import Gaussian
 from fenchel.losses import LinearPredictorLoss, Loss
 
-__all__ = ["Modes", "relevant_modes"]
+__all__ = ["Modes", "line_features", "relevant_modes"]
 
 Array = NDArray[np.float64]
 
 # Where the density is below exp(-_DEPTH) of its maximum nothing is noticed.
 _DEPTH = 50.0
 _MOST_MODES = 200
+# So many descents begin inside a mode already known, where the height is not that of its parabola.
+_MOST_AGAIN = 200
+# Where the density of a link's argument may change its character, in units of the argument.
+_STEPS = np.array([0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 40.0])
+_MOST_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,20 @@ class Modes:
     lo: Array
     hi: Array
     doubt: str
+
+
+def line_features(loss: Loss) -> Array:
+    """theta at which the terms of a scalar loss of linear predictors jump, bend or have their wells; else empty."""
+    linear = loss.in_predictors()
+    found = [np.zeros(0)]
+    if linear is not None and loss.dim == 1:
+        for group in linear.groups:
+            live = (group.rows[:, 0] != 0.0) & (group.weights > 0.0)
+            rows, offsets = group.rows[live, 0], group.offsets[live]
+            if rows.size <= _MOST_ROWS:
+                at = np.concatenate([-_STEPS, _STEPS])[:, None] + np.array(group.link.kinks or (0.0,))
+                found.append(((at.reshape(-1, 1) - offsets) / rows).ravel())
+    return np.unique(np.concatenate(found))
 
 
 class _Energy:
@@ -98,30 +118,60 @@ def relevant_modes(loss: Loss, prior: Gaussian, known: Array, reach: float, *, m
     cells, missed = _cells(energy, lo, hi, best, max_boxes)
     doubt = "; ".join(text for text in (doubt, missed) if text)
     box = None if loss.bounds is None else list(zip(lo, hi, strict=True))
-    scales = [_width(energy, point) for point in found]
-    for cell in cells[np.argsort(energy.value(cells), kind="stable")]:
-        if any((np.abs(cell - p) <= 2.0 * s).all() for p, s in zip(found, scales, strict=True)):
+    shapes = [_Shape.of(energy, point) for point in found]
+    heights, again = energy.value(cells), 0
+    lowest = np.flatnonzero(_lowest_around(cells, heights))
+    for k in lowest[np.argsort(heights[lowest], kind="stable")]:
+        cell = cells[k]
+        around = [shape for shape in shapes if (np.abs(cell - shape.point) <= 2.0 * shape.width).all()]
+        if any(shape.explains(cell, heights[k]) for shape in around) or (around and again >= _MOST_AGAIN):
             continue
+        again += bool(around)
         if len(found) >= _MOST_MODES:
             doubt = "; ".join(text for text in (doubt, f"only {_MOST_MODES} modes are followed") if text)
             break
         method = "BFGS" if box is None else "L-BFGS-B"
         point = optimize.minimize(energy.one, cell, jac=True, method=method, bounds=box).x
-        if not any((np.abs(point - p) <= 1e-4 * s).all() for p, s in zip(found, scales, strict=True)):
+        if not any((np.abs(point - shape.point) <= 1e-4 * shape.width).all() for shape in shapes):
             found.append(point)
-            scales.append(_width(energy, point))
+            shapes.append(_Shape.of(energy, point))
     points = np.array(found)
     values = energy.value(points)
     order = np.argsort(values, kind="stable")
     return Modes(points[order][values[order] <= values.min() + _DEPTH], lo, hi, doubt)
 
 
-def _width(energy: _Energy, point: Array) -> Array:
-    """The standard deviations (P,) of a mode, by its curvature."""
-    bend = energy.loss._hessian(point[None, :])[0] + energy.precision
-    values, vectors = np.linalg.eigh(bend)
-    values = np.maximum(values, 1e-3 * np.linalg.eigvalsh(energy.precision)[0])
-    return np.asarray(np.sqrt(np.square(vectors) @ (1.0 / values)))
+@dataclass(frozen=True)
+class _Shape:
+    """A mode: its height, its curvature (P, P), and its standard deviations (P,) by the curvature."""
+
+    point: Array
+    height: float
+    bend: Array
+    width: Array
+
+    @classmethod
+    def of(cls, energy: _Energy, point: Array) -> _Shape:
+        bend = energy.loss._hessian(point[None, :])[0] + energy.precision
+        values, vectors = np.linalg.eigh(bend)
+        values = np.maximum(values, 1e-3 * np.linalg.eigvalsh(energy.precision)[0])
+        width = np.asarray(np.sqrt(np.square(vectors) @ (1.0 / values)))
+        return cls(point, float(energy.value(point[None, :])[0]), bend, width)
+
+    def explains(self, cell: Array, height: float) -> bool:
+        """The height there is about that of this mode's parabola: no narrower well is seen inside it."""
+        step = cell - self.point
+        rise = 0.5 * float(step @ self.bend @ step)
+        return abs(height - self.height - rise) <= 1.0 + 0.5 * abs(rise)
+
+
+def _lowest_around(cells: Array, heights: Array) -> NDArray[np.bool_]:
+    """Which cells (K, P) are no higher than their neighbours: a well as deep as the cells can tell has such a one."""
+    count = min(len(cells), 3 if cells.shape[1] == 1 else 9)
+    if count < 2:
+        return np.ones(len(cells), dtype=bool)
+    _, near = cKDTree(cells).query(cells, k=count)
+    return np.asarray(heights <= heights[near].min(axis=1))
 
 
 def _cells(energy: _Energy, lo: Array, hi: Array, best: float, max_boxes: int) -> tuple[Array, str]:

@@ -137,14 +137,14 @@ def minimize_relaxed(
     natural = best.statistics.natural(best.point.c)
     return RelaxedResult(
         value=best.point.value,
-        lower=best.point.value,
-        upper=best.point.upper,
+        lower=best.point.value - best.point.error,
+        upper=best.point.upper + best.point.error,
         posterior=best.point.q,
         natural=natural,
         atoms=best.point.atoms[best.weights > 1e-12],
         weights=best.weights[best.weights > 1e-12],
         residual=best.residual,
-        certified=best.point.certified,
+        certified=best.point.certified and bool(np.isfinite(best.point.error)),
         converged=best.converged,
         iterations=best.iterations,
         evaluations=sum(run.evaluations for _, run in runs),
@@ -169,7 +169,7 @@ def relaxed_starts(loss: Loss, prior: Gaussian, structure: str) -> list[tuple[st
 
 
 def _named(starts: Any, structure: str) -> list[tuple[str, Gaussian]]:
-    items = [starts] if isinstance(starts, Gaussian) else list(starts)
+    items = list(starts) if isinstance(starts, (list, tuple)) else [starts]
     if not items or not all(isinstance(q, Gaussian) for q in items):
         raise ValueError("starts must be one or more Gaussians.")
     return [(f"start {k}", family_member(q, structure)) for k, q in enumerate(items)]

@@ -20,7 +20,7 @@ from fenchel.losses import LinearPredictorLoss, Loss, Terms
 from fenchel.losses.accurate import accurate_predictors
 from fenchel.results import Natural
 
-__all__ = ["ClosedForm", "closed_form_biconjugate", "covariance_atoms", "merged", "onto_jump"]
+__all__ = ["ClosedForm", "closed_form_biconjugate", "covariance_atoms", "merged", "onto_jump", "without_constants"]
 
 Array = NDArray[np.float64]
 ClosedForm = tuple[float, Natural, Array | None, Array | None, float]
@@ -110,17 +110,27 @@ def merged(loss: LinearPredictorLoss) -> tuple[list[Terms], float]:
     """The loss's groups without empty terms and with equal terms of a group added up; and the constant left over."""
     groups, constant = [], 0.0
     for group in loss.groups:
-        null = ~group.rows.any(axis=1)
-        if null.any():
-            constant += float(group.link.value(group.offsets[null]) @ group.weights[null])
-        live = ~null & (group.weights > 0.0)
-        if not live.any():
+        live, fixed = without_constants(group)
+        constant += fixed
+        if live is None:
             continue
-        keys = np.column_stack([group.rows[live], group.offsets[live]])
+        keys = np.column_stack([live.rows, live.offsets])
         unique, inverse = np.unique(keys, axis=0, return_inverse=True)
-        summed = np.asarray(np.bincount(inverse.ravel(), weights=group.weights[live]), dtype=float)
+        summed = np.asarray(np.bincount(inverse.ravel(), weights=live.weights), dtype=float)
         groups.append(Terms(group.link, unique[:, :-1], unique[:, -1], summed))
     return groups, constant
+
+
+def without_constants(group: Terms) -> tuple[Terms | None, float]:
+    """The terms that depend on theta and have weight (None: there are none), and the sum of the others."""
+    null = ~group.rows.any(axis=1)
+    live = ~null & (group.weights > 0.0)
+    if live.all():
+        return group, 0.0
+    constant = float(group.link.value(group.offsets[null]) @ group.weights[null])
+    if not live.any():
+        return None, constant
+    return Terms(group.link, group.rows[live], group.offsets[live], group.weights[live]), constant
 
 
 def _is_statistic(H: Array, structure: str) -> bool:

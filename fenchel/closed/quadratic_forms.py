@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from fenchel.losses.accurate import EPS
 from fenchel.results import Natural
 
-__all__ = ["quadratic_biconjugate", "worst_covariance"]
+__all__ = ["expectation_rounding", "quadratic_biconjugate", "worst_covariance"]
 
 Array = NDArray[np.float64]
 
@@ -19,20 +20,30 @@ def quadratic_biconjugate(
 
     -f** is the expectation under the covariance that maximizes tr(H S) among those with the family's moments: S itself
     (full: f** = f), a covariance of the same diagonal (diagonal), of the same trace (isotropic: lambda_max(H) tr S).
-    ``error`` bounds what the numerical solution of the diagonal case leaves; f** is the certified lower end.
+    ``error`` bounds what the numerical solution of the diagonal case leaves, and rounding; f** is the certified lower
+    end but for the rounding.
     """
     worst, dominating, excess = worst_covariance(H, cov, structure)
     at_mean = 0.5 * float(mean @ H @ mean) + float(b @ mean) + c
+    error = excess + expectation_rounding(H, b, c, mean, worst)
     if structure == "full":
         value = at_mean + 0.5 * float(np.sum(H * cov))
-        return -value, Natural(-b, -0.5 * H), worst, 0.0
+        return -value, Natural(-b, -0.5 * H), worst, error
     linear = b + H @ mean
     if structure == "diagonal":
         value = at_mean + 0.5 * float(dominating @ np.diagonal(cov))
-        return -value, Natural(dominating * mean - linear, -0.5 * dominating), worst, excess
+        return -value, Natural(dominating * mean - linear, -0.5 * dominating), worst, error
     top = float(dominating[0])
     value = at_mean + 0.5 * top * float(np.trace(cov))
-    return -value, Natural(top * mean - linear, np.asarray(-0.5 * top)), worst, 0.0
+    return -value, Natural(top * mean - linear, np.asarray(-0.5 * top)), worst, error
+
+
+def expectation_rounding(H: Array, b: Array, c: float, mean: Array, cov: Array) -> float:
+    """A bound of the rounding of E[theta^T H theta / 2 + b.theta + c], by the sizes of what is added up."""
+    size, bend = np.abs(mean), np.abs(H)
+    deviation = np.sqrt(np.diagonal(cov))
+    total = size @ bend @ size + deviation @ bend @ deviation + size @ np.abs(b) + abs(c)
+    return EPS * (4.0 + 2.0 * mean.size) * float(total)
 
 
 def worst_covariance(H: Array, cov: Array, structure: str) -> tuple[Array, Array, float]:

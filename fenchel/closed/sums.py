@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fenchel.checks import check_problem
+from fenchel.closed.closed_forms import without_constants
 from fenchel.closed.projections import check_structure, majorant_natural, projected_variance, uncertainty
 from fenchel.closed.quadratic_forms import quadratic_biconjugate
 from fenchel.closed.scalar_forms import scalar_form
 from fenchel.losses import Loss
-from fenchel.losses.accurate import accurate_predictors
+from fenchel.losses.accurate import EPS, TINY, accurate_predictors
 from fenchel.results import Natural, SumOfBiconjugates
 
 __all__ = ["sum_of_biconjugates"]
@@ -21,6 +22,8 @@ __all__ = ["sum_of_biconjugates"]
 Array = NDArray[np.float64]
 # Entries of the design matrix handled at a time: temporaries stay small for any number of data.
 _CHUNK_ENTRIES = 4_000_000
+# Variances of a predictor that underflow count as this one.
+_LEAST = 1e-300
 
 
 def sum_of_biconjugates(loss: Loss, q: Any, structure: str | None = None) -> SumOfBiconjugates:
@@ -40,16 +43,22 @@ def sum_of_biconjugates(loss: Loss, q: Any, structure: str | None = None) -> Sum
     mean, cov = q.mean, q.cov
     value, natural, _, error = quadratic_biconjugate(linear.H, linear.b, linear.c, mean, cov, structure)
     lam1, lam2 = natural.lam1, natural.lam2
-    size, count = abs(value), 0
-    for group in linear.groups:
+    size, count = abs(value), sum(group.rows.shape[0] for group in linear.groups)
+    for given in linear.groups:
+        group, constant = without_constants(given)
+        value -= constant
+        size += abs(constant)
+        if group is None:
+            continue
         step = max(1, _CHUNK_ENTRIES // linear.dim)
         for first in range(0, group.rows.shape[0], step):
             rows = group.rows[first : first + step]
             weights = group.weights[first : first + step]
             offsets = group.offsets[first : first + step]
-            # A term whose row is 0 is a constant; a tiny variance stands for none.
-            variance = np.maximum(projected_variance(rows, cov, structure), 1e-300)
-            uncertain = uncertainty(rows, offsets, mean, cov, structure)
+            # A larger variance than the true one leaves a lower bound.
+            variance = np.maximum(projected_variance(rows, cov, structure), _LEAST)
+            of_mean, of_variance = uncertainty(rows, offsets, mean, cov, structure)
+            uncertain = of_mean, np.where(variance > _LEAST, of_variance, _LEAST)
             form = scalar_form(group.link, accurate_predictors(rows, mean, offsets), variance, uncertain)
             if form is None:
                 raise TypeError(f"no closed form of the biconjugate of {type(group.link).__name__}")
@@ -59,8 +68,7 @@ def sum_of_biconjugates(loss: Loss, q: Any, structure: str | None = None) -> Sum
             error += float(weights @ form.error)
             own = majorant_natural(rows, weights * form.slope, weights * form.curvature, mean, cov, structure)
             lam1, lam2 = lam1 + own.lam1, lam2 + own.lam2
-            count += rows.shape[0]
-    margin = np.finfo(float).eps * (8.0 + np.sqrt(count)) * size
+    margin = EPS * (8.0 + np.sqrt(count)) * size + TINY * (1 + count)
     return SumOfBiconjugates(
         value=value,
         error=error + margin,

@@ -13,6 +13,7 @@ from scipy.special import ndtr
 from fenchel.expectation.quadrature import PanelRule, gauss_legendre_panels
 from fenchel.losses.bounded_links import BumpLink, IndicatorLink
 from fenchel.losses.links import AbsLink, HuberLink, Link, ReLULink, SoftplusLink
+from fenchel.losses.more_links import SquaredReLULink
 
 __all__ = ["LinkMoments", "link_moments"]
 
@@ -37,6 +38,7 @@ def link_moments(link: Link, mean: Array, sd: Array) -> LinkMoments:
         IndicatorLink: _indicator,
         BumpLink: _bump,
         SoftplusLink: _softplus,
+        SquaredReLULink: _squared_relu,
     }.get(type(link))  # a subclass may have changed its values
     if known is not None:
         value, slope, curvature = known(mean, sd)
@@ -55,6 +57,13 @@ def _relu(mean: Array, sd: Array) -> tuple[Array, Array, Array]:
     x = mean / sd
     density, mass = _density(x), ndtr(x)
     return sd * (density + x * mass), mass, density / sd
+
+
+def _squared_relu(mean: Array, sd: Array) -> tuple[Array, Array, Array]:
+    x = mean / sd
+    density, mass = _density(x), ndtr(x)
+    value = np.square(sd) * np.maximum((1.0 + x * x) * mass + x * density, 0.0)
+    return value, 2.0 * sd * np.maximum(density + x * mass, 0.0), 2.0 * mass
 
 
 def _absolute(mean: Array, sd: Array) -> tuple[Array, Array, Array]:
@@ -124,7 +133,8 @@ def _by_quadrature(link: Link, mean: Array, sd: Array) -> LinkMoments:
     """Stein's identities turn derivatives of E[g] into moments of g' (or of g, where g jumps)."""
     columns = []
     for m, s in zip(mean, sd, strict=True):
-        breaks = [(kink - m) / s for kink in link.kinks]
+        # Where a link's character changes: a rule that breaks there does not depend on its points to see it.
+        breaks = [(kink - m) / s for kink in (0.0, *link.kinks)]
         columns.append(_one(link, float(m), float(s), breaks))
     value, slope, curvature, error = np.array(columns).T
     return value, slope, curvature, error

@@ -13,6 +13,8 @@ __all__ = ["PlaneAtoms"]
 
 Array = NDArray[np.float64]
 _BLOCK = 4000
+# So many triples of atoms are tried for the facets above which f** is affine.
+_MOST_TRIPLES = 80
 
 
 class PlaneAtoms:
@@ -110,7 +112,7 @@ class PlaneAtoms:
         used = np.concatenate([inside[reached][:40], inside[~reached][:10]])
         queue = [self.curve.nodes[v] for v in self.curve.vertices[used] if v[2] < self.curve.nodes.size]
         everyone, done = np.arange(self.plane.m.size), 0
-        while done < min(len(queue), 80):
+        while done < min(len(queue), _MOST_TRIPLES):
             start = queue[done]
             done += 1
             touching = tangent_quadratic(self.plane.derivatives, start, np.isin(start, self.plane.fixed))
@@ -120,12 +122,13 @@ class PlaneAtoms:
                 points, quadratic = touching
             self._apply(points, quadratic, everyone)
             self._around(points)
-            for rival in self._violators(points, quadratic):
-                # Four points compete for three places: the nodes were too coarse to tell which.
-                for k in range(3):
-                    candidate = np.sort(np.append(np.delete(points, k), rival))
-                    if not any(np.allclose(candidate, q, atol=1e-6) for q in queue):
-                        queue.append(candidate)
+            # Four points compete for three places: the nodes were too coarse to tell which.
+            rivals = self._violators(points, quadratic) if len(queue) < _MOST_TRIPLES else np.zeros(0)
+            for candidate in (np.sort(np.append(np.delete(points, k), rival)) for rival in rivals for k in range(3)):
+                if len(queue) >= _MOST_TRIPLES:
+                    break
+                if not np.isclose(candidate, np.array(queue), atol=1e-6).all(axis=1).any():
+                    queue.append(candidate)
         behind = self.worst < -self.hull_value - 1e-9 * (1.0 + np.abs(self.hull_value))
         for k in np.unique(self.facet[behind]):
             corners = self.curve.vertices[k]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fenchel.losses.bounded_links import BumpLink, IndicatorLink
-from fenchel.losses.inputs import finite_array, finite_number, positive_number
+from fenchel.losses.inputs import finite_array, finite_number, finite_vector, positive_number, symmetric_matrix
 from fenchel.losses.linear_predictor import LinearPredictorLoss, Terms
 from fenchel.losses.links import AbsLink, HuberLink, Link, ReLULink, SoftplusLink
 from fenchel.losses.more_links import Function, SquareConcaveLink, SquaredReLULink
@@ -33,7 +33,7 @@ class Quadratic(LinearPredictorLoss):
     """theta^T H theta / 2 + b.theta + c; H symmetric (P, P) (or a scalar for P = 1), b (P,), c a number."""
 
     def __init__(self, H: Any, b: Any, c: Any = 0.0) -> None:
-        super().__init__((), H=np.atleast_2d(np.asarray(H, dtype=float)), b=np.atleast_1d(b), c=c)
+        super().__init__((), H=symmetric_matrix(H, "H"), b=finite_vector(b, "b"), c=c)
 
     def __repr__(self) -> str:
         return f"Quadratic(dim={self.dim})"

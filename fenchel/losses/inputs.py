@@ -7,30 +7,63 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["finite_array", "finite_number", "nonnegative_number", "positive_number", "symmetric_matrix"]
+__all__ = [
+    "finite_array",
+    "finite_number",
+    "finite_points",
+    "finite_vector",
+    "nonnegative_number",
+    "positive_number",
+    "shown",
+    "symmetric_matrix",
+]
 
 Array = NDArray[np.float64]
 
 
-def finite_array(value: Any, name: str, ndim: int, *, copy: bool = True) -> Array:
-    """``value`` as a float array of ``ndim`` axes; ValueError unless it is finite, TypeError unless it is numeric."""
+def finite_array(value: Any, name: str, ndim: int | None = None, *, copy: bool = True) -> Array:
+    """``value`` as a float array of ``ndim`` axes (None: of any); ValueError unless finite, TypeError unless real."""
     try:
+        if np.iscomplexobj(value):
+            raise TypeError("complex numbers")
         array = np.array(value, dtype=float) if copy else np.asarray(value, dtype=float)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(f"{name} must be an array of real numbers, got {type(value).__name__}") from error
-    if array.ndim != ndim:
+    if ndim is not None and array.ndim != ndim:
         raise ValueError(f"{name} must have {ndim} axes, got an array of shape {array.shape}")
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite, but it contains NaN or infinity")
     return array
 
 
+def finite_vector(value: Any, name: str) -> Array:
+    """`finite_array` of one axis; a number is a vector of one entry."""
+    array = finite_array(value, name)
+    return finite_array(array.reshape(1) if array.ndim == 0 else array, name, 1)
+
+
+def finite_points(value: Any, name: str, dim: int) -> Array:
+    """``value`` as points (S, dim); one point may be given as (dim,), and numbers (S,) where dim is 1."""
+    array = finite_array(value, name)
+    if array.ndim < 2 and array.size % dim == 0:
+        array = array.reshape(-1, dim)
+    if array.ndim != 2 or array.shape[1] != dim:
+        raise ValueError(f"{name} must have shape (S, {dim}), got {array.shape}")
+    return array
+
+
+def shown(value: Any) -> str:
+    """``value`` in a sentence: a number or a name itself, of anything else the type."""
+    text = repr(value) if isinstance(value, (int, float, complex, str, bytes, np.generic)) else type(value).__name__
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def finite_number(value: Any, name: str) -> float:
     """``value`` as a finite float."""
     try:
         number = float(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be a real number, got {value!r}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(f"{name} must be a real number, got {shown(value)}") from error
     if not np.isfinite(number):
         raise ValueError(f"{name} must be finite, got {number}")
     return number
@@ -54,9 +87,8 @@ def nonnegative_number(value: Any, name: str) -> float:
 
 def symmetric_matrix(value: Any, name: str) -> Array:
     """``value`` as a finite symmetric (P, P) matrix (asymmetry beyond rounding is an error); a scalar is 1 x 1."""
-    if np.ndim(value) == 0:
-        value = np.reshape(value, (1, 1))
-    matrix = finite_array(value, name, 2)
+    matrix = finite_array(value, name)
+    matrix = finite_array(matrix.reshape(1, 1) if matrix.ndim == 0 else matrix, name, 2)
     if matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"{name} must be square, got shape {matrix.shape}")
     if np.abs(matrix - matrix.T).max(initial=0.0) > 1e-9 * max(1e-300, np.abs(matrix).max(initial=0.0)):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fenchel.losses.accurate import EPS, TINY, accurate_predictors
 from fenchel.losses.base import Loss
 from fenchel.losses.exact_text import hexes
-from fenchel.losses.inputs import finite_array, finite_number, symmetric_matrix
+from fenchel.losses.inputs import finite_array, finite_number, finite_vector, symmetric_matrix
 from fenchel.losses.links import Link
 
 __all__ = ["LinearPredictorLoss", "Terms"]
@@ -63,10 +63,9 @@ class LinearPredictorLoss(Loss):
     ) -> None:
         self.groups = tuple(_checked(group) for group in groups)
         dims = {group.rows.shape[1] for group in self.groups}
-        if H is not None:
-            dims.add(np.atleast_2d(H).shape[0])
-        if b is not None:
-            dims.add(np.atleast_1d(b).shape[0])
+        square = None if H is None else symmetric_matrix(H, "H")
+        linear = None if b is None else finite_vector(b, "b")
+        dims |= {part.shape[0] for part in (square, linear) if part is not None}
         if dim is not None:
             dims.add(dim)
         if len(dims) != 1:
@@ -74,8 +73,8 @@ class LinearPredictorLoss(Loss):
         self.dim = dims.pop()
         if self.dim < 1:
             raise ValueError("a loss needs at least one parameter")
-        self.H = np.zeros((self.dim, self.dim)) if H is None else symmetric_matrix(H, "H")
-        self.b = np.zeros(self.dim) if b is None else finite_array(np.atleast_1d(b), "b", 1)
+        self.H = np.zeros((self.dim, self.dim)) if square is None else square
+        self.b = np.zeros(self.dim) if linear is None else linear
         self.c = finite_number(c, "c")
         self.quadratic_only = not self.groups
         self._has_quadratic = bool(self.H.any() or self.b.any())
@@ -161,7 +160,7 @@ class LinearPredictorLoss(Loss):
         A = finite_array(A[None, :] if A.ndim == 1 and self.dim == 1 else A, "matrix", 2)
         if A.shape[0] != self.dim:
             raise ValueError(f"matrix must have {self.dim} rows, got shape {A.shape}")
-        o = np.zeros(self.dim) if offset is None else finite_array(np.atleast_1d(offset), "offset", 1)
+        o = np.zeros(self.dim) if offset is None else finite_vector(offset, "offset")
         if o.shape != (self.dim,):
             raise ValueError(f"offset must have shape ({self.dim},), got {o.shape}")
         groups = [Terms(g.link, g.rows @ A, accurate_predictors(g.rows, o, g.offsets), g.weights) for g in self.groups]

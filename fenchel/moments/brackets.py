@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fenchel.closed.closed_forms import closed_form_biconjugate
+from fenchel.closed.quadratic_forms import expectation_rounding
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
 from fenchel.moments.moment_frame import MomentFrame
@@ -64,8 +65,8 @@ def of_quadratic(loss: Any, frame: MomentFrame, tol: float, begin: float) -> Bic
     points, w = quadratic_moment_problem(inside.H, frame.structure, 0.01 * tol * scale)
     weights = np.full(points.shape[0], 1.0 / points.shape[0])
     theta = frame.to_theta(points)
-    terms = np.concatenate([np.abs(loss._value(theta)), [abs(inside.c)], np.abs(inside.H).ravel()])
-    slack = 1e-15 * float(np.max(terms)) * (4.0 + frame.dim)
+    slack = 2.0 * expectation_rounding(loss.H, loss.b, loss.c, frame.mean, frame.factor @ frame.factor.T)
+    slack += float(loss.rounding(theta, 1).max() + frame.drift * np.abs(inside.H).sum())
     high = -float(weights @ loss._value(theta)) + slack
     low = -(inside.c + float(np.trace(w))) - slack
     if frame.structure == "full" or np.array_equal(np.atleast_1d(w), 0.5 * inside.H):
@@ -163,16 +164,3 @@ def _bracketed(
         message="; ".join(text for text in (message, remark) if text),
         info=info,
     )
-
-
-def _in_order(low: float, high: float, scale: float) -> tuple[float, float, str]:
-    """The ends in order, and what to say if the lower lies above the upper by more than rounding.
-
-    Then one of the two proofs is wrong: a gradient that is not the loss's own, or rounding beyond the margins.
-    """
-    if not low > high:
-        return low, high, ""
-    if low - high <= 1e-12 * scale:
-        return high, low, ""
-    clash = f"the bracket is inverted (lower end {low:.8g}, upper end {high:.8g}): a wrong gradient, or rounding"
-    return low, high, clash

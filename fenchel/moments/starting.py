@@ -26,7 +26,7 @@ def known_start(loss: Loss, q: Gaussian, frame: MomentFrame, warm: Any) -> Start
         return _warm(frame, warm)
     points = np.zeros((0, frame.dim))
     if warm is not None:
-        theta = finite_array(warm, "warm", np.ndim(warm))
+        theta = finite_array(warm, "warm")
         if theta.ndim != 2 or theta.shape[1] != q.dim or not np.all(np.isfinite(theta)):
             raise ValueError(f"warm must be a BiconjugateResult or finite atoms of shape (K, {q.dim}).")
         points = frame.to_white(theta)

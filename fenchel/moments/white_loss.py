@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fenchel.losses import Loss
 from fenchel.losses.accurate import EPS, TINY
 from fenchel.losses.jumps import JumpPlanes
-from fenchel.moments.directions import directions, weighted_rows
+from fenchel.moments.directions import FLAT, affine_directions, directions
 from fenchel.moments.moment_frame import MomentFrame
 from fenchel.search.maximize import SearchResult, local_maximizers, maximize
 
@@ -25,11 +25,13 @@ class WhiteLoss:
 
     A loss of linear predictors is composed with the whitening, so that the search works in coordinates of size 1, free
     of the cancellation between a large mean and a small covariance; any other loss is searched where it was given.
+    ``allowance``: see `Affine`.
     """
 
-    def __init__(self, loss: Loss, frame: MomentFrame) -> None:
+    def __init__(self, loss: Loss, frame: MomentFrame, allowance: float = 0.0) -> None:
         self.loss = loss
         self.frame = frame
+        self.allowance = allowance
         self._linear = loss.in_predictors()
         self._white = None if self._linear is None else self._linear.compose(frame.factor, frame.mean)
         self._white_jumps = JumpPlanes.of(loss if self._white is None else self._white)
@@ -44,15 +46,11 @@ class WhiteLoss:
         linear = loss.in_predictors()
         if linear is None or frame.structure == "isotropic":
             return cls(loss, frame)
-        white = linear.compose(frame.factor, frame.mean)
-        basis, singular = directions(white, frame.structure)
-        live = singular > (
-            0.0 if frame.structure == "diagonal" else 1e-13 * max(weighted_rows(white).shape) * singular.max()
-        )
-        if live.all() or not live.any():
+        found = affine_directions(linear, frame.mean, frame.factor, frame.structure)
+        if found is None:
             return cls(loss, frame)
-        kept, left = basis[live].T, basis[~live].T
-        return cls(loss, frame.reduced(kept, left, left.T @ white.b))
+        slope = frame.factor.T @ (linear.b + linear.H @ frame.mean)
+        return cls(loss, frame.reduced(found.kept, found.left, found.left.T @ slope), found.allowance)
 
     def split(self, share: float) -> Minor | None:
         """The directions along which the rows are below ``share`` of the largest, told from the others; or None."""
@@ -100,18 +98,22 @@ class WhiteLoss:
         white, loss = self._white, self._linear
         if white is None or loss is None:
             return 4.0 * EPS * np.abs(self.value(x)) + TINY
-        size, dim = np.abs(x), self.frame.mean.size + 2
-        bent = np.abs(self.frame.factor).T @ np.abs(loss.H)
-        second = np.einsum("ki,ij,kj->k", size, bent @ np.abs(self.frame.factor), size)
-        first = size @ (bent @ np.abs(self.frame.mean) + np.abs(self.frame.factor).T @ np.abs(loss.b))
+        # The directions left out are spread over points at this distance.
+        left = self.frame.rest.shape[1]
+        factor = np.abs(np.concatenate([self.frame.factor, self.frame.rest], axis=1))
+        size = np.concatenate([np.abs(x), np.full((len(x), left), np.sqrt(left))], axis=1)
+        dim = self.frame.mean.size * (1.0 if not left else FLAT / EPS) + 2.0
+        bent = factor.T @ np.abs(loss.H)
+        second = np.einsum("ki,ij,kj->k", size, bent @ factor, size)
+        first = size @ (bent @ np.abs(self.frame.mean) + factor.T @ np.abs(loss.b))
         mean = np.abs(self.frame.mean)
         constant = abs(loss.c) + float(np.abs(loss.b) @ mean + mean @ np.abs(loss.H) @ mean)
         total = 4.0 * EPS * dim * (second + first + constant)
         for group, given in zip(white.groups, loss.groups, strict=True):
             z = group.predictors(x)
-            off = EPS * (dim * size @ (np.abs(given.rows) @ np.abs(self.frame.factor)).T + 2.0 * np.abs(group.offsets))
+            off = EPS * (dim * size @ (np.abs(given.rows) @ factor).T + 2.0 * np.abs(group.offsets))
             total = total + group.moved(z, off, side)
-        return np.asarray(total + TINY)
+        return np.asarray(total + self.allowance + TINY)
 
     def gradient(self, x: Array) -> Array:
         """(K, P) -> (K, P)."""

@@ -20,6 +20,8 @@ __all__ = ["GlobalQuadratic", "StackedTerms", "global_quadratics", "stacked_term
 Array = NDArray[np.float64]
 _MOST_TERMS = 1500
 _SHRINK = 0.2
+# Nearer to a kink a parabola overflows.
+_LEAST_CONTACT = 1e-150
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +71,7 @@ class StackedTerms:
                 continue
             part = slice(first, first + g.rows.shape[0])
             first += g.rows.shape[0]
-            slope, xi = g.link.rule[0], contact[part]
+            slope, xi = g.link.rule[0], np.maximum(contact[part], _LEAST_CONTACT)
             value, tangent = g.link.tangent(xi)
             kappa[part] = np.maximum((tangent - slope) / xi, 0.0)
             a[part], bend[part] = slope, np.minimum(g.link.curvature(xi), kappa[part])

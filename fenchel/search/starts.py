@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fenchel.losses.inputs import finite_points
 from fenchel.search.ascent import ascend, distinct
 from fenchel.search.bounds import LinearModel, Model, UserModel
 from fenchel.search.confine import Setting
@@ -36,14 +37,7 @@ def climb(setting: Setting, starts: Array, deadline: float | None = None) -> tup
 
 def given_starts(model: Model, given: Any, dim: int) -> Array:
     """The user's starts (S, P) in model coordinates; ValueError for another shape or values that are not finite."""
-    points = np.asarray(given, dtype=float)
-    if points.ndim != 2 or points.shape[1] != dim:
-        if points.size % dim or points.ndim > 1:
-            raise ValueError(f"starts must have shape (S, {dim}), got {points.shape}")
-        points = points.reshape(-1, dim)
-    if not np.isfinite(points).all():
-        raise ValueError("starts must be finite")
-    return model.coordinates(points)
+    return model.coordinates(finite_points(given, "starts", dim))
 
 
 def starting_points(model: Model, *, few: bool = False) -> Array:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from fenchel.losses import Loss
+from fenchel.losses.inputs import finite_points
 from fenchel.search.maximize import local_maximizers
 from fenchel.sharpness.extent import confining_box
 from fenchel.sharpness.line_branching import OuterMinimum
@@ -83,7 +84,7 @@ def minimize_proximal(
         return np.asarray(np.maximum(inside, loss(m)) + 0.5 * delta * np.square(m).sum(axis=1))
 
     delta0 = prior_precision(sigma, delta)
-    lower, given = -np.inf, [] if starts is None else [np.asarray(starts, dtype=float).reshape(-1, loss.dim)]
+    lower, given = -np.inf, [] if starts is None else [finite_points(starts, "starts", loss.dim)]
     if np.isfinite(delta0) and delta0 > 0.0:
         x, bottom = _map_estimate(loss, delta0)
         lower = bottom if loss.convex else minorant_bound(loss, delta0)

@@ -14,7 +14,7 @@ from fenchel.certificates import of_sam
 from fenchel.checks import check_count, check_loss, check_seconds, check_tolerance
 from fenchel.losses import Loss
 from fenchel.losses.accurate import EPS
-from fenchel.losses.inputs import finite_array, nonnegative_number
+from fenchel.losses.inputs import finite_points, finite_vector, nonnegative_number
 from fenchel.results import ObjectiveResult
 from fenchel.sharpness.ball import ball_maximum
 from fenchel.sharpness.cells import cover, lower_bound
@@ -110,7 +110,7 @@ def minimize_sam(
     level = float(ball_maximum(loss, np.zeros(loss.dim), rho, certify=False).values[0])
     lo, hi, confined = confining_box(loss, delta, level)
     radius = 0.5 * float((hi - lo).max())
-    given = [] if starts is None else list(np.asarray(starts, dtype=float).reshape(-1, loss.dim))
+    given = [] if starts is None else list(finite_points(starts, "starts", loss.dim))
     cells = None if loss.convex or loss.dim > _CELL_DIM else cover(loss, rho, delta, lo, hi)
     if cells is None:
         given += list(spread_starts(_rough(loss, rho, delta), lo, hi))
@@ -239,7 +239,7 @@ def _perturbations(dim: int) -> Array:
 
 
 def _point(loss: Loss, theta: Any) -> Array:
-    point = finite_array([theta] if np.ndim(theta) == 0 else theta, "theta", 1)
+    point = finite_vector(theta, "theta")
     if point.shape != (loss.dim,):
         raise ValueError(f"theta must have shape ({loss.dim},), got {point.shape}")
     return point

@@ -12,6 +12,7 @@ from fenchel.checks import check_count, check_loss, check_seconds, check_toleran
 from fenchel.conjugate import conjugate
 from fenchel.gaussian import STRUCTURES
 from fenchel.losses import Loss
+from fenchel.losses.inputs import finite_array, finite_vector
 from fenchel.results import Verdict
 from fenchel.theorems.gaussian_supremum import supremum_over_gaussians
 
@@ -54,12 +55,13 @@ def verify_theorem1(
     check_loss(loss)
     check_unbounded(loss, "the side of Theorem 1 over Gaussians")
     check_tolerance(tol)
+    check_count(seed, "seed", 0)
     cases: list[tuple[str, Array, Array]] = []
     if lam1 is not None or lam2 is not None:
         if lam1 is None or lam2 is None:
             raise ValueError("lam1 and lam2 must be given together")
-        block = np.asarray(lam2, dtype=float)
-        cases.append((("isotropic", "diagonal", "full")[min(block.ndim, 2)], np.atleast_1d(lam1), block))
+        block = finite_array(lam2, "lam2")
+        cases.append((("isotropic", "diagonal", "full")[min(block.ndim, 2)], finite_vector(lam1, "lam1"), block))
     else:
         check_count(count, "count")
         if not isinstance(structures, (list, tuple)):
