@@ -16,7 +16,7 @@ def interleaved(
     calls: Mapping[str, Call], rounds: int, clock: Callable[[], float], warmup: int = 3
 ) -> dict[str, np.ndarray]:
     """Seconds of each call in each round; the order within a round turns, so none always follows the same one."""
-    for _ in range(warmup):
+    for _ in range(min(warmup, rounds)):
         for call in calls.values():
             call()
     order = list(calls)

@@ -52,9 +52,7 @@ def verdict(over_adam: dict[str, float], noise: dict[str, float]) -> tuple[str, 
 
 def run(context: Context) -> Outcome:
     """Measure, take ratios to SAM with Adam and to bSAM without noise, and judge by both clocks."""
-    rounds = (
-        {"LeNet-5": 2, "MLP 784-500-300": 4} if context.scale == "quick" else {"LeNet-5": 25, "MLP 784-500-300": 80}
-    )
+    rounds = {"LeNet-5": 25, "MLP 784-500-300": 80} if context.scale == "full" else dict.fromkeys(NETWORKS, 1)
     numbers: dict[str, Any] = {}
     medians: dict[str, dict[str, dict[str, float]]] = {way: {"adam": {}, "noise": {}} for way in ("wall", "processor")}
     for network in NETWORKS:
