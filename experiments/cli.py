@@ -53,6 +53,9 @@ def _parser() -> argparse.ArgumentParser:
         "--max-seconds", type=float, default=None, metavar="S", help="stop sweeps after this time, to be continued"
     )
     run.add_argument("--plan", action="store_true", help="print what sweeps would train, and what it would take here")
+    run.add_argument(
+        "--device", default=None, metavar="NAME", help="of deep runs: cpu, cuda, cuda:1 (default: a GPU if any)"
+    )
     run.add_argument("--precision", choices=("float32", "tf32", "bf16"), default=None, help="of all deep runs")
     run.add_argument(
         "--dataset", action="append", default=[], metavar="NAME=PATH", help="images of your own, for table1"
@@ -100,6 +103,8 @@ def _run(options: argparse.Namespace) -> int:
         raise InputError(f"--max-seconds must be positive, got {options.max_seconds}")
     deadline = None if options.max_seconds is None else time.monotonic() + options.max_seconds
     options.dataset_names = _own_sets(options.dataset)
+    if options.device is not None:
+        _check_device(options.device)
     failed, stopped = [], []
     for position, experiment in enumerate(experiments, start=1):
         label = f"[{position}/{len(experiments)}] {experiment.name}"
@@ -146,6 +151,15 @@ def _own_sets(texts: Sequence[str]) -> list[str]:
     return [own_set(text) for text in texts]
 
 
+def _check_device(name: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts
+        raise InputError(f"--device {name!r} is no device that torch has here") from error
+
+
 def _run_one(
     experiment: Experiment,
     options: argparse.Namespace,
@@ -164,6 +178,7 @@ def _run_one(
         progress=sys.stderr.isatty() and not options.quiet,
         scheduler=options.scheduler,
         precision=options.precision,
+        device=options.device,
         datasets=tuple(options.dataset_names),
         deadline=deadline,
         plan=options.plan,
@@ -181,6 +196,9 @@ def _run_one(
     command = f"python -m experiments run {experiment.name} --scale {scale} --seed {options.seed}"
     command += " --data DIR" if data is not None else ""
     command += f" --jobs {options.jobs}" if options.jobs != 1 else ""
+    command += "".join(f" --dataset {name}=PATH" for name in options.dataset_names)
+    for name in ("precision", "device", "scheduler"):
+        command += f" --{name} {getattr(options, name)}" if getattr(options, name) is not None else ""
     stamp = store.provenance(command, options.seed, seconds, outcome.settings.get("device"))
     return seconds, store.save(experiment, outcome, {**stamp, "resumed": resumed, "key": key}, scale)
 

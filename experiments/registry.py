@@ -51,6 +51,8 @@ class Context:
     scheduler: str | None = None
     precision: str | None = None
     """Of all deep runs, in place of what is planned."""
+    device: str | None = None
+    """Of all deep runs; None is a GPU where there is one."""
     datasets: tuple[str, ...] = ()
     """The user's own image data sets, for Table 1 in place of the paper's."""
     deadline: float | None = None

@@ -108,6 +108,7 @@ def test_pieces_hold_plain_arrays_only(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (["run", "no-such-thing"], "unknown experiment"),
+        (["run", "fig1", "--device", "gpu7"], "--device"),
         (["run", "toy", "--jobs", "0"], "--jobs"),
         (["run", "toy", "--seed", "-1"], "--seed"),
         (["run", "toy", "--data", "/no/such/directory"], "does not exist"),

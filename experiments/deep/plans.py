@@ -168,7 +168,7 @@ def execute(context: Context, configs: Sequence[Config]) -> list[Row]:
     if rows.missing(configs):
         need_data(context, configs)
         if context.plan:
-            raise Stopped("to train:\n" + "\n".join(sweep.estimate(configs, rows, context.data)))
+            raise Stopped("to train:\n" + "\n".join(sweep.estimate(configs, rows, context.data, device=context.device)))
     try:
         return sweep.run(
             configs,
@@ -178,6 +178,7 @@ def execute(context: Context, configs: Sequence[Config]) -> list[Row]:
             scheduler=context.scheduler,
             progress=context.progress,
             deadline=context.deadline,
+            device=context.device,
         )
     finally:  # of a sweep that stops, what is finished
         if context.scale == "full":

@@ -138,15 +138,7 @@ def _bracketed(
 ) -> BiconjugateResult:
     """The result with these ends; ``unproved`` is said where it is not certified, ``remark`` in any case."""
     scale = max(1.0, abs(value)) if np.isfinite(value) else 1.0
-    clash = ""
-    if low > high:
-        # Beyond rounding one of the two proofs is wrong: a gradient that is not the loss's own, or too small margins.
-        if low - high > 1e-12 * scale:
-            clash = (
-                f"the bracket is inverted (lower end {low:.8g}, upper end {high:.8g}): a wrong gradient, or rounding"
-            )
-        else:
-            low, high = high, low
+    low, high, clash = _in_order(low, high, scale)
     certified = bool(np.isfinite(low) and high - low <= tol * scale and not clash)
     message = "" if certified else clash or unproved or f"the bracket is {high - low:.2g} wide"
     return BiconjugateResult(
@@ -164,3 +156,16 @@ def _bracketed(
         message="; ".join(text for text in (message, remark) if text),
         info=info,
     )
+
+
+def _in_order(low: float, high: float, scale: float) -> tuple[float, float, str]:
+    """The ends in order, and what to say if the lower lies above the upper by more than rounding.
+
+    Then one of the two proofs is wrong: a gradient that is not the loss's own, or rounding beyond the margins.
+    """
+    if not low > high:
+        return low, high, ""
+    if low - high <= 1e-12 * scale:
+        return high, low, ""
+    clash = f"the bracket is inverted (lower end {low:.8g}, upper end {high:.8g}): a wrong gradient, or rounding"
+    return low, high, clash
