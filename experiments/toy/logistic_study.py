@@ -67,7 +67,7 @@ def plan(scale: str) -> Plan:
     if scale == "quick":
         return Plan(2, 1, 2, 200, (0.05, 1.0), (0.05, 1.0), (0.0, 0.1))
     rhos = (0.0, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
-    return Plan(40, 20, 4, 4000, (0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0), rhos, (0.0, 0.01, 0.1))
+    return Plan(40, 20, 4, 4000, (0.0, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0), rhos, (0.0, 0.01, 0.1))
 
 
 def cells(context: Context, plan: Plan, prior: float, *, separable: bool) -> dict[str, Array]:
