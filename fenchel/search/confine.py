@@ -63,7 +63,8 @@ def _prepare_linear(loss: LinearPredictorLoss, lam1: Array, lam2: Array) -> Sett
     flat = values <= flat_size
     vectors = units[:, None] * axes
     basis = vectors[:, ~flat] / np.sqrt(values[~flat])
-    null = vectors[:, flat] / np.linalg.norm(vectors[:, flat], axis=0)
+    null = vectors[:, flat] / np.abs(vectors[:, flat]).max(axis=0)  # squares of tiny scales' inverses overflow
+    null = null / np.linalg.norm(null, axis=0)
     origin = np.zeros(loss.dim)
     if not flat.any():
         return Setting(LinearModel(loss, origin, basis, np.eye(loss.dim), linear @ basis, loss.c))
