@@ -13,7 +13,7 @@ from flint import arb, arb_mat, arb_poly
 from fenchel.checker.functions import ONE_SIDED, SMOOTH, parabola_above, powers
 from fenchel.checker.numbers import Refused, ball
 
-__all__ = ["Jet", "jet_above", "opened", "sized"]
+__all__ = ["Jet", "jet_above", "opened", "sized", "value_at"]
 
 
 @dataclass
@@ -76,6 +76,14 @@ def jet_above(node: Any, variables: list[Jet], spread: arb | None, tilt: arb) ->
     inner = jet(parts[0], variables)
     reach, slopes = inner.wide()
     return composed(inner, *parabola_above(name, inner.value, reach.union(inner.value), spread, tilt), slopes)
+
+
+def value_at(node: Any, variables: list[Jet]) -> arb:
+    """The expression's value where the variables are numbers: the parabola of spread 0 touches it there."""
+    if opened(node)[0] != "step":
+        return jet_above(node, variables, arb(0), arb(0)).value
+    z = jet(node[1], variables).value
+    return arb(1) if z >= 0 else arb(0) if z < 0 else arb(0).union(arb(1))
 
 
 def composed(inner: Jet, value: arb, slope: arb, bend: arb, slopes: arb_mat, wide: Any = None) -> Jet:

@@ -43,14 +43,15 @@ def powers(n: int) -> Smooth:
 def parabola_above(name: str, z0: arb, whole: arb, spread: arb | None, tilt: arb) -> tuple[arb, arb, arb]:
     """(v, s, r) with f(z) <= v + s (z - z0) + r (z - z0)^2 / 2 on the ball ``whole``; f is a step or in `ONE_SIDED`.
 
-    Such an f is a z + h(z^2) with h concave, so that the tangent of h at t^2 gives the parabola above it that touches
-    it at t and -t, f(t) + a (z - t) + r (z^2 - t^2) / 2, r = (f'(t) - a) / t. It is taken for t^2 = z0^2 + spread^2;
-    the spread is the radius of ``whole`` if it is None. Where that is better, r is from Taylor's theorem at z0.
+    All but squared-relu and the step are f(z) = a z + h(z^2) with h concave. A tangent of h at t^2 gives a parabola
+    above f that touches it at t and -t, f(t) + a (z - t) + r (z^2 - t^2) / 2, r = (f'(t) - a) / t. It is taken for
+    t^2 = z0^2 + spread^2; the spread is the radius of ``whole`` if it is None. For squared-relu, and where that is
+    better, r is from Taylor's theorem at z0.
     """
     if name == "step":
         return _above_step(z0, whole, tilt)
     a, f = ONE_SIDED[name]
-    if spread == 0 and name != "bump":
+    if spread == 0 and name in _FALLING:
         # r is an average of f'' between z0 and z; as f'' falls with |z|, it is largest for the z next to -z0.
         step = (-z0).max(whole.lower()).min(whole.upper()) - z0
         average = 2 * (f.value(z0 + step) - f.value(z0) - f.slope(z0) * step) / (step * step)
@@ -59,7 +60,7 @@ def parabola_above(name: str, z0: arb, whole: arb, spread: arb | None, tilt: arb
     highest = f.bend(whole).upper()
     t = (z0**2 + (whole.rad() if spread is None else spread) ** 2).sqrt()
     r = (f.slope(t) - a) / t
-    if highest < r or not t > 0:
+    if name == "squared-relu" or highest < r or not t > 0:
         return f.value(z0), f.slope(z0), highest
     return f.value(t) + a * (z0 - t) + r * (z0**2 - t**2) / 2, a + r * z0, r
 
@@ -103,11 +104,6 @@ def _hinge(left: int) -> Smooth:
     )
 
 
-def _switched(on: bool, off: bool) -> arb:
-    """1, 0, or what lies between where a slope has a kink."""
-    return arb(1) if on else arb(0) if off else arb(0).union(arb(1))
-
-
 _SOFTPLUS = Smooth(_softplus, lambda z: 1 / (1 + (-z).exp()), _bell)
 SMOOTH = {
     "exp": Smooth(arb.exp, arb.exp, arb.exp),
@@ -118,24 +114,21 @@ SMOOTH = {
     "sin": Smooth(arb.sin, arb.cos, lambda z: -z.sin()),
     "cos": Smooth(arb.cos, lambda z: -z.sin(), lambda z: -z.cos()),
     "atan": Smooth(arb.atan, lambda z: 1 / (1 + power(z, 2)), lambda z: -2 * z / power(1 + power(z, 2), 2)),
-    "squared-relu": Smooth(
-        lambda z: z.max(arb(0)) ** 2, lambda z: 2 * z.max(arb(0)), lambda z: 2 * _switched(z >= 0, z <= 0)
-    ),
 }
+_BUMP = Smooth(
+    lambda z: -(-power(z, 2) / 2).exp(),
+    lambda z: z * (-power(z, 2) / 2).exp(),
+    lambda z: (1 - power(z, 2)) * (-power(z, 2) / 2).exp(),
+)
+_HUBER = Smooth(_huber, lambda z: z.min(arb(1)).max(arb(-1)), lambda z: arb(0) if size(z) >= 1 else arb(1))
+_SQUARED = Smooth(lambda z: z.max(arb(0)) ** 2, lambda z: 2 * z.max(arb(0)), lambda z: arb(0) if z <= 0 else arb(2))
+# (a, f): what `parabola_above` says; of the curvature only the upper end counts.
 ONE_SIDED = {
     "softplus": (arb(0.5), _SOFTPLUS),
     "relu": (arb(0.5), _hinge(0)),
     "abs": (arb(0), _hinge(-1)),
-    "bump": (
-        arb(0),
-        Smooth(
-            lambda z: -(-power(z, 2) / 2).exp(),
-            lambda z: z * (-power(z, 2) / 2).exp(),
-            lambda z: (1 - power(z, 2)) * (-power(z, 2) / 2).exp(),
-        ),
-    ),
-    "huber": (
-        arb(0),
-        Smooth(_huber, lambda z: z.min(arb(1)).max(arb(-1)), lambda z: _switched(size(z) <= 1, size(z) >= 1)),
-    ),
+    "huber": (arb(0), _HUBER),
+    "bump": (arb(0), _BUMP),
+    "squared-relu": (arb(0), _SQUARED),
 }
+_FALLING = ("softplus", "relu", "abs", "huber")

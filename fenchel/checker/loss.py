@@ -7,7 +7,7 @@ from typing import Any
 
 from flint import arb, arb_mat, fmpq, fmpq_mat
 
-from fenchel.checker.expressions import Jet, jet_above, sized
+from fenchel.checker.expressions import Jet, jet_above, sized, value_at
 from fenchel.checker.numbers import Refused, ball, exact, exacts, symmetric
 
 __all__ = ["Anchor", "Excess", "Loss", "Quadratic"]
@@ -67,13 +67,13 @@ class Loss:
         for term in self.terms:
             z = term.rows * theta + term.offsets
             variables = [_variable(arb(x), arb(x), arb_mat(0, 1)) for x in z.entries()]
-            total += term.weight * jet_above(term.tree, variables, _ZERO, _ZERO).value
+            total += term.weight * value_at(term.tree, variables)
         return total
 
 
 @dataclass(frozen=True)
 class Anchor:
-    """A point u where Taylor's theorem is used; ``tilts``: slopes at steps; ``spread``: see `stand_in`."""
+    """A point u where Taylor's theorem is used; ``tilts``: slopes at steps; ``spread``: see `parabola_above`."""
 
     point: arb_mat
     tilts: tuple[arb, ...] = ()
@@ -113,21 +113,11 @@ class Excess:
         value, slope, bent = self.value, self.slope + self.bent * at, self.bent
         value += (at.transpose() * (self.slope + slope))[0, 0] / 2
         for tree, weight, rows, start in self.terms:
-            # In coordinates y = outer u of which there are few.
-            inner, outer = (_ONE, rows) if rows.nrows() == 1 else (rows, None)
-            near, wide = rows * at + start, rows * hull + start
-            variables = [
-                _variable(near[i, 0], wide[i, 0], arb_mat(inner.ncols(), 1, inner.table()[i]))
-                for i in range(rows.nrows())
-            ]
+            places = zip((rows * at + start).entries(), (rows * hull + start).entries(), rows.table(), strict=True)
+            variables = [_variable(near, wide, arb_mat(self.dim, 1, row)) for near, wide, row in places]
             tilt = next(slopes, _ZERO) if tree[0] == "step" else _ZERO
             found = jet_above(tree, variables, spread, tilt)
-            value += weight * found.value
-            if outer is None:
-                slope, bent = slope + weight * found.slope, bent + weight * found.bend
-            else:
-                slope += outer.transpose() * (weight * found.slope)
-                bent += outer.transpose() * ((weight * found.bend) * outer)
+            value, slope, bent = value + weight * found.value, slope + weight * found.slope, bent + weight * found.bend
         bent = _upper(bent)
         shift = center - at
         turn = bent * shift
@@ -145,9 +135,8 @@ class Excess:
             if growth.degree() > 2:
                 raise Refused("the loss may grow faster than a quadratic")
             length = sum((x * x for x in rows.entries()), arb(0)).sqrt()
-            constant += abs(weight) * growth[0]
-            linear += abs(weight) * growth[1] * length
-            bent += 2 * abs(weight) * growth[2] * (rows.transpose() * rows)
+            constant, linear = constant + weight * growth[0], linear + weight * growth[1] * length
+            bent += 2 * weight * growth[2] * (rows.transpose() * rows)
         return constant, linear, bent
 
 
@@ -165,4 +154,4 @@ def _variable(near: arb, wide: arb, axis: arb_mat) -> Jet:
     return Jet(near, axis, arb_mat(axis.nrows(), axis.nrows()), lambda: (wide, axis))
 
 
-_ONE, _ZERO = arb_mat(1, 1, [1]), arb(0)
+_ZERO = arb(0)
