@@ -12,15 +12,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flint import arb, ctx, fmpq_mat
+from flint import arb, arb_mat, ctx, fmpq_mat
 
 import fenchel
 from fenchel import Gaussian, losses
 from fenchel.__main__ import main
 from fenchel.checker import VERSION, check_record
+from fenchel.checker.expressions import sized
 from fenchel.checker.functions import ONE_SIDED, SMOOTH, parabola_above
-from fenchel.checker.loss import Loss
+from fenchel.checker.loss import Anchor, Excess, Loss, Quadratic
+from fenchel.checker.numbers import Refused, exact, exacts, identity
 from fenchel.losses.bounded_links import BumpLink, IndicatorLink
+from fenchel.losses.exact_text import hexes
 from fenchel.losses.linear_predictor import LinearPredictorLoss, Terms
 from fenchel.losses.links import AbsLink, HuberLink, ReLULink
 
@@ -193,6 +196,104 @@ def test_kinks_inside_expressions_and_negative_weights_are_refused() -> None:
         checked = check_record(record | {"loss": loss})
         assert not checked.valid
         assert "inside" in checked.message or "negative" in checked.message
+
+
+def _random_tree(rng: np.random.Generator, depth: int) -> list[Any]:
+    """An expression of smooth functions in two variables that is finite and of at most linear growth, or nearly so."""
+    if depth == 0:
+        return [["var", 0], ["var", 1], ["const", float(rng.normal()).hex()]][rng.integers(3)]
+    parts = [_random_tree(rng, depth - 1) for _ in range(2)]
+    positive = ["add", ["const", "0x1p-1"], ["pow", parts[0], 2]]
+    bounded = ["mul", ["sin", parts[0]], ["tanh", parts[1]]]
+    bell = ["exp", ["mul", ["const", "-0x1p0"], positive]]
+    choices = [["add", *parts], bounded, bell, ["log", positive], ["sqrt", positive], ["softplus", parts[0]]]
+    choices += [["pow", positive, -2], ["atan", parts[0]], ["cos", parts[1]], ["mul", ["const", "-0x1p1"], parts[0]]]
+    return choices[rng.integers(len(choices))]
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_the_checkers_quadratics_lie_above_random_losses(seed: int) -> None:
+    """On boxes, from anchors inside and outside of them, and by growth everywhere."""
+    rng = np.random.default_rng(seed)
+    trees = [[name, ["var", 0]] for name in [*ONE_SIDED, "step"]] + [["relu", _random_tree(rng, 1)]]
+    trees += [_random_tree(rng, int(rng.integers(1, 4))) for _ in range(3)]
+    groups = []
+    for tree in [trees[k] for k in rng.choice(len(trees), 3, replace=False)]:
+        rows, offsets = rng.normal(size=(2, 2, 2)), rng.normal(size=(2, 2))
+        groups.append({"tree": tree, "rows": hexes(rows), "offsets": hexes(offsets), "weights": hexes([0.7, 1.3])})
+    H = rng.normal(size=(2, 2))
+    record = {"dim": 2, "H": hexes(H + H.T), "b": hexes(rng.normal(size=2)), "c": hexes(0.3), "groups": groups}
+    with ctx.workprec(128):
+        loss = Loss.read(record)
+        origin, basis = exacts(hexes(rng.normal(size=2)), 2), exacts(hexes(rng.normal(size=(2, 2))), 2, 2)
+        center = exacts(hexes(rng.normal(size=2)), 2)
+        q = Quadratic(center, exact("0x1p0"), center, identity(2))
+        excess = Excess(loss, q, origin, basis)
+
+        def height(u: Any) -> arb:
+            theta = origin + basis * exacts(hexes(u), 2)
+            return loss.value(theta) - arb(q.value(theta))
+
+        def above(bound: Any, d: Any) -> arb:
+            step = arb_mat(2, 1, [arb(float(x)) for x in d])
+            return bound[0] + (step.transpose() * (bound[1] + bound[2] * step / 2))[0, 0]
+
+        for _ in range(12):
+            middle, half = rng.normal(size=2), rng.uniform(size=2) * rng.choice([0.05, 0.5, 3.0])
+            at = middle + half * rng.uniform(-2.0, 2.0, size=2)
+            spread = rng.choice([None, arb(0), arb(0.5)])
+            anchor = Anchor(arb_mat(exacts(hexes(at), 2)), (arb(0.5), arb(2)), spread)
+            boxes = arb_mat(exacts(hexes(middle), 2)), arb_mat(exacts(hexes(half), 2))
+            try:
+                bound = excess.above(anchor, *boxes)
+            except Refused:
+                continue
+            for _ in range(16):
+                d = half * rng.choice([rng.uniform(-1.0, 1.0), -1.0, 1.0], size=2) * (1.0 - 1e-15)
+                exact_d = (middle + d) - middle
+                assert not above(bound, exact_d) < height(middle + exact_d) - 1e-9
+        try:
+            constant, linear, bent = excess.everywhere()
+        except Refused:
+            return
+        for _ in range(60):
+            u = rng.normal(size=2) * 10.0 ** rng.uniform(-2.0, 4.0)
+            growth = constant + linear * arb(float(np.hypot(*u)))
+            assert not above((growth, arb_mat(2, 1), bent), u) < height(u) - 1e-9 * float(u @ u)
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        ["sqrt", ["add", ["var", 0], ["const", "0x1p3"], ["pow", ["var", 1], 2]]],
+        ["sqrt", ["add", ["const", "0x1p0"], ["abs", ["var", 0]], ["pow", ["var", 1], 2]]],
+        ["log", ["add", ["const", "0x1p-9"], ["pow", ["var", 0], 2], ["pow", ["var", 1], 4]]],
+        ["softplus", ["add", ["var", 0], ["mul", ["const", "-0x1p3"], ["var", 1]]]],
+        ["mul", ["var", 0], ["exp", ["mul", ["const", "-0x1p0"], ["pow", ["var", 1], 2]]]],
+        ["add", ["squared-relu", ["var", 0]], ["huber", ["var", 1]], ["bump", ["var", 0]]],
+        ["pow", ["add", ["const", "0x1p0"], ["pow", ["var", 0], 2]], -3],
+    ],
+)
+def test_the_checkers_polynomials_are_larger_than_expressions(tree: list[Any]) -> None:
+    rng = np.random.default_rng(0)
+
+    def value(node: list[Any], z: list[arb]) -> arb:
+        name, *parts = node
+        if name in ("const", "var"):
+            return z[parts[0]] if name == "var" else arb(float.fromhex(parts[0]))
+        if name == "pow":
+            return value(parts[0], z) ** parts[1]
+        found = [value(part, z) for part in parts]
+        if name in ("add", "mul"):
+            return sum(found, arb(0)) if name == "add" else found[0] * found[1]
+        return (SMOOTH[name] if name in SMOOTH else ONE_SIDED[name][1]).value(found[0])
+
+    for _ in range(300):
+        start = rng.normal(size=2) * 10.0 ** rng.uniform(-2.0, 2.0)
+        z = start + rng.normal(size=2) * 10.0 ** rng.uniform(-2.0, 4.0)
+        found = value(tree, [arb(x) for x in z])
+        size = sized(tree, [arb(x) for x in start])(arb(float(np.hypot(*(z - start)))) * (1 + arb(1e-9)))
+        assert not found.is_finite() or abs(found) <= size * (1 + arb(1e-9))
 
 
 def test_a_jump_that_balls_cannot_decide_counts_both_ways() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from flint import arb, arb_mat, arb_poly
 
-from fenchel.checker.functions import ONE_SIDED, SMOOTH, parabola_above, powers
+from fenchel.checker.functions import ONE_SIDED, SMOOTH, parabola_above, power, powers
 from fenchel.checker.numbers import Refused, ball
 
 __all__ = ["Jet", "jet_above", "opened", "sized", "value_at"]
@@ -90,7 +90,10 @@ def composed(inner: Jet, value: arb, slope: arb, bend: arb, slopes: arb_mat, wid
     """value + slope (z - z0) + bend (z - z0)^2 / 2, where z - z0 = slope.d + d^T bend d / 2 and = slopes.d."""
     if not (value.is_finite() and slope.is_finite() and bend.is_finite()):
         raise Refused("the expression is not finite on a box")
-    return Jet(value, slope * inner.slope, slope * inner.bend + bend * (slopes * slopes.transpose()), wide)
+    square = slopes * slopes.transpose()
+    for i, x in enumerate(slopes.entries()):
+        square[i, i] = power(x, 2)
+    return Jet(value, slope * inner.slope, slope * inner.bend + bend * square, wide)
 
 
 def _sum(f: Jet, g: Jet) -> Jet:
@@ -122,8 +125,8 @@ def sized(node: Any, start: list[arb]) -> arb_poly:
         return sum(found, arb_poly([0])) if name == "add" else prod(found, start=arb_poly([1]))
     inner = sized(parts[0], start)
     if name == "pow" and parts[1] > 0:
-        power: arb_poly = inner ** parts[1]
-        return power
+        total: arb_poly = inner ** parts[1]
+        return total
     if name in ("abs", "relu", "huber"):
         return inner
     if name == "softplus":  # between 0 and |z| + log 2
