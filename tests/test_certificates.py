@@ -267,6 +267,7 @@ def test_the_checkers_quadratics_lie_above_random_losses(seed: int) -> None:
     [
         ["sqrt", ["add", ["var", 0], ["const", "0x1p3"], ["pow", ["var", 1], 2]]],
         ["sqrt", ["add", ["const", "0x1p0"], ["abs", ["var", 0]], ["pow", ["var", 1], 2]]],
+        ["sqrt", ["add", ["const", "0x1p0"], ["abs", ["var", 0]]]],
         ["log", ["add", ["const", "0x1p-9"], ["pow", ["var", 0], 2], ["pow", ["var", 1], 4]]],
         ["softplus", ["add", ["var", 0], ["mul", ["const", "-0x1p3"], ["var", 1]]]],
         ["mul", ["var", 0], ["exp", ["mul", ["const", "-0x1p0"], ["pow", ["var", 1], 2]]]],
