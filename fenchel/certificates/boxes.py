@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fenchel.certificates.multipliers import floats, pulls
 from fenchel.checker.cover import confined, height, middle, outside, with_multipliers
-from fenchel.checker.loss import Anchor, Excess
+from fenchel.checker.loss import Anchor, Bound, Excess
 from fenchel.checker.numbers import Refused
 from fenchel.errors import CertificateError
 from fenchel.losses.exact_text import hexes
@@ -47,10 +47,11 @@ class Problem:
 
     def __post_init__(self) -> None:
         self.known = [Anchor.read(record, self.excess.dim) for record in self.records]
+        self.bounds = [self.excess.above(anchor) for anchor in self.known]
 
-    def above(self, which: int, center: arb_mat, half: arb_mat) -> tuple[arb, arb_mat, arb_mat]:
+    def above(self, which: int, center: arb_mat, half: arb_mat) -> Bound:
         """See `Excess.above`; -1 is the center."""
-        return self.excess.above(Anchor(center) if which == -1 else self.known[which], center, half)
+        return (self.excess.above(Anchor(center)) if which == -1 else self.bounds[which])(center, half)
 
 
 @dataclass
@@ -126,7 +127,7 @@ def _narrow(problem: Problem, radius: float) -> None:
     for which, known in enumerate(problem.known):
         for spread in _SPREADS:
             try:
-                found = problem.excess.above(Anchor(known.point, known.tilts, arb(spread)), center, half)
+                found = problem.excess.above(Anchor(known.point, known.tilts, arb(spread)))(center, half)
             except Refused:
                 continue
             value, slope, matrix = floats(found)
@@ -144,6 +145,7 @@ def _narrow(problem: Problem, radius: float) -> None:
     which, spread, lo, hi = best
     problem.records.append(problem.records[which] | {"spread": hexes(spread)})
     problem.known.append(Anchor.read(problem.records[-1], dim))
+    problem.bounds.append(problem.excess.above(problem.known[-1]))
     problem.core = lo, hi
 
 

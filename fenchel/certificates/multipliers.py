@@ -14,8 +14,16 @@ Array = NDArray[np.float64]
 
 
 def pulls(value: float, tilt: Array, matrix: Array) -> list[Array]:
-    """Multipliers that may close the box: none, the best of one axis if the quadratic is concave, the best of all."""
+    """Multipliers that may close the box: none, the best of one axis if the quadratic is concave, the best of all.
+
+    There are none where the quadratic is positive on the way to the corner that its slope points to.
+    """
     if not (np.isfinite(value) and np.isfinite(tilt).all() and np.isfinite(matrix).all()):
+        return []
+    corner = np.sign(tilt)
+    rise, bend = float(np.abs(tilt).sum()), float(corner @ matrix @ corner)
+    along = 1.0 if rise + bend >= 0.0 else -rise / bend
+    if value + along * rise + 0.5 * along**2 * bend > 0.0:
         return []
     bends, axes = np.linalg.eigh(matrix)
     dim = tilt.size

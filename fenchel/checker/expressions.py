@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import reduce
 from math import prod
-from typing import Any
+from operator import add
+from typing import Any, NamedTuple
 
-from flint import arb, arb_mat, arb_poly
+from flint import arb, arb_mat, arb_poly, fmpq
 
 from fenchel.checker.functions import ONE_SIDED, SMOOTH, parabola_above, power, powers
 from fenchel.checker.numbers import Refused, ball
 
-__all__ = ["Jet", "jet_above", "opened", "sized", "value_at"]
+__all__ = ["Places", "opened", "sized", "terms_above", "value_at"]
+
+Place = Sequence[arb]
+Places = Sequence[Place]
+Above = tuple[arb, ...]
 
 
-@dataclass
-class Jet:
-    """Of a function f on a box around a point a, in coordinates u, d = u - a. For all u of the box
+class Jet(NamedTuple):
+    """Of a function f on a box around a point a, d = z - a: f(z) - f(a) is in slope.d + d^T bend d / 2 for all z of it.
 
-    f(u) - f(a) is in ``slope``.d + d^T ``bend`` d / 2, f(a) in ``value``; and with (R, s) = wide(), f(u) is in R and
-    f(u) - f(a) in s.d.
+    ``value`` holds f(a), ``reach`` f on the box; and f(z) - f(a) is in slopes.d too.
     """
 
     value: arb
     slope: arb_mat
     bend: arb_mat
-    wide: Callable[[], tuple[arb, arb_mat]]
+    reach: arb
+    slopes: arb_mat
 
 
 _INFINITE = arb.pos_inf()
@@ -51,68 +54,87 @@ def jet(node: Any, variables: list[Jet]) -> Jet:
     name, *parts = opened(node)
     if name == "const":
         number, none = ball(parts[0]), 0 * variables[0].slope
-        return Jet(number, none, 0 * variables[0].bend, lambda: (number, none))
+        return Jet(number, none, 0 * variables[0].bend, number, none)
     if name == "var":
         own: Jet = variables[parts[0]]
         return own
     found = [jet(part, variables) for part in (parts[:1] if name == "pow" else parts)]
-    if name in ("add", "mul"):
-        total: Jet = reduce(_sum if name == "add" else _product, found)
-        return total
+    if name == "add":
+        return Jet(*(reduce(add, column) for column in zip(*found, strict=True)))
+    if name == "mul":
+        return reduce(_product, found)
     if name != "pow" and name not in SMOOTH:
         raise Refused(f"nothing is known here about the function {name!r} inside an expression")
-    f = powers(parts[1]) if name == "pow" else SMOOTH[name]
-    reach, slopes = found[0].wide()
-    whole = reach.union(found[0].value)
-    at = f.value(found[0].value), f.slope(found[0].value), f.bend(whole)
-    return composed(found[0], *at, slopes, lambda: (f.value(whole), f.slope(whole) * slopes))
-
-
-def jet_above(node: Any, variables: list[Jet], spread: arb | None, tilt: arb) -> Jet:
-    """The same for a function that is nowhere below the expression; kinks and jumps are known if outermost only."""
-    name, *parts = opened(node)
-    if name not in ONE_SIDED and name != "step":
-        return jet(node, variables)
-    inner = jet(parts[0], variables)
-    reach, slopes = inner.wide()
-    return composed(inner, *parabola_above(name, inner.value, reach.union(inner.value), spread, tilt), slopes)
-
-
-def value_at(node: Any, variables: list[Jet]) -> arb:
-    """The expression's value where the variables are numbers: the parabola of spread 0 touches it there."""
-    if opened(node)[0] != "step":
-        return jet_above(node, variables, arb(0), arb(0)).value
-    z = jet(node[1], variables).value
-    return arb(1) if z >= 0 else arb(0) if z < 0 else arb(0).union(arb(1))
-
-
-def composed(inner: Jet, value: arb, slope: arb, bend: arb, slopes: arb_mat, wide: Any = None) -> Jet:
-    """value + slope (z - z0) + bend (z - z0)^2 / 2, where z - z0 = slope.d + d^T bend d / 2 and = slopes.d."""
-    if not (value.is_finite() and slope.is_finite() and bend.is_finite()):
-        raise Refused("the expression is not finite on a box")
-    square = slopes * slopes.transpose()
-    for i, x in enumerate(slopes.entries()):
-        square[i, i] = power(x, 2)
-    return Jet(value, slope * inner.slope, slope * inner.bend + bend * square, wide)
-
-
-def _sum(f: Jet, g: Jet) -> Jet:
-    def wide() -> tuple[arb, arb_mat]:
-        (x, s), (y, t) = f.wide(), g.wide()
-        return x + y, s + t
-
-    return Jet(f.value + g.value, f.slope + g.slope, f.bend + g.bend, wide)
+    f, (z, *_, whole, slopes) = powers(parts[1]) if name == "pow" else SMOOTH[name], found[0]
+    near = _composed(found[0], f.value(z), f.slope(z), f.bend(whole))
+    return near._replace(reach=f.value(whole), slopes=f.slope(whole) * slopes)
 
 
 def _product(f: Jet, g: Jet) -> Jet:
     """f g - f(a) g(a) = f(a) (g - g(a)) + g(a) (f - f(a)) + (f - f(a)) (g - g(a))."""
-    (x, s), (y, t) = f.wide(), g.wide()
-    cross = s * t.transpose()
+    cross = f.slopes * g.slopes.transpose()
     bend = f.value * g.bend + g.value * f.bend + cross + cross.transpose()
-    return Jet(f.value * g.value, f.value * g.slope + g.value * f.slope, bend, lambda: (x * y, f.value * t + y * s))
+    slope, slopes = f.value * g.slope + g.value * f.slope, f.value * g.slopes + g.reach * f.slopes
+    return Jet(f.value * g.value, slope, bend, f.reach * g.reach, slopes)
 
 
-def sized(node: Any, start: list[arb]) -> arb_poly:
+def _composed(inner: Jet, value: arb, slope: arb, bend: arb) -> Jet:
+    """value + slope (z - z0) + bend (z - z0)^2 / 2, where z - z0 = slope.d + d^T bend d / 2 and = slopes.d."""
+    square = inner.slopes * inner.slopes.transpose()
+    for i, x in enumerate(inner.slopes.entries()):
+        square[i, i] = power(x, 2)
+    return inner._replace(value=value, slope=slope * inner.slope, bend=slope * inner.bend + bend * square)
+
+
+def terms_above(node: Any, near: Places, spread: arb | None, tilts: Sequence[arb]) -> Callable[[Places], list[Above]]:
+    """From balls for the variables z of every term to (v, *s, *K): f(z) <= v + s.d + d^T K d / 2, d = z - near.
+
+    Kinks and jumps are known if outermost only. K is exact.
+    """
+    name, *parts = opened(node)
+    outer = name in ONE_SIDED or name == "step"
+    if outer and parts[0] == ["var", 0] and all(len(z) == 1 for z in near):
+        links = [parabola_above(name, z, spread, tilt) for (z,), tilt in zip(near, tilts, strict=True)]
+        return lambda places: [link(ball) for link, (ball,) in zip(links, places, strict=True)]
+
+    def above(z0: Place, balls: Place, tilt: arb) -> Above:
+        found, n = [], range(len(z0))
+        for k, (z, x) in enumerate(zip(z0, balls, strict=True)):
+            axis = arb_mat(len(z0), 1, [int(i == k) for i in n])
+            found.append(Jet(z, axis, arb_mat(len(z0), len(z0)), z.union(x), axis))
+        total = jet(parts[0] if outer else node, found)
+        if outer:
+            total = _composed(total, *parabola_above(name, total.value, spread, tilt)(total.reach))
+        return total.value, *total.slope.entries(), *_upper(total.bend)
+
+    return lambda places: [above(*term) for term in zip(near, places, tilts, strict=True)]
+
+
+def _upper(matrix: arb_mat) -> list[arb]:
+    """Entries, exact, of a matrix that dominates every symmetric matrix in this interval matrix (Gershgorin)."""
+    n = range(matrix.nrows())
+    middle = [[((matrix[i, j] + matrix[j, i]) / 2).mid() for j in n] for i in n]
+    for i in n:
+        rest = sum(((matrix[i, j] - middle[i][j]).abs_upper() for j in n if j != i), arb(0))
+        middle[i][i] = (matrix[i, i] + rest).upper()
+    return [x for line in middle for x in line]
+
+
+def value_at(node: Any, z: Sequence[fmpq]) -> arb:
+    """The expression's value."""
+    name, *parts = opened(node)
+    if name in ("const", "var"):
+        return ball(parts[0]) if name == "const" else arb(z[parts[0]])
+    found = [value_at(part, z) for part in (parts[:1] if name == "pow" else parts)]
+    if name in ("add", "mul"):
+        return sum(found, arb(0)) if name == "add" else prod(found, start=arb(1))
+    if name == "step":
+        return arb(1) if found[0] >= 0 else arb(0) if found[0] < 0 else arb(0).union(arb(1))
+    f = powers(parts[1]) if name == "pow" else SMOOTH[name] if name in SMOOTH else ONE_SIDED[name][1]
+    return f.value(found[0])
+
+
+def sized(node: Any, start: Sequence[arb]) -> arb_poly:
     """A polynomial s with coefficients >= 0 such that |f(z)| <= s(|z - z0|) for all z; ``start``: the entries of z0."""
     name, *parts = opened(node)
     lo, hi = bounds(node)

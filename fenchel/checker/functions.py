@@ -40,29 +40,42 @@ def powers(n: int) -> Smooth:
     )
 
 
-def parabola_above(name: str, z0: arb, whole: arb, spread: arb | None, tilt: arb) -> tuple[arb, arb, arb]:
-    """(v, s, r) with f(z) <= v + s (z - z0) + r (z - z0)^2 / 2 on the ball ``whole``; f is a step or in `ONE_SIDED`.
+Parabola = tuple[arb, arb, arb]
+
+
+def parabola_above(name: str, z0: arb, spread: arb | None, tilt: arb) -> Callable[[arb], Parabola]:
+    """From a ball to (v, s, r) with f(z) <= v + s (z - z0) + r (z - z0)^2 / 2 on it; f is a step or in `ONE_SIDED`.
 
     All but squared-relu and the step are f(z) = a z + h(z^2) with h concave. A tangent of h at t^2 gives a parabola
     above f that touches it at t and -t, f(t) + a (z - t) + r (z^2 - t^2) / 2, r = (f'(t) - a) / t. It is taken for
-    t^2 = z0^2 + spread^2; the spread is the radius of ``whole`` if it is None. For squared-relu, and where that is
+    t^2 = z0^2 + spread^2; the spread is the radius of the ball if it is None. For squared-relu, and where that is
     better, r is from Taylor's theorem at z0.
     """
     if name == "step":
-        return _above_step(z0, whole, tilt)
+        return lambda ball: _above_step(z0, ball, tilt)
     a, f = ONE_SIDED[name]
-    if spread == 0 and name in _FALLING:
+
+    def touching(width: arb) -> Parabola:
+        t = (z0 * z0 + width * width).sqrt()
+        r = (f.slope(t) - a) / t
+        return f.value(t) + a * (z0 - t) + r * (z0 * z0 - t * t) / 2, a + r * z0, r if t > 0 else arb.pos_inf()
+
+    def taylor(ball: arb) -> Parabola:
+        highest = f.bend(ball.union(z0)).upper()
+        found = wide or touching(ball.rad())
+        return found if found[2] <= highest and name != "squared-relu" else (f.value(z0), f.slope(z0), highest)
+
+    def falling(ball: arb) -> Parabola:
         # r is an average of f'' between z0 and z; as f'' falls with |z|, it is largest for the z next to -z0.
-        step = (-z0).max(whole.lower()).min(whole.upper()) - z0
-        average = 2 * (f.value(z0 + step) - f.value(z0) - f.slope(z0) * step) / (step * step)
-        if average.is_finite():
-            return f.value(z0), f.slope(z0), average.upper()
-    highest = f.bend(whole).upper()
-    t = (z0**2 + (whole.rad() if spread is None else spread) ** 2).sqrt()
-    r = (f.slope(t) - a) / t
-    if name == "squared-relu" or highest < r or not t > 0:
-        return f.value(z0), f.slope(z0), highest
-    return f.value(t) + a * (z0 - t) + r * (z0**2 - t**2) / 2, a + r * z0, r
+        step = (-z0).max(ball.lower()).min(ball.upper()) - z0
+        average = 2 * (f.value(z0 + step) - value - slope * step) / (step * step)
+        return (value, slope, average.upper()) if average.is_finite() else taylor(ball)
+
+    wide = None if spread is None else touching(spread)
+    if name in _FALLING and (spread == 0 or (spread is None and name not in _KINKED)):
+        value, slope = f.value(z0), f.slope(z0)
+        return falling
+    return taylor
 
 
 def _above_step(z0: arb, whole: arb, tilt: arb) -> tuple[arb, arb, arb]:
@@ -131,4 +144,5 @@ ONE_SIDED = {
     "bump": (arb(0), _BUMP),
     "squared-relu": (arb(0), _SQUARED),
 }
-_FALLING = ("softplus", "relu", "abs", "huber")
+_KINKED = ("relu", "abs")
+_FALLING = ("softplus", "huber", *_KINKED)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from itertools import product
+from typing import Any, NamedTuple
 
 from flint import arb, arb_mat, fmpq, fmpq_mat
 
-from fenchel.checker.expressions import Jet, jet_above, sized, value_at
+from fenchel.checker.expressions import sized, terms_above, value_at
 from fenchel.checker.numbers import Refused, ball, exact, exacts, symmetric
 
-__all__ = ["Anchor", "Excess", "Loss", "Quadratic"]
+__all__ = ["Anchor", "Bound", "Excess", "Loss", "Quadratic"]
+
+Bound = tuple[arb, arb_mat, arb_mat]
+"""(v, s, K): v + s.d + d^T K d / 2 on a box, d = u - center."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +32,32 @@ class Quadratic:
         return self.constant + (d.transpose() * (self.slope + self.curvature * d))[0, 0]
 
 
-@dataclass(frozen=True)
-class Term:
-    """weight * f(z), z = rows theta + offsets, f an expression in the entries of z."""
+class Group(NamedTuple):
+    """Terms weight * f(z), f an expression in the entries of z; rows[k] theta + offsets[k] holds z_k of every term."""
 
     tree: Any
-    weight: fmpq
-    rows: fmpq_mat
-    offsets: fmpq_mat
+    weights: list[Any]
+    rows: list[Any]
+    offsets: list[Any]
+
+    @classmethod
+    def read(cls, record: Any, dim: int) -> Group:
+        size = len(record["weights"])
+        weights = exacts(record["weights"], size).entries()
+        if any(weight < 0 for weight in weights):
+            raise Refused("a term has a negative weight")
+        rows = [exacts(list(lines), size, dim) for lines in zip(*record["rows"], strict=True)]
+        return cls(record["tree"], weights, rows, [exacts(list(x), size) for x in zip(*record["offsets"], strict=True)])
+
+    def framed(self, origin: fmpq_mat, basis: fmpq_mat) -> Group:
+        """The same in balls, and in coordinates u: theta = origin + basis u."""
+        offsets = [arb_mat(r * origin + o) for r, o in zip(self.rows, self.offsets, strict=True)]
+        return Group(self.tree, [arb(w) for w in self.weights], [arb_mat(r * basis) for r in self.rows], offsets)
+
+    def places(self, point: Any) -> list[tuple[Any, ...]]:
+        """The variables of every term."""
+        columns = [(r * point + o).entries() for r, o in zip(self.rows, self.offsets, strict=True)]
+        return list(zip(*columns, strict=True))
 
 
 @dataclass(frozen=True)
@@ -43,7 +66,7 @@ class Loss:
 
     dim: int
     polynomial: Quadratic
-    terms: list[Term]
+    groups: list[Group]
 
     @classmethod
     def read(cls, record: Any) -> Loss:
@@ -51,23 +74,15 @@ class Loss:
         if not isinstance(dim, int) or not 1 <= dim <= 1000:
             raise Refused("the loss has no dimension")
         H, b, c = symmetric(record["H"], dim), exacts(record["b"], dim), exact(record["c"])
-        terms = []
-        for group in record["groups"]:
-            parts = zip(group["rows"], group["offsets"], group["weights"], strict=True)
-            for rows, offsets, weight in parts:
-                matrix = exacts(rows, len(rows), dim)
-                terms.append(Term(group["tree"], exact(weight), matrix, exacts(offsets, len(rows))))
-        if any(term.weight < 0 for term in terms):
-            raise Refused("a term has a negative weight")
-        return cls(dim, Quadratic(fmpq_mat(dim, 1), c, b, H / 2), terms)
+        groups = [Group.read(group, dim) for group in record["groups"] if group["weights"]]
+        return cls(dim, Quadratic(fmpq_mat(dim, 1), c, b, H / 2), groups)
 
     def value(self, theta: fmpq_mat) -> arb:
         """l at an exact point; predictors are exact, so that a jump is on the right side."""
         total = arb(self.polynomial.value(theta))
-        for term in self.terms:
-            z = term.rows * theta + term.offsets
-            variables = [_variable(arb(x), arb(x), arb_mat(0, 1)) for x in z.entries()]
-            total += term.weight * value_at(term.tree, variables)
+        for group in self.groups:
+            for weight, z in zip(group.weights, group.places(theta), strict=True):
+                total += weight * value_at(group.tree, z)
         return total
 
 
@@ -97,31 +112,40 @@ class Excess:
         self.value = arb(l.value(origin) - q.value(origin))
         self.slope = arb_mat(basis.transpose() * slope)
         self.bent = arb_mat(basis.transpose() * (l.curvature - q.curvature) * basis * 2)
-        self.terms = [
-            (term.tree, arb(term.weight), arb_mat(term.rows * basis), arb_mat(term.rows * origin + term.offsets))
-            for term in loss.terms
-        ]
+        self.groups = [group.framed(origin, basis) for group in loss.groups]
 
-    def above(self, anchor: Anchor, center: arb_mat, half: arb_mat) -> tuple[arb, arb_mat, arb_mat]:
-        """(v, s, K): v + s.d + d^T K d / 2, d = u - center, lies above l - Q on the box |d| <= half.
+    def above(self, anchor: Anchor) -> Callable[[arb_mat, arb_mat], Bound]:
+        """From center and half of a box to (v, s, K): v + s.d + d^T K d / 2, d = u - center, lies above l - Q on it.
 
-        This is Taylor's theorem at the anchor, with the Hessian on the hull of that point and the box.
+        This is Taylor's theorem at the anchor, for every term in its own variables.
         """
-        at, spread, slopes = anchor.point, anchor.spread, iter(anchor.tilts)
-        box = [c + arb(0, 1) * h for c, h in zip(center.entries(), half.entries(), strict=True)]
-        hull = arb_mat(self.dim, 1, [x.union(a) for x, a in zip(box, at.entries(), strict=True)])
-        value, slope, bent = self.value, self.slope + self.bent * at, self.bent
-        value += (at.transpose() * (self.slope + slope))[0, 0] / 2
-        for tree, weight, rows, start in self.terms:
-            places = zip((rows * at + start).entries(), (rows * hull + start).entries(), rows.table(), strict=True)
-            variables = [_variable(near, wide, arb_mat(self.dim, 1, row)) for near, wide, row in places]
-            tilt = next(slopes, _ZERO) if tree[0] == "step" else _ZERO
-            found = jet_above(tree, variables, spread, tilt)
-            value, slope, bent = value + weight * found.value, slope + weight * found.slope, bent + weight * found.bend
-        bent = _upper(bent)
-        shift = center - at
-        turn = bent * shift
-        return value + (shift.transpose() * (slope + turn / 2))[0, 0], slope + turn, bent
+        at, tilts = anchor.point, iter(anchor.tilts)
+        own = self.slope + self.bent * at
+        start = self.value + (at.transpose() * (self.slope + own))[0, 0] / 2
+        known = []
+        for group in self.groups:
+            near = group.places(at)
+            slopes = [next(tilts, _ZERO) if group.tree[0] == "step" else _ZERO for _ in near]
+            known.append(terms_above(group.tree, near, anchor.spread, slopes))
+
+        def on_box(center: arb_mat, half: arb_mat) -> Bound:
+            box = arb_mat(self.dim, 1, [c + _UNIT * h for c, h in zip(center.entries(), half.entries(), strict=True)])
+            value, slope, bent = start, own, self.bent
+            for group, terms in zip(self.groups, known, strict=True):
+                columns = zip(*terms(group.places(box)), strict=True)
+                found = ([w * x for w, x in zip(group.weights, column, strict=True)] for column in columns)
+                value = sum(next(found), value)
+                for rows in group.rows:
+                    slope = slope + rows.transpose() * arb_mat(rows.nrows(), 1, next(found))
+                for rows, others in product(group.rows, repeat=2):
+                    bent = bent + rows.transpose() * _scaled(next(found), others)
+            if not all(x.is_finite() for x in (value, *slope.entries(), *bent.entries())):
+                raise Refused("the loss is not finite on a box")
+            shift = center - at
+            turn = bent * shift
+            return value + (shift.transpose() * (slope + turn / 2))[0, 0], slope + turn, bent
+
+        return on_box
 
     def everywhere(self) -> tuple[arb, arb, arb_mat]:
         """(a, b, K): l - Q <= a + b |u| + u^T K u / 2 for all u.
@@ -130,28 +154,24 @@ class Excess:
         |z - z0| = |rows u| is at most |rows| |u|, which is used for the part of degree one.
         """
         constant, linear, bent = self.value, (self.slope.transpose() * self.slope)[0, 0].sqrt(), self.bent
-        for tree, weight, rows, start in self.terms:
-            growth = sized(tree, start.entries())
-            if growth.degree() > 2:
+        for group in self.groups:
+            growth = [sized(group.tree, z) for z in group.places(arb_mat(self.dim, 1))]
+            if any(size.degree() > 2 for size in growth):
                 raise Refused("the loss may grow faster than a quadratic")
-            length = sum((x * x for x in rows.entries()), arb(0)).sqrt()
-            constant, linear = constant + weight * growth[0], linear + weight * growth[1] * length
-            bent += 2 * weight * growth[2] * (rows.transpose() * rows)
+            terms = zip(growth, group.weights, *(rows.table() for rows in group.rows), strict=True)
+            for size, weight, *lines in terms:
+                length = sum((x * x for line in lines for x in line), _ZERO).sqrt()
+                constant, linear = constant + weight * size[0], linear + weight * size[1] * length
+            bends = [2 * weight * size[2] for size, weight in zip(growth, group.weights, strict=True)]
+            for rows in group.rows:
+                bent = bent + rows.transpose() * _scaled(bends, rows)
         return constant, linear, bent
 
 
-def _upper(matrix: arb_mat) -> arb_mat:
-    """A matrix of exact numbers that dominates every symmetric matrix in this interval matrix (Gershgorin)."""
-    n = range(matrix.nrows())
-    middle = [[((matrix[i, j] + matrix[j, i]) / 2).mid() for j in n] for i in n]
-    for i in n:
-        rest = sum(((matrix[i, j] - middle[i][j]).abs_upper() for j in n if j != i), arb(0))
-        middle[i][i] = (matrix[i, i] + rest).upper()
-    return arb_mat(middle)
+def _scaled(factors: list[arb], rows: arb_mat) -> arb_mat:
+    """diag(factors) rows."""
+    lines = zip(factors, rows.table(), strict=True)
+    return arb_mat(rows.nrows(), rows.ncols(), [c * x for c, row in lines for x in row])
 
 
-def _variable(near: arb, wide: arb, axis: arb_mat) -> Jet:
-    return Jet(near, axis, arb_mat(axis.nrows(), axis.nrows()), lambda: (wide, axis))
-
-
-_ZERO = arb(0)
+_ZERO, _UNIT = arb(0), arb(0, 1)
