@@ -143,7 +143,7 @@ def test_the_checkers_parabolas_lie_above_their_functions(name: str) -> None:
     """On random intervals with random points of contact, also outside of them, at 400 points each and at the ends."""
 
     def f(z: arb) -> arb:
-        return arb(int(z >= 0)) if name == "step" else ONE_SIDED[name][1].value(z)
+        return arb(int(z >= 0)) if name == "step" else ONE_SIDED[name].value(z)
 
     rng = np.random.default_rng(0)
     with ctx.workprec(128):
@@ -163,7 +163,7 @@ def test_the_checkers_parabolas_lie_above_their_functions(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*SMOOTH, *ONE_SIDED])
 def test_the_checkers_functions_enclose_values_slopes_and_curvatures(name: str) -> None:
-    f = SMOOTH[name] if name in SMOOTH else ONE_SIDED[name][1]
+    f = SMOOTH[name] if name in SMOOTH else ONE_SIDED[name]
     rng = np.random.default_rng(1)
     with ctx.workprec(256):
         for _ in range(300):
@@ -287,7 +287,7 @@ def test_the_checkers_polynomials_are_larger_than_expressions(tree: list[Any]) -
         found = [value(part, z) for part in parts]
         if name in ("add", "mul"):
             return sum(found, arb(0)) if name == "add" else found[0] * found[1]
-        return (SMOOTH[name] if name in SMOOTH else ONE_SIDED[name][1]).value(found[0])
+        return (SMOOTH[name] if name in SMOOTH else ONE_SIDED[name]).value(found[0])
 
     for _ in range(300):
         start = rng.normal(size=2) * 10.0 ** rng.uniform(-2.0, 2.0)

@@ -23,7 +23,7 @@ __all__ = ["Open", "Problem", "Tree", "grow"]
 
 Array = NDArray[np.float64]
 _SPREADS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 1e3, 1e4, 1e6)
-_NEAREST = 3
+_NEAREST = 1
 
 
 class Open(Exception):

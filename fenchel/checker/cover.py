@@ -7,7 +7,7 @@ from typing import Any
 from flint import arb, arb_mat
 
 from fenchel.checker.loss import Anchor, Bound, Excess
-from fenchel.checker.numbers import Refused, ball, exacts, identity, positive, solved
+from fenchel.checker.numbers import Refused, ball, exacts, identity, inverse_form, positive
 
 __all__ = ["confined", "height", "middle", "nowhere_positive", "outside", "with_multipliers"]
 
@@ -80,15 +80,12 @@ def height(bound: Bound, half: arb_mat, pulls: list[arb]) -> arb:
     Infinite where the sum is not concave.
     """
     value, slope, matrix = bound
-    dim, h = half.nrows(), half.entries()
+    n, h = range(half.nrows()), half.entries()
     if not all(pull >= 0 for pull in pulls):
         raise Refused("a multiplier is negative")
-    n = range(dim)
-    bowl = arb_mat(dim, dim, [pulls[i] * int(i == j) - h[i] * h[j] * matrix[i, j] for i in n for j in n])
-    if not positive(bowl):
-        return arb.pos_inf()
-    tilt = arb_mat(dim, 1, [a * b for a, b in zip(h, slope.entries(), strict=True)])
-    return value + sum(pulls, arb(0)) / 2 + (tilt.transpose() * solved(bowl, tilt))[0, 0] / 2
+    bowl = arb_mat([[pulls[i] * int(i == j) - h[i] * h[j] * matrix[i, j] for j in n] for i in n])
+    tilt = arb_mat([[h[i] * slope[i, 0]] for i in n])
+    return value + (sum(pulls, arb(0)) + inverse_form(bowl, tilt)) / 2
 
 
 def with_multipliers(bound: Bound, rest: Any, center: arb_mat, half: arb_mat) -> Bound:

@@ -130,7 +130,7 @@ def value_at(node: Any, z: Sequence[fmpq]) -> arb:
         return sum(found, arb(0)) if name == "add" else prod(found, start=arb(1))
     if name == "step":
         return arb(1) if found[0] >= 0 else arb(0) if found[0] < 0 else arb(0).union(arb(1))
-    f = powers(parts[1]) if name == "pow" else SMOOTH[name] if name in SMOOTH else ONE_SIDED[name][1]
+    f = powers(parts[1]) if name == "pow" else (SMOOTH | ONE_SIDED)[name]
     return f.value(found[0])
 
 

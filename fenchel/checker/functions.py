@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from flint import arb
@@ -46,43 +47,42 @@ Parabola = tuple[arb, arb, arb]
 def parabola_above(name: str, z0: arb, spread: arb | None, tilt: arb) -> Callable[[arb], Parabola]:
     """From a ball to (v, s, r) with f(z) <= v + s (z - z0) + r (z - z0)^2 / 2 on it; f is a step or in `ONE_SIDED`.
 
-    All but squared-relu and the step are f(z) = a z + h(z^2) with h concave. A tangent of h at t^2 gives a parabola
-    above f that touches it at t and -t, f(t) + a (z - t) + r (z^2 - t^2) / 2, r = (f'(t) - a) / t. It is taken for
-    t^2 = z0^2 + spread^2; the spread is the radius of the ball if it is None. For squared-relu, and where that is
-    better, r is from Taylor's theorem at z0.
+    The parabola touches f at t, t^2 = z0^2 + spread^2, or at z0 if the spread is None; next to kinks the spread is then
+    the radius of the ball.
     """
     if name == "step":
-        return lambda ball: _above_step(z0, ball, tilt)
-    a, f = ONE_SIDED[name]
-
-    def touching(width: arb) -> Parabola:
-        t = (z0 * z0 + width * width).sqrt()
-        r = (f.slope(t) - a) / t
-        return f.value(t) + a * (z0 - t) + r * (z0 * z0 - t * t) / 2, a + r * z0, r if t > 0 else arb.pos_inf()
-
-    def taylor(ball: arb) -> Parabola:
-        highest = f.bend(ball.union(z0)).upper()
-        found = wide or touching(ball.rad())
-        return found if found[2] <= highest and name != "squared-relu" else (f.value(z0), f.slope(z0), highest)
-
-    def falling(ball: arb) -> Parabola:
-        # r is an average of f'' between z0 and z; as f'' falls with |z|, it is largest for the z next to -z0.
-        step = (-z0).max(ball.lower()).min(ball.upper()) - z0
-        average = 2 * (f.value(z0 + step) - value - slope * step) / (step * step)
-        return (value, slope, average.upper()) if average.is_finite() else taylor(ball)
-
-    wide = None if spread is None else touching(spread)
-    if name in _FALLING and (spread == 0 or (spread is None and name not in _KINKED)):
-        value, slope = f.value(z0), f.slope(z0)
-        return falling
-    return taylor
+        return partial(_above_step, z0, tilt)
+    if spread is None and name in ("relu", "abs"):
+        return lambda ball: parabola_above(name, z0, ball.rad(), tilt)(ball)
+    f, t = ONE_SIDED[name], z0
+    if spread is not None and spread > 0:
+        t = (z0 * z0 + spread * spread).sqrt() * (-1 if z0 < 0 else 1)
+    return partial(_touching, name, z0, t, f.value(t), f.slope(t))
 
 
-def _above_step(z0: arb, whole: arb, tilt: arb) -> tuple[arb, arb, arb]:
+def _touching(name: str, z0: arb, t: arb, value: arb, slope: arb, ball: arb) -> Parabola:
+    """The least r is the largest average of f'' from t to a z in the ball, with weights that fall on the way.
+
+    For squared-relu f'' does not fall with z: that z is the upper end. For the others f'' is even and falls with |z|:
+    that z is the one next to -t. Only for the bump f'' rises again; but the bump is a concave function of z^2, so that
+    the parabola that touches it at t and -t is above it everywhere.
+    """
+    f = ONE_SIDED[name]
+    far = ball.upper() if name == "squared-relu" else -t if name == "bump" else (-t).max(ball.lower()).min(ball.upper())
+    step = far - t
+    r = (2 * (f.value(far) - value - slope * step) / (step * step)).upper()
+    if name == "bump" or not r.is_finite():
+        highest = f.bend(ball.union(t)).upper()
+        r = r if r <= highest else highest
+    back = z0 - t
+    return (value, slope, r) if t is z0 else (value + (slope + r * back / 2) * back, slope + r * back, r)
+
+
+def _above_step(z0: arb, tilt: arb, ball: arb) -> Parabola:
     """1 for z >= 0, else 0: below 1 + s z where that is >= 0, and below (1 + s z / 2)^2, for any s >= 0 (``tilt``)."""
-    if whole < 0 or whole >= 0 or not tilt > 0:
-        return arb(0) if whole < 0 else arb(1), arb(0), arb(0)
-    r = arb(0) if 1 + tilt * whole >= 0 else tilt * tilt / 2
+    if ball < 0 or ball >= 0 or not tilt > 0:
+        return arb(0) if ball < 0 else arb(1), arb(0), arb(0)
+    r = arb(0) if 1 + tilt * ball >= 0 else tilt * tilt / 2
     return 1 + tilt * z0 + r * z0 * z0 / 2, tilt + r * z0, r
 
 
@@ -135,14 +135,12 @@ _BUMP = Smooth(
 )
 _HUBER = Smooth(_huber, lambda z: z.min(arb(1)).max(arb(-1)), lambda z: arb(0) if size(z) >= 1 else arb(1))
 _SQUARED = Smooth(lambda z: z.max(arb(0)) ** 2, lambda z: 2 * z.max(arb(0)), lambda z: arb(0) if z <= 0 else arb(2))
-# (a, f): what `parabola_above` says; of the curvature only the upper end counts.
+# Of the curvature only the upper end counts.
 ONE_SIDED = {
-    "softplus": (arb(0.5), _SOFTPLUS),
-    "relu": (arb(0.5), _hinge(0)),
-    "abs": (arb(0), _hinge(-1)),
-    "huber": (arb(0), _HUBER),
-    "bump": (arb(0), _BUMP),
-    "squared-relu": (arb(0), _SQUARED),
+    "softplus": _SOFTPLUS,
+    "relu": _hinge(0),
+    "abs": _hinge(-1),
+    "huber": _HUBER,
+    "bump": _BUMP,
+    "squared-relu": _SQUARED,
 }
-_KINKED = ("relu", "abs")
-_FALLING = ("softplus", "huber", *_KINKED)

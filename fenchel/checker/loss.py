@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -18,8 +17,7 @@ Bound = tuple[arb, arb_mat, arb_mat]
 """(v, s, K): v + s.d + d^T K d / 2 on a box, d = u - center."""
 
 
-@dataclass(frozen=True)
-class Quadratic:
+class Quadratic(NamedTuple):
     """Q(theta) = constant + slope.d + d^T curvature d, d = theta - center."""
 
     center: fmpq_mat
@@ -60,8 +58,7 @@ class Group(NamedTuple):
         return list(zip(*columns, strict=True))
 
 
-@dataclass(frozen=True)
-class Loss:
+class Loss(NamedTuple):
     """theta^T H theta / 2 + b.theta + c plus terms."""
 
     dim: int
@@ -86,8 +83,7 @@ class Loss:
         return total
 
 
-@dataclass(frozen=True)
-class Anchor:
+class Anchor(NamedTuple):
     """A point u where Taylor's theorem is used; ``tilts``: slopes at steps; ``spread``: see `parabola_above`."""
 
     point: arb_mat

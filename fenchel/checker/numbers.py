@@ -7,7 +7,7 @@ from typing import Any
 
 from flint import arb, arb_mat, fmpq, fmpq_mat
 
-__all__ = ["Refused", "above", "ball", "below", "exact", "exacts", "identity", "positive", "solved", "symmetric"]
+__all__ = ["Refused", "above", "ball", "below", "exact", "exacts", "identity", "inverse_form", "positive", "symmetric"]
 
 
 class Refused(Exception):
@@ -53,26 +53,23 @@ def identity(size: int) -> fmpq_mat:
     return fmpq_mat(size, size, [int(i == j) for i in range(size) for j in range(size)])
 
 
+def inverse_form(matrix: arb_mat, x: arb_mat) -> arb:
+    """x^T matrix^-1 x; infinite unless every symmetric matrix in this interval matrix is positive definite."""
+    size, total = matrix.nrows(), arb(0)
+    rows = [[*line, y] for line, y in zip(matrix.table(), x.entries(), strict=True)]
+    for k, top in enumerate(rows):
+        if not top[k] > 0:
+            return arb.pos_inf()
+        total += top[size] ** 2 / top[k]
+        for row in rows[k + 1 :]:
+            factor = row[k] / top[k]
+            row[k + 1 :] = [a - factor * b for a, b in zip(row[k + 1 :], top[k + 1 :], strict=True)]
+    return total
+
+
 def positive(matrix: arb_mat) -> bool:
-    """Every symmetric matrix in this interval matrix is positive definite (elimination with positive pivots)."""
-    size = matrix.nrows()
-    rows = [[matrix[i, j] for j in range(size)] for i in range(size)]
-    for k in range(size):
-        if not rows[k][k] > 0:
-            return False
-        for i in range(k + 1, size):
-            factor = rows[i][k] / rows[k][k]
-            for j in range(k + 1, size):
-                rows[i][j] -= factor * rows[k][j]
-    return True
-
-
-def solved(matrix: arb_mat, right: arb_mat) -> arb_mat:
-    """matrix^-1 right; Refused where the precision does not allow it."""
-    try:
-        return matrix.solve(right)
-    except ZeroDivisionError as error:
-        raise Refused("a matrix cannot be inverted at this precision") from error
+    """Every symmetric matrix in this interval matrix is positive definite."""
+    return bool(inverse_form(matrix, arb_mat(matrix.nrows(), 1)).is_finite())
 
 
 def below(x: arb) -> float:
