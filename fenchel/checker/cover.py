@@ -54,18 +54,15 @@ def nowhere_positive(excess: Excess, proof: Any, *, sphere: bool = False) -> int
 def confined(excess: Excess, radius: arb, bend: arb) -> bool:
     """l - Q <= 0 for |u| >= radius: there a + b r - bend r^2 / 2, r = |u|, is not positive and does not increase."""
     constant, linear, bent = excess.everywhere()
-    if not positive(-bent - bend * arb_mat(identity(excess.dim))):
-        return False
-    return bool(radius > 0 and linear <= bend * radius and constant + (linear - bend * radius / 2) * radius <= 0)
+    concave = positive(-bent - bend * arb_mat(identity(excess.dim))) and radius > 0
+    return bool(concave and linear <= bend * radius and constant + (linear - bend * radius / 2) * radius <= 0)
 
 
 def middle(lo: list[arb], hi: list[arb]) -> tuple[arb_mat, arb_mat]:
     """Center and half widths (rounded up) of a box."""
-    ends = list(zip(lo, hi, strict=True))
-    center = arb_mat(len(lo), 1, [((a + b) / 2).mid() for a, b in ends])
-    return center, arb_mat(
-        len(lo), 1, [(c - a).max(b - c).upper() for (a, b), c in zip(ends, center.entries(), strict=True)]
-    )
+    center = [((a + b) / 2).mid() for a, b in zip(lo, hi, strict=True)]
+    half = [[(c - a).max(b - c).upper()] for a, b, c in zip(lo, hi, center, strict=True)]
+    return arb_mat([[c] for c in center]), arb_mat(half)
 
 
 def outside(center: arb_mat, half: arb_mat) -> bool:

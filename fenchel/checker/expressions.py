@@ -23,14 +23,13 @@ Above = tuple[arb, ...]
 class Jet(NamedTuple):
     """Of a function f on a box around a point a, d = z - a: f(z) - f(a) is in slope.d + d^T bend d / 2 for all z of it.
 
-    ``value`` holds f(a), ``reach`` f on the box; and f(z) - f(a) is in slopes.d too.
+    ``value`` holds f(a), ``reach`` f on the box.
     """
 
     value: arb
     slope: arb_mat
     bend: arb_mat
     reach: arb
-    slopes: arb_mat
 
 
 _INFINITE = arb.pos_inf()
@@ -38,50 +37,50 @@ _INFINITE = arb.pos_inf()
 
 def opened(node: Any) -> list[Any]:
     """A node of the tree: its name and its parts."""
-    if not isinstance(node, list) or len(node) < 2 or not isinstance(node[0], str):
+    if not (isinstance(node, list) and len(node) > 1 and isinstance(node[0], str)):
         raise Refused("the expression cannot be read")
-    if node[0] == "var" and (not isinstance(node[1], int) or node[1] < 0):
+    name, first, *rest = node
+    if name == "var" and not (isinstance(first, int) and first >= 0):
         raise Refused("the expression names a variable that does not exist")
-    if node[0] == "pow" and not (len(node) == 3 and isinstance(node[2], int) and abs(node[2]) <= 64):
+    if name == "pow" and not (len(rest) == 1 and isinstance(rest[0], int) and abs(rest[0]) <= 64):
         raise Refused("an exponent is not a small integer")
-    if node[0] not in ("add", "mul", "pow") and len(node) != 2:
-        raise Refused(f"{node[0]!r} has one argument")
+    if rest and name not in ("add", "mul", "pow"):
+        raise Refused(f"{name!r} has one argument")
     return node
 
 
-def jet(node: Any, variables: list[Jet]) -> Jet:
-    """The jet of an expression of smooth functions, in variables whose jets are given."""
+def jet(node: Any, variables: list[Jet], step: arb_mat) -> Jet:
+    """The jet of an expression of smooth functions, in variables whose jets are given; ``step`` holds every d."""
     name, *parts = opened(node)
     if name == "const":
-        number, none = ball(parts[0]), 0 * variables[0].slope
-        return Jet(number, none, 0 * variables[0].bend, number, none)
+        number = ball(parts[0])
+        return Jet(number, 0 * step, 0 * step * step.transpose(), number)
     if name == "var":
         own: Jet = variables[parts[0]]
         return own
-    found = [jet(part, variables) for part in (parts[:1] if name == "pow" else parts)]
+    found = [jet(part, variables, step) for part in (parts[:1] if name == "pow" else parts)]
     if name == "add":
         return Jet(*(reduce(add, column) for column in zip(*found, strict=True)))
     if name == "mul":
-        return reduce(_product, found)
+        return reduce(lambda f, g: _product(f, g, step), found)
     if name != "pow" and name not in SMOOTH:
         raise Refused(f"nothing is known here about the function {name!r} inside an expression")
-    f, (z, *_, whole, slopes) = powers(parts[1]) if name == "pow" else SMOOTH[name], found[0]
-    near = _composed(found[0], f.value(z), f.slope(z), f.bend(whole))
-    return near._replace(reach=f.value(whole), slopes=f.slope(whole) * slopes)
+    f, (z, _, _, whole) = powers(parts[1]) if name == "pow" else SMOOTH[name], found[0]
+    return _composed(found[0], f.value(z), f.slope(z), f.bend(whole), step)._replace(reach=f.value(whole))
 
 
-def _product(f: Jet, g: Jet) -> Jet:
+def _product(f: Jet, g: Jet, step: arb_mat) -> Jet:
     """f g - f(a) g(a) = f(a) (g - g(a)) + g(a) (f - f(a)) + (f - f(a)) (g - g(a))."""
-    cross = f.slopes * g.slopes.transpose()
+    cross = (f.slope + f.bend * step / 2) * (g.slope + g.bend * step / 2).transpose()
     bend = f.value * g.bend + g.value * f.bend + cross + cross.transpose()
-    slope, slopes = f.value * g.slope + g.value * f.slope, f.value * g.slopes + g.reach * f.slopes
-    return Jet(f.value * g.value, slope, bend, f.reach * g.reach, slopes)
+    return Jet(f.value * g.value, f.value * g.slope + g.value * f.slope, bend, f.reach * g.reach)
 
 
-def _composed(inner: Jet, value: arb, slope: arb, bend: arb) -> Jet:
-    """value + slope (z - z0) + bend (z - z0)^2 / 2, where z - z0 = slope.d + d^T bend d / 2 and = slopes.d."""
-    square = inner.slopes * inner.slopes.transpose()
-    for i, x in enumerate(inner.slopes.entries()):
+def _composed(inner: Jet, value: arb, slope: arb, bend: arb, step: arb_mat) -> Jet:
+    """value + slope (z - z0) + bend (z - z0)^2 / 2, where z - z0 = (inner.slope + inner.bend d / 2).d."""
+    slopes = inner.slope + inner.bend * step / 2
+    square = slopes * slopes.transpose()
+    for i, x in enumerate(slopes.entries()):
         square[i, i] = power(x, 2)
     return inner._replace(value=value, slope=slope * inner.slope, bend=slope * inner.bend + bend * square)
 
@@ -98,14 +97,13 @@ def terms_above(node: Any, near: Places, spread: arb | None, tilts: Sequence[arb
         return lambda places: [link(ball) for link, (ball,) in zip(links, places, strict=True)]
 
     def above(z0: Place, balls: Place, tilt: arb) -> Above:
-        found, n = [], range(len(z0))
-        for k, (z, x) in enumerate(zip(z0, balls, strict=True)):
-            axis = arb_mat(len(z0), 1, [int(i == k) for i in n])
-            found.append(Jet(z, axis, arb_mat(len(z0), len(z0)), z.union(x), axis))
-        total = jet(parts[0] if outer else node, found)
+        wide, n = [x.union(z) for x, z in zip(balls, z0, strict=True)], range(len(z0))
+        step, none = arb_mat([[x - z] for x, z in zip(wide, z0, strict=True)]), arb_mat(len(z0), len(z0))
+        variables = [Jet(z0[k], arb_mat([[int(i == k)] for i in n]), none, wide[k]) for k in n]
+        found = jet(parts[0] if outer else node, variables, step)
         if outer:
-            total = _composed(total, *parabola_above(name, total.value, spread, tilt)(total.reach))
-        return total.value, *total.slope.entries(), *_upper(total.bend)
+            found = _composed(found, *parabola_above(name, found.value, spread, tilt)(found.reach), step)
+        return found.value, *found.slope.entries(), *_upper(found.bend)
 
     return lambda places: [above(*term) for term in zip(near, places, tilts, strict=True)]
 

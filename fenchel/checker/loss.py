@@ -125,16 +125,16 @@ class Excess:
             known.append(terms_above(group.tree, near, anchor.spread, slopes))
 
         def on_box(center: arb_mat, half: arb_mat) -> Bound:
-            box = arb_mat(self.dim, 1, [c + _UNIT * h for c, h in zip(center.entries(), half.entries(), strict=True)])
+            box = center + arb_mat([[_UNIT * h] for h in half.entries()])
             value, slope, bent = start, own, self.bent
             for group, terms in zip(self.groups, known, strict=True):
                 columns = zip(*terms(group.places(box)), strict=True)
-                found = ([w * x for w, x in zip(group.weights, column, strict=True)] for column in columns)
-                value = sum(next(found), value)
-                for rows in group.rows:
-                    slope = slope + rows.transpose() * arb_mat(rows.nrows(), 1, next(found))
-                for rows, others in product(group.rows, repeat=2):
-                    bent = bent + rows.transpose() * _scaled(next(found), others)
+                values, *found = ([w * x for w, x in zip(group.weights, column, strict=True)] for column in columns)
+                value = sum(values, value)
+                for rows, pull in zip(group.rows, found, strict=False):
+                    slope = slope + rows.transpose() * arb_mat([[x] for x in pull])
+                for (rows, others), bends in zip(product(group.rows, repeat=2), found[len(group.rows) :], strict=True):
+                    bent = bent + rows.transpose() * _scaled(bends, others)
             if not all(x.is_finite() for x in (value, *slope.entries(), *bent.entries())):
                 raise Refused("the loss is not finite on a box")
             shift = center - at
@@ -166,8 +166,7 @@ class Excess:
 
 def _scaled(factors: list[arb], rows: arb_mat) -> arb_mat:
     """diag(factors) rows."""
-    lines = zip(factors, rows.table(), strict=True)
-    return arb_mat(rows.nrows(), rows.ncols(), [c * x for c, row in lines for x in row])
+    return arb_mat([[c * x for x in row] for c, row in zip(factors, rows.table(), strict=True)])
 
 
 _ZERO, _UNIT = arb(0), arb(0, 1)

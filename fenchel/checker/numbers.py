@@ -32,11 +32,11 @@ def ball(text: Any) -> arb:
 
 def exacts(record: Any, rows: int, columns: int | None = None) -> fmpq_mat:
     """A list of numbers as a column, or a list of lists as a matrix."""
-    lines = record if columns is not None else [[x] for x in record] if isinstance(record, list) else None
-    width = 1 if columns is None else columns
-    if not isinstance(lines, list) or len(lines) != rows:
-        raise Refused(f"a list of {rows} numbers was expected")
-    if not all(isinstance(line, list) and len(line) == width for line in lines):
+    lines = [[x] for x in record] if columns is None and isinstance(record, list) else record
+    width = columns or 1
+    if not (
+        isinstance(lines, list) and len(lines) == rows and all(isinstance(x, list) and len(x) == width for x in lines)
+    ):
         raise Refused(f"a matrix of {rows} rows and {width} columns was expected")
     return fmpq_mat(rows, width, [exact(text) for line in lines for text in line])
 
