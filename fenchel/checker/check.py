@@ -79,9 +79,8 @@ def _biconjugate(record: Any, loss: Loss) -> tuple[arb, arb, int]:
     dim, family, majorant = loss.dim, record["family"], record["majorant"]
     mean, cov = exacts(record["moments"]["mean"], dim), symmetric(record["moments"]["covariance"], dim)
     curvature = _known_to(family, symmetric(majorant["curvature"], dim))
-    q = Quadratic(
-        exacts(majorant["center"], dim), exact(majorant["constant"]), exacts(majorant["slope"], dim), curvature
-    )
+    center, slope = exacts(majorant["center"], dim), exacts(majorant["slope"], dim)
+    q = Quadratic(center, exact(majorant["constant"]), slope, curvature)
     boxes = _nowhere_above(loss, q, record["proof"]["lower"])
     points = [exacts(point, dim) for point in record["atoms"]]
     weights = exacts(record["weights"], len(points)).entries()
@@ -162,9 +161,8 @@ _QUANTITIES = {
 
 
 def _nowhere_above(loss: Loss, q: Quadratic, proof: Any) -> int:
-    return nowhere_positive(
-        Excess(loss, q, exacts(proof["origin"], loss.dim), exacts(proof["basis"], loss.dim, loss.dim)), proof
-    )
+    origin, basis = exacts(proof["origin"], loss.dim), exacts(proof["basis"], loss.dim, loss.dim)
+    return nowhere_positive(Excess(loss, q, origin, basis), proof)
 
 
 def _seen_by(family: Any, matrix: fmpq_mat) -> list[fmpq]:
@@ -177,8 +175,7 @@ def _seen_by(family: Any, matrix: fmpq_mat) -> list[fmpq]:
 
 def _known_to(family: Any, matrix: fmpq_mat) -> fmpq_mat:
     """The matrix W, refused unless E[d^T W d] depends on what the family sees alone: W is diagonal, a multiple of 1."""
-    diagonal = _seen_by("diagonal", matrix)
-    n = range(matrix.nrows())
+    diagonal, n = _seen_by("diagonal", matrix), range(matrix.nrows())
     if family != "full" and any(matrix[i, j] != 0 for i in n for j in n if i != j):
         raise Refused("a second-order coefficient is not diagonal")
     if family == "isotropic" and any(x != diagonal[0] for x in diagonal):

@@ -8,12 +8,12 @@ from math import prod
 from operator import add
 from typing import Any, NamedTuple
 
-from flint import arb, arb_mat, arb_poly, fmpq
+from flint import arb, arb_mat, arb_poly
 
 from fenchel.checker.functions import ONE_SIDED, SMOOTH, parabola_above, power, powers
 from fenchel.checker.numbers import Refused, ball
 
-__all__ = ["Places", "opened", "sized", "terms_above", "value_at"]
+__all__ = ["Places", "opened", "sized", "terms_above"]
 
 Place = Sequence[arb]
 Places = Sequence[Place]
@@ -118,20 +118,6 @@ def _upper(matrix: arb_mat) -> list[arb]:
     return [x for line in middle for x in line]
 
 
-def value_at(node: Any, z: Sequence[fmpq]) -> arb:
-    """The expression's value."""
-    name, *parts = opened(node)
-    if name in ("const", "var"):
-        return ball(parts[0]) if name == "const" else arb(z[parts[0]])
-    found = [value_at(part, z) for part in (parts[:1] if name == "pow" else parts)]
-    if name in ("add", "mul"):
-        return sum(found, arb(0)) if name == "add" else prod(found, start=arb(1))
-    if name == "step":
-        return arb(1) if found[0] >= 0 else arb(0) if found[0] < 0 else arb(0).union(arb(1))
-    f = powers(parts[1]) if name == "pow" else (SMOOTH | ONE_SIDED)[name]
-    return f.value(found[0])
-
-
 def sized(node: Any, start: Sequence[arb]) -> arb_poly:
     """A polynomial s with coefficients >= 0 such that |f(z)| <= s(|z - z0|) for all z; ``start``: the entries of z0."""
     name, *parts = opened(node)
@@ -169,7 +155,6 @@ def _root(square: arb_poly) -> arb_poly:
 
 
 _RANGES = {"sin": (-1, 1), "cos": (-1, 1), "tanh": (-1, 1), "atan": (-2, 2), "step": (0, 1), "bump": (-1, 0)}
-_INCREASING = ("exp", "log", "sqrt", "softplus")
 
 
 def bounds(node: Any) -> tuple[arb, arb]:
@@ -187,13 +172,11 @@ def bounds(node: Any) -> tuple[arb, arb]:
     lo, hi = ends[0]
     if name == "pow":
         return _power_bounds(lo, hi, parts[1])
-    if name in _RANGES:
-        return arb(_RANGES[name][0]), arb(_RANGES[name][1])
-    least, most = (-_INFINITE if name == "log" else arb(0)), _INFINITE
-    if name in _INCREASING:
-        least = SMOOTH[name].value(lo) if lo.is_finite() and (lo > 0 or name in ("exp", "softplus")) else least
-        most = SMOOTH[name].value(hi) if hi.is_finite() else most
-    return least, most
+    least, most = _RANGES.get(name, (-_INFINITE if name == "log" else 0, _INFINITE))
+    if name in ("exp", "log", "sqrt", "softplus"):
+        low, high = SMOOTH[name].value(lo), SMOOTH[name].value(hi)
+        least, most = low if low.is_finite() else least, high if high.is_finite() else most
+    return arb(least), arb(most)
 
 
 def _interval_product(x: tuple[arb, arb], y: tuple[arb, arb]) -> tuple[arb, arb]:
@@ -207,4 +190,4 @@ def _power_bounds(lo: arb, hi: arb, n: int) -> tuple[arb, arb]:
         return (1 / hi, 1 / lo) if lo > 0 else (-_INFINITE, _INFINITE)
     if n % 2 == 0:
         lo, hi = lo.max(-hi).max(arb(0)), hi.max(-lo)
-    return lo**n if lo.is_finite() else lo, hi**n if hi.is_finite() else hi
+    return lo**n, hi**n

@@ -79,9 +79,13 @@ def _touching(name: str, z0: arb, t: arb, value: arb, slope: arb, ball: arb) -> 
 
 
 def _above_step(z0: arb, tilt: arb, ball: arb) -> Parabola:
-    """1 for z >= 0, else 0: below 1 + s z where that is >= 0, and below (1 + s z / 2)^2, for any s >= 0 (``tilt``)."""
+    """1 for z >= 0, else 0: below 1 + s z where that is >= 0, and below (1 + s z / 2)^2, for any s >= 0 (``tilt``).
+
+    With a negative ``tilt`` both values of a jump in the ball count.
+    """
     if ball < 0 or ball >= 0 or not tilt > 0:
-        return arb(0) if ball < 0 else arb(1), arb(0), arb(0)
+        top = arb(0) if ball < 0 else arb(1)
+        return top.union(arb(0)) if tilt < 0 and not ball >= 0 else top, arb(0), arb(0)
     r = arb(0) if 1 + tilt * ball >= 0 else tilt * tilt / 2
     return 1 + tilt * z0 + r * z0 * z0 / 2, tilt + r * z0, r
 
@@ -136,11 +140,5 @@ _BUMP = Smooth(
 _HUBER = Smooth(_huber, lambda z: z.min(arb(1)).max(arb(-1)), lambda z: arb(0) if size(z) >= 1 else arb(1))
 _SQUARED = Smooth(lambda z: z.max(arb(0)) ** 2, lambda z: 2 * z.max(arb(0)), lambda z: arb(0) if z <= 0 else arb(2))
 # Of the curvature only the upper end counts.
-ONE_SIDED = {
-    "softplus": _SOFTPLUS,
-    "relu": _hinge(0),
-    "abs": _hinge(-1),
-    "huber": _HUBER,
-    "bump": _BUMP,
-    "squared-relu": _SQUARED,
-}
+ONE_SIDED = {"softplus": _SOFTPLUS, "relu": _hinge(0), "abs": _hinge(-1), "huber": _HUBER, "bump": _BUMP}
+ONE_SIDED["squared-relu"] = _SQUARED

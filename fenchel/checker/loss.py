@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from flint import arb, arb_mat, fmpq, fmpq_mat
 
-from fenchel.checker.expressions import sized, terms_above, value_at
+from fenchel.checker.expressions import sized, terms_above
 from fenchel.checker.numbers import Refused, ball, exact, exacts, symmetric
 
 __all__ = ["Anchor", "Bound", "Excess", "Loss", "Quadratic"]
@@ -78,8 +78,9 @@ class Loss(NamedTuple):
         """l at an exact point; predictors are exact, so that a jump is on the right side."""
         total = arb(self.polynomial.value(theta))
         for group in self.groups:
-            for weight, z in zip(group.weights, group.places(theta), strict=True):
-                total += weight * value_at(group.tree, z)
+            places = [[arb(x) for x in z] for z in group.places(theta)]
+            found = terms_above(group.tree, places, _ZERO, [-arb(1)] * len(places))(places)  # which touches there
+            total += sum((weight * v for weight, (v, *_) in zip(group.weights, found, strict=True)), _ZERO)
         return total
 
 
