@@ -20,7 +20,7 @@ from fenchel.__main__ import main
 from fenchel.checker import VERSION, check_record
 from fenchel.checker.expressions import sized
 from fenchel.checker.functions import ONE_SIDED, SMOOTH, parabola_above
-from fenchel.checker.loss import Anchor, Excess, Loss, Quadratic
+from fenchel.checker.loss import Excess, Loss, Quadratic
 from fenchel.checker.numbers import Refused, exact, exacts, identity
 from fenchel.losses.bounded_links import BumpLink, IndicatorLink
 from fenchel.losses.exact_text import hexes
@@ -242,10 +242,10 @@ def test_the_checkers_quadratics_lie_above_random_losses(seed: int) -> None:
             middle, half = rng.normal(size=2), rng.uniform(size=2) * rng.choice([0.05, 0.5, 3.0])
             at = middle + half * rng.uniform(-2.0, 2.0, size=2)
             spread = rng.choice([None, arb(0), arb(0.5)])
-            anchor = Anchor(arb_mat(exacts(hexes(at), 2)), (arb(0.5), arb(2)), spread)
+            anchor = arb_mat(exacts(hexes(at), 2)), (arb(0.5), arb(2)), spread
             boxes = arb_mat(exacts(hexes(middle), 2)), arb_mat(exacts(hexes(half), 2))
             try:
-                bound = excess.above(anchor)(*boxes)
+                bound = excess.above(*anchor)(*boxes)
             except Refused:
                 continue
             for _ in range(16):

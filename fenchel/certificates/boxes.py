@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fenchel.certificates.multipliers import floats, pulls
 from fenchel.checker.cover import confined, height, middle, outside, with_multipliers
-from fenchel.checker.loss import Anchor, Bound, Excess
+from fenchel.checker.loss import Bound, Excess, anchor
 from fenchel.checker.numbers import Refused
 from fenchel.errors import CertificateError
 from fenchel.losses.exact_text import hexes
@@ -46,12 +46,11 @@ class Problem:
     """A box outside of which the last of ``records`` proves everything."""
 
     def __post_init__(self) -> None:
-        self.known = [Anchor.read(record, self.excess.dim) for record in self.records]
-        self.bounds = [self.excess.above(anchor) for anchor in self.known]
+        self.bounds = [self.excess.above(*anchor(record, self.excess.dim)) for record in self.records]
 
     def above(self, which: int, center: arb_mat, half: arb_mat) -> Bound:
         """See `Excess.above`; -1 is the center."""
-        return (self.excess.above(Anchor(center)) if which == -1 else self.bounds[which])(center, half)
+        return (self.excess.above(center) if which == -1 else self.bounds[which])(center, half)
 
 
 @dataclass
@@ -124,10 +123,11 @@ def _narrow(problem: Problem, radius: float) -> None:
     center, half = arb_mat(dim, 1), arb_mat(dim, 1, [arb(radius)] * dim)
     best: tuple[int, float, Array, Array] | None = None
     least = np.inf
-    for which, known in enumerate(problem.known):
+    for which, record in enumerate(problem.records):
+        point, tilts, _ = anchor(record, dim)
         for spread in _SPREADS:
             try:
-                found = problem.excess.above(Anchor(known.point, known.tilts, arb(spread)))(center, half)
+                found = problem.excess.above(point, tilts, arb(spread))(center, half)
             except Refused:
                 continue
             value, slope, matrix = floats(found)
@@ -144,8 +144,7 @@ def _narrow(problem: Problem, radius: float) -> None:
         return
     which, spread, lo, hi = best
     problem.records.append(problem.records[which] | {"spread": hexes(spread)})
-    problem.known.append(Anchor.read(problem.records[-1], dim))
-    problem.bounds.append(problem.excess.above(problem.known[-1]))
+    problem.bounds.append(problem.excess.above(*anchor(problem.records[-1], dim)))
     problem.core = lo, hi
 
 
@@ -171,9 +170,9 @@ def _close(problem: Problem, lo: Array, hi: Array) -> tuple[list[Any] | None, in
     if tries[0] != -1:
         tries = [*tries, -1]
     if problem.core is not None and ((lo >= problem.core[1]) | (hi <= problem.core[0])).any():
-        tries = [len(problem.known) - 1, *tries]
+        tries = [len(problem.bounds) - 1, *tries]
     elif problem.core is not None and ((lo < problem.core[0]) & (hi > problem.core[1])).any():
-        tries = [len(problem.known) - 1]
+        tries = [len(problem.bounds) - 1]
     errors: Array | None = None
     for which in tries:
         try:

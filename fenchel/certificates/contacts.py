@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from fenchel.certificates.majorant import Majorant
-from fenchel.checker.loss import Anchor, Excess
+from fenchel.checker.loss import Excess
 from fenchel.checker.numbers import exacts
 from fenchel.losses import Loss
 from fenchel.losses.exact_text import hexes
@@ -102,7 +102,7 @@ def jump_slopes(loss: Loss, excess: Excess, theta: Array, u: Array, basis: Array
     slopes = np.zeros(touched.size)
     if touched.any():
         at = arb_mat(exacts(hexes(u), u.size))
-        slope = np.array([float(x) for x in excess.above(Anchor(at))(at, 0 * at)[1].entries()])
+        slope = np.array([float(x) for x in excess.above(at)(at, 0 * at)[1].entries()])
         system = (rows * weights[:, None])[touched] @ basis
         slopes[touched] = nnls(system.T, -slope)[0]
     return slopes

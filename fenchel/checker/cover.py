@@ -6,7 +6,7 @@ from typing import Any
 
 from flint import arb, arb_mat
 
-from fenchel.checker.loss import Anchor, Bound, Excess
+from fenchel.checker.loss import Bound, Excess, anchor
 from fenchel.checker.numbers import Refused, ball, exacts, identity, inverse_form, positive
 
 __all__ = ["confined", "height", "middle", "nowhere_positive", "outside", "with_multipliers"]
@@ -19,7 +19,7 @@ def nowhere_positive(excess: Excess, proof: Any, *, sphere: bool = False) -> int
         Refused: a box is not closed, or the region outside of the first box is not.
     """
     dim = excess.dim
-    anchors = [excess.above(Anchor.read(anchor, dim)) for anchor in proof["anchors"]]
+    anchors = [excess.above(*anchor(entry, dim)) for entry in proof["anchors"]]
     radius = arb(1) if sphere else ball(proof["root"]["radius"])
     if not sphere and not confined(excess, radius, ball(proof["root"]["bend"])):
         raise Refused("l - Q may be positive outside the first box")
@@ -41,7 +41,7 @@ def nowhere_positive(excess: Excess, proof: Any, *, sphere: bool = False) -> int
             continue
         if number not in range(-1, len(anchors)):
             raise Refused("the tree of boxes ends too early, or names an anchor that is not there")
-        found = (excess.above(Anchor(center)) if number == -1 else anchors[number])(center, half)
+        found = (excess.above(center) if number == -1 else anchors[number])(center, half)
         if sphere:
             found = with_multipliers(found, rest[1:], center, half)
         if not height(found, half, [ball(text) for text in rest[0]]) <= 0:

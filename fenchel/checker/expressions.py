@@ -110,12 +110,12 @@ def terms_above(node: Any, near: Places, spread: arb | None, tilts: Sequence[arb
 
 def _upper(matrix: arb_mat) -> list[arb]:
     """Entries, exact, of a matrix that dominates every symmetric matrix in this interval matrix (Gershgorin)."""
-    n = range(matrix.nrows())
-    middle = [[((matrix[i, j] + matrix[j, i]) / 2).mid() for j in n] for i in n]
+    n, even = range(matrix.nrows()), (matrix + matrix.transpose()) / 2
+    found = [[even[i, j].mid() for j in n] for i in n]
     for i in n:
-        rest = sum(((matrix[i, j] - middle[i][j]).abs_upper() for j in n if j != i), arb(0))
-        middle[i][i] = (matrix[i, i] + rest).upper()
-    return [x for line in middle for x in line]
+        rest = sum(((even[i, j] - found[i][j]).abs_upper() for j in n if j != i), arb(0))
+        found[i][i] = (even[i, i] + rest).upper()
+    return [x for line in found for x in line]
 
 
 def sized(node: Any, start: Sequence[arb]) -> arb_poly:
@@ -131,18 +131,13 @@ def sized(node: Any, start: Sequence[arb]) -> arb_poly:
         return sum(found, arb_poly([0])) if name == "add" else prod(found, start=arb_poly([1]))
     inner = sized(parts[0], start)
     if name == "pow" and parts[1] > 0:
-        total: arb_poly = inner ** parts[1]
-        return total
-    if name in ("abs", "relu", "huber"):
-        return inner
-    if name == "softplus":  # between 0 and |z| + log 2
-        return inner + arb(2).log()
-    if name == "squared-relu":
-        return inner * inner
-    if name == "sqrt":
-        return _root(inner)
+        return prod([inner] * parts[1], start=arb_poly([1]))
     if name == "log" and lo.is_finite():  # log z <= sqrt z
         return _root(inner) + abs(lo)
+    if name in ("abs", "relu", "huber", "softplus"):  # softplus is between 0 and |z| + log 2
+        return inner + (arb(2).log() if name == "softplus" else 0)
+    if name in ("squared-relu", "sqrt"):
+        return inner * inner if name == "squared-relu" else _root(inner)
     raise Refused(f"the growth of the expression is not known ({name})")
 
 

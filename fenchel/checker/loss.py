@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from flint import arb, arb_mat, fmpq, fmpq_mat
 from fenchel.checker.expressions import sized, terms_above
 from fenchel.checker.numbers import Refused, ball, exact, exacts, symmetric
 
-__all__ = ["Anchor", "Bound", "Excess", "Loss", "Quadratic"]
+__all__ = ["Bound", "Excess", "Loss", "Quadratic", "anchor"]
 
 Bound = tuple[arb, arb_mat, arb_mat]
 """(v, s, K): v + s.d + d^T K d / 2 on a box, d = u - center."""
@@ -84,17 +84,10 @@ class Loss(NamedTuple):
         return total
 
 
-class Anchor(NamedTuple):
-    """A point u where Taylor's theorem is used; ``tilts``: slopes at steps; ``spread``: see `parabola_above`."""
-
-    point: arb_mat
-    tilts: tuple[arb, ...] = ()
-    spread: arb | None = None
-
-    @classmethod
-    def read(cls, record: Any, dim: int) -> Anchor:
-        tilts = tuple(ball(text) for text in record.get("tilts", []))
-        return cls(arb_mat(exacts(record["point"], dim)), tilts, ball(record.get("spread", "0")))
+def anchor(record: Any, dim: int) -> tuple[arb_mat, list[arb], arb]:
+    """The point, the tilts and the spread for `Excess.above`."""
+    tilts = [ball(text) for text in record.get("tilts", [])]
+    return arb_mat(exacts(record["point"], dim)), tilts, ball(record.get("spread", "0"))
 
 
 class Excess:
@@ -111,19 +104,20 @@ class Excess:
         self.bent = arb_mat(basis.transpose() * (l.curvature - q.curvature) * basis * 2)
         self.groups = [group.framed(origin, basis) for group in loss.groups]
 
-    def above(self, anchor: Anchor) -> Callable[[arb_mat, arb_mat], Bound]:
+    def above(
+        self, at: arb_mat, tilts: Sequence[arb] = (), spread: arb | None = None
+    ) -> Callable[[arb_mat, arb_mat], Bound]:
         """From center and half of a box to (v, s, K): v + s.d + d^T K d / 2, d = u - center, lies above l - Q on it.
 
-        This is Taylor's theorem at the anchor, for every term in its own variables.
+        This is Taylor's theorem at the point u = ``at``, for every term in its own variables, with ``tilts`` for the
+        terms that jump, one after the other; see `parabola_above`.
         """
-        at, tilts = anchor.point, iter(anchor.tilts)
-        own = self.slope + self.bent * at
+        own, slopes, known = self.slope + self.bent * at, iter(tilts), []
         start = self.value + (at.transpose() * (self.slope + own))[0, 0] / 2
-        known = []
         for group in self.groups:
             near = group.places(at)
-            slopes = [next(tilts, _ZERO) if group.tree[0] == "step" else _ZERO for _ in near]
-            known.append(terms_above(group.tree, near, anchor.spread, slopes))
+            chosen = [next(slopes, _ZERO) if group.tree[0] == "step" else _ZERO for _ in near]
+            known.append(terms_above(group.tree, near, spread, chosen))
 
         def on_box(center: arb_mat, half: arb_mat) -> Bound:
             box = center + arb_mat([[_UNIT * h] for h in half.entries()])
@@ -158,7 +152,8 @@ class Excess:
             terms = zip(growth, group.weights, *(rows.table() for rows in group.rows), strict=True)
             for size, weight, *lines in terms:
                 length = sum((x * x for line in lines for x in line), _ZERO).sqrt()
-                constant, linear = constant + weight * size[0], linear + weight * size[1] * length
+                constant += weight * size[0]
+                linear += weight * size[1] * length
             bends = [2 * weight * size[2] for size, weight in zip(growth, group.weights, strict=True)]
             for rows in group.rows:
                 bent = bent + rows.transpose() * _scaled(bends, rows)
