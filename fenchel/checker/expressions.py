@@ -39,9 +39,7 @@ def opened(node: Any) -> list[Any]:
     """A node of the tree: its name and its parts."""
     if not (isinstance(node, list) and len(node) > 1 and isinstance(node[0], str)):
         raise Refused("the expression cannot be read")
-    name, first, *rest = node
-    if name == "var" and not (isinstance(first, int) and first >= 0):
-        raise Refused("the expression names a variable that does not exist")
+    name, _, *rest = node
     if name == "pow" and not (len(rest) == 1 and isinstance(rest[0], int) and abs(rest[0]) <= 64):
         raise Refused("an exponent is not a small integer")
     if rest and name not in ("add", "mul", "pow"):
@@ -49,15 +47,14 @@ def opened(node: Any) -> list[Any]:
     return node
 
 
-def jet(node: Any, variables: list[Jet], step: arb_mat) -> Jet:
+def jet(node: Any, variables: dict[int, Jet], step: arb_mat) -> Jet:
     """The jet of an expression of smooth functions, in variables whose jets are given; ``step`` holds every d."""
     name, *parts = opened(node)
     if name == "const":
         number = ball(parts[0])
         return Jet(number, 0 * step, 0 * step * step.transpose(), number)
     if name == "var":
-        own: Jet = variables[parts[0]]
-        return own
+        return variables[parts[0]]
     found = [jet(part, variables, step) for part in (parts[:1] if name == "pow" else parts)]
     if name == "add":
         return Jet(*(reduce(add, column) for column in zip(*found, strict=True)))
@@ -99,7 +96,7 @@ def terms_above(node: Any, near: Places, spread: arb | None, tilts: Sequence[arb
     def above(z0: Place, balls: Place, tilt: arb) -> Above:
         wide, n = [x.union(z) for x, z in zip(balls, z0, strict=True)], range(len(z0))
         step, none = arb_mat([[x - z] for x, z in zip(wide, z0, strict=True)]), arb_mat(len(z0), len(z0))
-        variables = [Jet(z0[k], arb_mat([[int(i == k)] for i in n]), none, wide[k]) for k in n]
+        variables = {k: Jet(z0[k], arb_mat([[int(i == k)] for i in n]), none, wide[k]) for k in n}
         found = jet(parts[0] if outer else node, variables, step)
         if outer:
             found = _composed(found, *parabola_above(name, found.value, spread, tilt)(found.reach), step)

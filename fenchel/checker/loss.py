@@ -15,6 +15,7 @@ __all__ = ["Bound", "Excess", "Loss", "Quadratic", "anchor"]
 
 Bound = tuple[arb, arb_mat, arb_mat]
 """(v, s, K): v + s.d + d^T K d / 2 on a box, d = u - center."""
+OnBox = Callable[[arb_mat, arb_mat], Bound]
 
 
 class Quadratic(NamedTuple):
@@ -104,9 +105,7 @@ class Excess:
         self.bent = arb_mat(basis.transpose() * (l.curvature - q.curvature) * basis * 2)
         self.groups = [group.framed(origin, basis) for group in loss.groups]
 
-    def above(
-        self, at: arb_mat, tilts: Sequence[arb] = (), spread: arb | None = None
-    ) -> Callable[[arb_mat, arb_mat], Bound]:
+    def above(self, at: arb_mat, tilts: Sequence[arb] = (), spread: arb | None = None) -> OnBox:
         """From center and half of a box to (v, s, K): v + s.d + d^T K d / 2, d = u - center, lies above l - Q on it.
 
         This is Taylor's theorem at the point u = ``at``, for every term in its own variables, with ``tilts`` for the
