@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -123,23 +124,24 @@ def _narrow(problem: Problem, radius: float) -> None:
     center, half = arb_mat(dim, 1), arb_mat(dim, 1, [arb(radius)] * dim)
     best: tuple[int, float, Array, Array] | None = None
     least = np.inf
-    for which, record in enumerate(problem.records):
+    for (which, record), spread in product(enumerate(problem.records), _SPREADS):
         point, tilts, _ = anchor(record, dim)
-        for spread in _SPREADS:
-            try:
-                found = problem.excess.above(point, tilts, arb(spread))(center, half)
-            except Refused:
-                continue
-            value, slope, matrix = floats(found)
-            if not (np.isfinite(value) and np.isfinite(matrix).all() and np.linalg.eigvalsh(matrix)[-1] < 0.0):
-                continue
-            inverse = np.linalg.inv(-matrix)
-            peak = inverse @ slope
-            top = max(0.0, value + 0.5 * float(slope @ peak))
-            reach = np.sqrt(2.0 * top * np.diag(inverse)) * (1.0 + 1e-6) + 1e-6
-            size = float(np.log(reach).sum())
-            if size < least:
-                least, best = size, (which, spread, peak - reach, peak + reach)
+        try:
+            found = problem.excess.above(point, tilts, arb(spread))(center, half)
+        except Refused:
+            continue
+        value, slope, matrix = floats(found)
+        if not (np.isfinite(value) and np.isfinite(matrix).all() and np.linalg.eigvalsh(matrix)[-1] < 0.0):
+            continue
+        inverse = np.linalg.inv(-matrix)
+        peak = inverse @ slope
+        top = max(0.0, value + 0.5 * float(slope @ peak))
+        reach = np.sqrt(2.0 * top * np.diag(inverse)) * (1.0 + 1e-6) + 1e-6
+        size = float(np.log(reach).sum())
+        if size < least:
+            least, best = size, (which, spread, peak - reach, peak + reach)
+        if top == 0.0:
+            break
     if best is None:
         return
     which, spread, lo, hi = best
