@@ -33,6 +33,7 @@ class Jet(NamedTuple):
 
 
 _INFINITE = arb.pos_inf()
+_INCREASING = ("exp", "log", "sqrt", "softplus", "tanh", "atan")
 
 
 def opened(node: Any) -> list[Any]:
@@ -63,7 +64,8 @@ def jet(node: Any, variables: dict[int, Jet], step: arb_mat) -> Jet:
     if name != "pow" and name not in SMOOTH:
         raise Refused(f"nothing is known here about the function {name!r} inside an expression")
     f, (z, _, _, whole) = powers(parts[1]) if name == "pow" else SMOOTH[name], found[0]
-    return _composed(found[0], f.value(z), f.slope(z), f.bend(whole), step)._replace(reach=f.value(whole))
+    reach = f.value(whole.lower()).union(f.value(whole.upper())) if name in _INCREASING else f.value(whole)
+    return _composed(found[0], f.value(z), f.slope(z), f.bend(whole), step)._replace(reach=reach)
 
 
 def _product(f: Jet, g: Jet, step: arb_mat) -> Jet:
@@ -152,10 +154,8 @@ _RANGES = {"sin": (-1, 1), "cos": (-1, 1), "tanh": (-1, 1), "atan": (-2, 2), "st
 def bounds(node: Any) -> tuple[arb, arb]:
     """Bounds (lo, hi) over all values of the variables, possibly infinite."""
     name, *parts = opened(node)
-    if name == "const":
-        return ball(parts[0]), ball(parts[0])
-    if name == "var":
-        return -_INFINITE, _INFINITE
+    if name in ("const", "var"):
+        return (-_INFINITE, _INFINITE) if name == "var" else (ball(parts[0]), ball(parts[0]))
     ends = [bounds(part) for part in (parts[:1] if name == "pow" else parts)]
     if name == "add":
         return reduce(lambda x, y: (x[0] + y[0], x[1] + y[1]), ends)
@@ -165,7 +165,7 @@ def bounds(node: Any) -> tuple[arb, arb]:
     if name == "pow":
         return _power_bounds(lo, hi, parts[1])
     least, most = _RANGES.get(name, (-_INFINITE if name == "log" else 0, _INFINITE))
-    if name in ("exp", "log", "sqrt", "softplus"):
+    if name in _INCREASING:
         low, high = SMOOTH[name].value(lo), SMOOTH[name].value(hi)
         least, most = low if low.is_finite() else least, high if high.is_finite() else most
     return arb(least), arb(most)

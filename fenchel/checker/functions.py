@@ -12,7 +12,7 @@ __all__ = ["ONE_SIDED", "SMOOTH", "Smooth", "parabola_above", "power", "powers"]
 
 
 class Smooth(NamedTuple):
-    """z -> enclosures of f(z), f'(z) and f''(z); wide balls are allowed."""
+    """z -> enclosures of f(z), f'(z) and f''(z), of f'' in `ONE_SIDED` the upper end alone; wide balls are allowed."""
 
     value: Callable[[arb], arb]
     slope: Callable[[arb], arb]
@@ -90,10 +90,9 @@ def _above_step(z0: arb, tilt: arb, ball: arb) -> Parabola:
     return 1 + tilt * z0 + r * z0 * z0 / 2, tilt + r * z0, r
 
 
-def _bell(z: arb) -> arb:
-    """1 / (2 cosh(z/2))^2, which falls with |z|."""
-    near, far = ((-end).exp() for end in (z.abs_lower(), z.abs_upper()))
-    return (near / (1 + near) ** 2).union(far / (1 + far) ** 2)
+def _ends(g: Callable[[arb], arb]) -> Callable[[arb], arb]:
+    """Of an even function the values where |z| is least and where it is greatest, and what is between."""
+    return lambda z: g(z.abs_lower()).union(g(z.abs_upper()))
 
 
 def _softplus(z: arb) -> arb:
@@ -121,6 +120,7 @@ def _hinge(left: int) -> Smooth:
     )
 
 
+_bell = _ends(lambda z: 1 / (2 + 2 * z.cosh()))
 _SOFTPLUS = Smooth(_softplus, lambda z: 1 / (1 + (-z).exp()), _bell)
 SMOOTH = {
     "exp": Smooth(arb.exp, arb.exp, arb.exp),
@@ -135,10 +135,9 @@ SMOOTH = {
 _BUMP = Smooth(
     lambda z: -(-power(z, 2) / 2).exp(),
     lambda z: z * (-power(z, 2) / 2).exp(),
-    lambda z: (1 - power(z, 2)) * (-power(z, 2) / 2).exp(),
+    _ends(lambda z: (1 - z * z) * (-z * z / 2).exp()),  # which falls with |z| up to its least value, and then rises
 )
 _HUBER = Smooth(_huber, lambda z: z.min(arb(1)).max(arb(-1)), lambda z: arb(0) if size(z) >= 1 else arb(1))
 _SQUARED = Smooth(lambda z: z.max(arb(0)) ** 2, lambda z: 2 * z.max(arb(0)), lambda z: arb(0) if z <= 0 else arb(2))
-# Of the curvature only the upper end counts.
 ONE_SIDED = {"softplus": _SOFTPLUS, "relu": _hinge(0), "abs": _hinge(-1), "huber": _HUBER, "bump": _BUMP}
 ONE_SIDED["squared-relu"] = _SQUARED

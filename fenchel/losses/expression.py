@@ -59,8 +59,11 @@ class ExpressionLoss(UserLoss):
         quadratic = {"H": ratio, "b": [_ratio(x) for x in b], "c": _ratio(c)}
         names = {"variables": list(self.variables), "text": self.text}
         eye, zero = hexes(np.eye(self.dim)), hexes(np.zeros(self.dim))
-        group = {"tree": self.remainder, "rows": [eye], "offsets": [zero], "weights": hexes([1.0])}
-        return {"dim": self.dim, **names, **quadratic, "groups": [group]}
+        parts = self.remainder[1:] if self.remainder[0] == "add" else [self.remainder]
+        rest = [part for part in parts if part[0] != "softplus"]  # of which the checker knows more if they are alone
+        trees = [part for part in parts if part[0] == "softplus"] + ([["add", *rest]] if rest[1:] else rest)
+        groups = [{"tree": tree, "rows": [eye], "offsets": [zero], "weights": hexes([1.0])} for tree in trees]
+        return {"dim": self.dim, **names, **quadratic, "groups": groups}
 
     def minorant(self) -> tuple[float, Array, Array] | None:
         """The polynomial part less a quadratic above the remainder's negative; None where none is known."""
