@@ -114,10 +114,10 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(formula: str, names: lis
     ],
 )
 @pytest.mark.parametrize("spread", [0.01, 1.0, 30.0])
-def test_the_checkers_quadratics_lie_above_expressions(formula: str, touches: bool, spread: float) -> None:
+def test_the_quadratics_lie_above_expressions(formula: str, touches: bool, spread: float) -> None:
     from flint import arb, arb_mat
 
-    from fenchel.checker.growth import over
+    from fenchel.losses.growth import over
 
     loss = losses.from_expression(formula, ["x", "y"])
     unit = [(arb(0), arb_mat(2, 1, [int(i == k) for i in range(2)]), arb_mat(2, 2)) for k in range(2)]
@@ -142,8 +142,8 @@ def test_the_checkers_quadratics_lie_above_expressions(formula: str, touches: bo
 def test_an_expression_without_a_known_growth_is_refused(tree: list[Any]) -> None:
     from flint import arb, arb_mat
 
-    from fenchel.checker.growth import over
     from fenchel.checker.numbers import Refused
+    from fenchel.losses.growth import over
 
     unit = [(arb(0), arb_mat(2, 1, [int(i == k) for i in range(2)]), arb_mat(2, 2)) for k in range(2)]
     with pytest.raises(Refused, match="growth"):

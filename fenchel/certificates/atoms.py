@@ -1,4 +1,4 @@
-"""The atoms of a certificate, and the correction that makes their moments exact."""
+"""The atoms of a certificate: points and weights, as dyadic rationals, that have exactly the moments of q."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from flint import arb
+from flint import arb, fmpq, fmpq_mat
 from numpy.typing import NDArray
 
 from fenchel.certificates.contacts import on_jumps
-from fenchel.checker.majorant import Loss as Exact
-from fenchel.checker.moments import Moments
-from fenchel.checker.numbers import Refused, above
+from fenchel.checker.loss import Loss as Exact
+from fenchel.checker.numbers import above, exacts
 from fenchel.errors import CertificateError
 from fenchel.losses import Loss
 from fenchel.losses.exact_text import hexes
@@ -20,15 +19,14 @@ from fenchel.moments.atoms import moment_error, repair_by_moving
 from fenchel.moments.moment_frame import MomentFrame
 from fenchel.results import BiconjugateResult
 
-__all__ = ["upper_proof"]
+__all__ = ["exact_atoms"]
 
 Array = NDArray[np.float64]
+Points = list[tuple[fmpq_mat, fmpq]]
 
 
-def upper_proof(
-    known: Exact, moments: Moments, frame: MomentFrame, result: BiconjugateResult, loss: Loss
-) -> dict[str, Any]:
-    """Atoms, weights and the correction of their moments: as they are, or moved so that their moments fit better."""
+def exact_atoms(known: Exact, cov: fmpq_mat, frame: MomentFrame, result: BiconjugateResult, loss: Loss) -> Any:
+    """ "atoms" and "weights" of the certificate: as they are, or moved so that their moments fit better; the better."""
     if result.atoms.shape[0] == 0:
         raise CertificateError("the worst case is not attained, so that there are no atoms to certify the upper end")
     keep = result.weights > 0.0
@@ -38,26 +36,25 @@ def upper_proof(
     moved = repair_by_moving(frame, x, weights)
     if moved is not None:
         choices.append((_placed(frame, moved[0]), moved[1], moment_error(frame, *moved)))
-    best: tuple[float, dict[str, Any]] | None = None
+    best: tuple[float, Points] | None = None
     for atoms, mass, residual in choices:
-        record = {"atoms": hexes(atoms), "weights": hexes(mass)}
+        points = [
+            (exacts(hexes(atom), frame.dim), exacts(hexes([w]), 1)[0, 0]) for atom, w in zip(atoms, mass, strict=True)
+        ]
         for more in (1.0, 64.0, 4096.0):
             share = 2.0 ** np.ceil(np.log2(16.0 * frame.dim * (residual + 1e-17) * more))
             if share > 1e-3:
                 break
-            correction = {"share": hexes(share), "spread": hexes(frame.factor)}
-            try:
-                points, exact_mass = moments.corrected(record["atoms"], record["weights"], correction)
-            except Refused:
+            found = _corrected(points, frame, cov, fmpq(*float(share).as_integer_ratio()))
+            if found is None:
                 continue
-            terms = (arb(w) * known.value(p) for p, w in zip(points, exact_mass, strict=True) if w != 0)
-            value = above(-sum(terms, arb(0)))
+            value = above(-sum((arb(w) * known.value(p) for p, w in found), arb(0)))
             if best is None or value < best[0]:
-                best = value, record | {"proof": {"upper": correction}}
+                best = value, found
             break
     if best is None:
         raise CertificateError("the atoms' moments could not be made exact")
-    return best[1]
+    return {"atoms": [[str(t) for t in p.entries()] for p, _ in best[1]], "weights": [str(w) for _, w in best[1]]}
 
 
 def _placed(frame: MomentFrame, x: Array) -> list[list[Fraction]]:
@@ -74,3 +71,49 @@ def _placed(frame: MomentFrame, x: Array) -> list[list[Fraction]]:
             ]
         )
     return out
+
+
+def _corrected(points: Points, frame: MomentFrame, cov: fmpq_mat, share: fmpq) -> Points | None:
+    """The points with 1 - share of the mass, and points around the mean that mend the moments; None where they cannot.
+
+    In coordinates z, theta = mean + F z, with F dyadic and its inverse too, what is left of the covariance is nearly
+    diagonal: M. Points +-(e_i + e_j) or +-(e_i - e_j) carry its other entries, +-a e_i the diagonal and the mean.
+    """
+    n = range(frame.dim)
+    mean = exacts(hexes(frame.mean), frame.dim)
+    out = [(point, w * (1 - share)) for point, w in points]
+    mass, first, second = fmpq(1), fmpq_mat(frame.dim, 1), cov
+    for point, w in out:
+        step = point - mean
+        mass, first, second = mass - w, first - w * step, second - w * step * step.transpose()
+    F, inverse = _dyadic(frame)
+    first, M = inverse * first, inverse * second * inverse.transpose()
+    if frame.structure == "isotropic":
+        even = sum((M[i, i] for i in n), fmpq(0)) / frame.dim
+        M = fmpq_mat(frame.dim, frame.dim, [even * int(i == j) for i in n for j in n])
+    extra: Points = []
+    far = 2 ** int(np.ceil(np.log2(2.0 * np.sqrt(frame.dim))))
+    for i in n:
+        diagonal = M[i, i]
+        for j in n if frame.structure == "full" else ():
+            size, sign = abs(M[i, j]), 1 if M[i, j] > 0 else -1
+            diagonal -= size if j != i else 0
+            if j < i and size > 0:
+                for way in (1, -1):
+                    extra.append((fmpq_mat(frame.dim, 1, [way * ((k == i) + sign * (k == j)) for k in n]), size / 2))
+        for way in (far, -far):
+            weight = (diagonal / far + first[i, 0] * (1 if way > 0 else -1)) / (2 * far)
+            extra.append((fmpq_mat(frame.dim, 1, [way * (k == i) for k in n]), weight))
+    extra.append((fmpq_mat(frame.dim, 1), mass - sum((w for _, w in extra), fmpq(0))))
+    if any(w < 0 for _, w in extra):
+        return None
+    return out + [(mean + F * z, w) for z, w in extra if w != 0]
+
+
+def _dyadic(frame: MomentFrame) -> tuple[fmpq_mat, fmpq_mat]:
+    """F near the frame's factor, of unit lower triangular form times powers of two, and its inverse."""
+    scale = np.diag(frame.factor)
+    unit = exacts(hexes(np.tril(frame.factor / scale, -1) + np.eye(frame.dim)), frame.dim, frame.dim)
+    powers = np.diag(2.0 ** np.round(np.log2(scale)))
+    F = unit * exacts(hexes(powers), frame.dim, frame.dim)
+    return F, F.inv()

@@ -10,15 +10,15 @@ import numpy as np
 from flint import ctx
 from numpy.typing import NDArray
 
-from fenchel.certificates.atoms import upper_proof
-from fenchel.certificates.boxes import grow
+from fenchel.certificates.atoms import exact_atoms
+from fenchel.certificates.boxes import Problem, grow
 from fenchel.certificates.majorant import Majorant, majorant_of
 from fenchel.certificates.prove import Limits, prove
 from fenchel.certificates.record import Certificate
 from fenchel.checker import VERSION, check_record
-from fenchel.checker.majorant import Excess
-from fenchel.checker.majorant import Loss as Exact
-from fenchel.checker.moments import Moments
+from fenchel.checker.loss import Excess
+from fenchel.checker.loss import Loss as Exact
+from fenchel.checker.numbers import exact, exacts, identity, symmetric
 from fenchel.errors import CertificateError
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
@@ -48,12 +48,10 @@ def biconjugate_certificate(
     """The certificate of a certified bracket of f** at the moments of N(mean, cov) that ``result.structure`` sees."""
     family = result.structure
     frame = MomentFrame.of(mean, cov, family)
-    block = _block(cov, family)
     written = loss.record()
     known = Exact.read(written)
     scale = max(1.0, abs(result.value))
-    moments = {"mean": hexes(mean), "covariance": hexes(block)}
-    exact_moments = Moments(family, moments, mean.size)
+    moments = {"mean": hexes(mean), "covariance": hexes(_seen(cov, family))}
     majorant = majorant_of(loss, result, frame, cov, 2e-14 * scale)
     lower_proof, majorant = prove(loss, known, majorant, result.atoms, 4e-14 * scale, limits)
     record: dict[str, Any] = {
@@ -66,13 +64,11 @@ def biconjugate_certificate(
             "center": hexes(majorant.center),
             "constant": hexes(majorant.constant),
             "slope": hexes(majorant.slope),
-            "curvature": hexes(_shape(majorant.curvature, family)),
+            "curvature": hexes(majorant.curvature),
         },
         "proof": {"lower": lower_proof},
     }
-    found = upper_proof(known, exact_moments, frame, result, loss)
-    record["proof"] |= found.pop("proof")
-    record |= found
+    record |= exact_atoms(known, symmetric(moments["covariance"], mean.size), frame, result, loss)
     return _claimed(record, result.lower, result.upper, scale)
 
 
@@ -109,7 +105,7 @@ def conjugate_certificate(
         "claim": {"quantity": "conjugate"},
         "loss": written,
         "family": family,
-        "moments": {"lam1": hexes(lam1), "lam2": hexes(lam2)},
+        "moments": {"lam1": hexes(lam1), "lam2": hexes(matrix)},
         "majorant": {"constant": hexes(majorant.constant)},
         "atoms": hexes(inner.argmax[None, :]),
         "weights": hexes([1.0]),
@@ -131,13 +127,10 @@ def sam_certificate(
     scale = max(1.0, abs(found.value))
     zero = np.zeros(loss.dim)
     start = Majorant(zero, found.upper - 0.5 * delta * float(theta @ theta), zero, np.zeros((loss.dim, loss.dim)))
-    basis = rho * np.eye(loss.dim)
     anchors = found.info["maximizers"] / rho
-    excess = Excess(known, start.exact(), hexes(theta), hexes(basis), sphere=True)
-    records = [{"point": hexes(u)} for u in anchors]
-    for record in records:
-        excess.add(record)
-    tree = grow(excess, anchors, small=0.0, max_boxes=limits.max_boxes, max_seconds=limits.max_seconds)
+    excess = Excess(known, start.exact(), exacts(hexes(theta), loss.dim), exact(hexes(rho)) * identity(loss.dim))
+    problem = Problem(excess, anchors, [{"point": hexes(u)} for u in anchors], sphere=True)
+    tree = grow(problem, small=0.0, max_boxes=limits.max_boxes, max_seconds=limits.max_seconds)
     point = _inside(theta, found.argmax, rho)
     record = {
         "version": VERSION,
@@ -148,7 +141,7 @@ def sam_certificate(
         "majorant": {"constant": hexes(start.constant + 0.5 * delta * float(theta @ theta))},
         "atoms": hexes([point]),
         "weights": hexes([1.0]),
-        "proof": {"lower": {"anchors": records, "tree": tree.nodes}},
+        "proof": {"lower": {"anchors": problem.records, "tree": tree.nodes}},
     }
     return _claimed(record, found.lower, found.upper, scale)
 
@@ -183,16 +176,12 @@ def _claimed(record: dict[str, Any], lower: float, upper: float, scale: float) -
     return Certificate(record | {"claim": claim})
 
 
-def _block(cov: Array, family: str) -> Any:
-    """The covariance as the family sees it, exactly."""
+def _seen(cov: Array, family: str) -> Any:
+    """A covariance of which the family sees the same, exactly."""
     if family == "full":
         return cov
-    if family == "diagonal":
-        return np.diag(cov).copy()
-    return sum((Fraction(float(v)) for v in np.diag(cov)), Fraction(0)) / cov.shape[0]
-
-
-def _shape(matrix: Array, family: str) -> Any:
-    if family == "full":
-        return matrix
-    return np.diag(matrix).copy() if family == "diagonal" else float(matrix[0, 0])
+    diagonal = [Fraction(float(v)) for v in np.diag(cov)]
+    if family == "isotropic":
+        diagonal = [sum(diagonal, Fraction(0)) / cov.shape[0]] * cov.shape[0]
+    n = range(cov.shape[0])
+    return [[diagonal[i] if i == j else Fraction(0) for j in n] for i in n]

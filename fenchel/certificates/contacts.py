@@ -5,12 +5,13 @@ from __future__ import annotations
 from fractions import Fraction
 
 import numpy as np
+from flint import arb_mat
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from fenchel.certificates.majorant import Majorant
-from fenchel.checker.majorant import Excess
-from fenchel.checker.numbers import balls
+from fenchel.checker.loss import Excess
+from fenchel.checker.numbers import exacts
 from fenchel.losses import Loss
 from fenchel.losses.exact_text import hexes
 
@@ -90,7 +91,7 @@ def distinct(theta: Array, basis: Array) -> Array:
     return np.asarray(theta[np.argmax(near, axis=1) == np.arange(theta.shape[0])])
 
 
-def jump_slopes(loss: Loss, reference: Excess, theta: Array, u: Array) -> Array | None:
+def jump_slopes(loss: Loss, excess: Excess, theta: Array, u: Array, basis: Array) -> Array | None:
     """Slopes >= 0 for the terms that jump at this contact, such that l - Q has none there; None without jumps."""
     planes, linear = jumps(loss), loss.in_predictors()
     if planes is None or linear is None:
@@ -100,10 +101,8 @@ def jump_slopes(loss: Loss, reference: Excess, theta: Array, u: Array) -> Array 
     touched = np.abs(rows @ theta + offsets) <= 1e-9 * (np.abs(rows) @ np.abs(theta) + np.abs(offsets))
     slopes = np.zeros(touched.size)
     if touched.any():
-        at = balls(hexes(u), u.size)
-        turned = reference.own[1] + reference.own[2] * at + reference.terms.anchor(at).slope
-        slope = np.array([float(x) for x in turned.entries()])
-        basis = np.array([[float.fromhex(x) for x in row] for row in reference.axes])
+        at = arb_mat(exacts(hexes(u), u.size))
+        slope = np.array([float(x) for x in excess.above(at)(at, 0 * at)[1].entries()])
         system = (rows * weights[:, None])[touched] @ basis
         slopes[touched] = nnls(system.T, -slope)[0]
     return slopes

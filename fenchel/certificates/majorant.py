@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
-from flint import arb, fmpq
+from flint import arb
 from numpy.typing import NDArray
 
-from fenchel.checker.majorant import Loss as Exact
+from fenchel.checker.loss import Loss as Exact
+from fenchel.checker.loss import Quadratic
 from fenchel.checker.numbers import above, exact, exacts
 from fenchel.losses import Loss
 from fenchel.losses.exact_text import hexes
@@ -31,10 +32,10 @@ class Majorant:
     slope: Array
     curvature: Array
 
-    def exact(self) -> tuple[list[fmpq], fmpq, list[fmpq], list[list[fmpq]]]:
+    def exact(self) -> Quadratic:
         """The same in rationals."""
         n = self.center.size
-        return (
+        return Quadratic(
             exacts(hexes(self.center), n),
             exact(hexes(self.constant)),
             exacts(hexes(self.slope), n),
@@ -75,13 +76,5 @@ def _dot(first: float, row: Array, mean: Array) -> float:
 
 def height(known: Exact, majorant: Majorant, theta: Array) -> float:
     """l - Q at a point, at least the exact value."""
-    center, u, v, w = majorant.exact()
     point = exacts(hexes(theta), theta.size)
-    n = range(theta.size)
-    step = [p - c for p, c in zip(point, center, strict=True)]
-    q = (
-        u
-        + sum((v[i] * step[i] for i in n), fmpq(0))
-        + sum((w[i][j] * step[i] * step[j] for i in n for j in n), fmpq(0))
-    )
-    return above(known.value(point) - arb(q))
+    return above(known.value(point) - arb(majorant.exact().value(point)))

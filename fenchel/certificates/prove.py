@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fenchel.certificates.boxes import Open, grow
+from fenchel.certificates.boxes import Open, Problem, grow
 from fenchel.certificates.contacts import distinct, find_contacts, jump_slopes
 from fenchel.certificates.majorant import Majorant, height
-from fenchel.checker.majorant import Excess
-from fenchel.checker.majorant import Loss as Exact
+from fenchel.checker.loss import Excess
+from fenchel.checker.loss import Loss as Exact
+from fenchel.checker.numbers import exacts
 from fenchel.errors import CertificateError
 from fenchel.losses import Loss
 from fenchel.losses.exact_text import hexes
@@ -68,16 +69,21 @@ def _closed(
     origin = contacts[0]
     points = np.linalg.solve(basis, (contacts - origin).T).T
     records = [{"point": hexes(u)} for u in points]
-    reference = Excess(known, majorant.exact(), hexes(origin), hexes(basis))
+    frame = exacts(hexes(origin), origin.size), exacts(hexes(basis), origin.size, origin.size)
+    reference = Excess(known, majorant.exact(), *frame)
     for k, record in enumerate(records):
-        slopes = jump_slopes(loss, reference, contacts[k], points[k])
+        slopes = jump_slopes(loss, reference, contacts[k], points[k], basis)
         if slopes is not None:
-            record["jumps"] = hexes(slopes)
+            record["tilts"] = hexes(slopes)
     top = max(height(known, majorant, contact) for contact in contacts)
     lifted = Majorant(majorant.center, majorant.constant + top + room, majorant.slope, majorant.curvature)
-    excess = Excess(known, lifted.exact(), hexes(origin), hexes(basis))
-    for record in records:
-        excess.add(record)
-    tree = grow(excess, points, small=small, max_boxes=limits.max_boxes, max_seconds=limits.max_seconds)
-    proof = {"origin": hexes(origin), "basis": hexes(basis), "anchors": records, "root": tree.root, "tree": tree.nodes}
+    problem = Problem(Excess(known, lifted.exact(), *frame), points, records)
+    tree = grow(problem, small=small, max_boxes=limits.max_boxes, max_seconds=limits.max_seconds)
+    proof = {
+        "origin": hexes(origin),
+        "basis": hexes(basis),
+        "anchors": problem.records,
+        "root": tree.root,
+        "tree": tree.nodes,
+    }
     return proof, lifted

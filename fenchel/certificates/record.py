@@ -37,17 +37,17 @@ class Certificate:
         q = self.record["majorant"]
         step = np.asarray(theta, dtype=float) - _floats(q["center"])
         block = _floats(q["curvature"])
-        curved = step @ block if block.ndim == 2 else step * block
-        return np.asarray(float(_floats(q["constant"])) + step @ _floats(q["slope"]) + np.sum(curved * step, axis=1))
+        return np.asarray(
+            float(_floats(q["constant"])) + step @ _floats(q["slope"]) + np.sum(step @ block * step, axis=1)
+        )
 
     def boxes(self) -> NDArray[np.float64]:
-        """The corners (B, 2^P, P) of the boxes that prove the majorant, in theta; none where one quadratic did."""
+        """The corners (B, 2^P, P) of the boxes that prove the majorant, in theta."""
         proof = self.record["proof"]["lower"]
         origin, basis = _floats(proof["origin"]), _floats(proof["basis"])
         dim = origin.size
-        if not proof["tree"]:
-            return np.zeros((0, 2**dim, dim))
-        stack = [(_floats(proof["root"]["lo"]), _floats(proof["root"]["hi"]))]
+        radius = float.fromhex(proof["root"]["radius"])
+        stack = [(np.full(dim, -radius), np.full(dim, radius))]
         found = []
         for axis, number, *_ in proof["tree"]:
             lo, hi = stack.pop()

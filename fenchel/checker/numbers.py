@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from flint import arb, arb_mat, fmpq
+from flint import arb, arb_mat, fmpq, fmpq_mat
 
-__all__ = ["Refused", "above", "ball", "balls", "below", "column", "exact", "exacts", "identity", "positive", "solved"]
+__all__ = ["Refused", "above", "ball", "below", "exact", "exacts", "identity", "inverse_form", "positive", "symmetric"]
 
 
 class Refused(Exception):
@@ -21,7 +21,7 @@ def exact(text: Any) -> fmpq:
             return fmpq(*float.fromhex(text).as_integer_ratio())
         numerator, _, denominator = text.partition("/")
         return fmpq(int(numerator), int(denominator or 1))
-    except (TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
         raise Refused(f"{text!r} is not an exact number (a hexadecimal float or a ratio of integers)") from error
 
 
@@ -30,59 +30,50 @@ def ball(text: Any) -> arb:
     return arb(exact(text))
 
 
-def exacts(record: Any, *shape: int) -> list[Any]:
-    """Nested lists of exact numbers with the given shape."""
-    return _nested(record, shape, exact)
+def exacts(record: Any, rows: int, columns: int | None = None) -> fmpq_mat:
+    """A list of numbers as a column, or a list of lists as a matrix."""
+    lines = [[x] for x in record] if columns is None and isinstance(record, list) else record
+    width = columns or 1
+    if not (
+        isinstance(lines, list) and len(lines) == rows and all(isinstance(x, list) and len(x) == width for x in lines)
+    ):
+        raise Refused(f"a matrix of {rows} rows and {width} columns was expected")
+    return fmpq_mat(rows, width, [exact(text) for line in lines for text in line])
 
 
-def balls(record: Any, *shape: int) -> arb_mat:
-    """A vector (as a column) or a matrix of balls."""
-    nested = _nested(record, shape, ball)
-    flat = nested if len(shape) == 1 else [entry for row in nested for entry in row]
-    return arb_mat(shape[0], 1 if len(shape) == 1 else shape[1], flat)
+def symmetric(record: Any, size: int) -> fmpq_mat:
+    """A symmetric matrix."""
+    matrix = exacts(record, size, size)
+    if matrix != matrix.transpose():
+        raise Refused("a matrix is not symmetric")
+    return matrix
 
 
-def _nested(record: Any, shape: tuple[int, ...], read: Any) -> list[Any]:
-    if not isinstance(record, list) or len(record) != shape[0]:
-        raise Refused(f"a list of {shape[0]} numbers was expected")
-    if len(shape) == 1:
-        return [read(text) for text in record]
-    return [_nested(part, shape[1:], read) for part in record]
+def identity(size: int) -> fmpq_mat:
+    return fmpq_mat(size, size, [int(i == j) for i in range(size) for j in range(size)])
 
 
-def column(entries: list[arb]) -> arb_mat:
-    """(n, 1)."""
-    return arb_mat(len(entries), 1, entries)
-
-
-def identity(dim: int) -> arb_mat:
-    return arb_mat(dim, dim, [int(i == j) for i in range(dim) for j in range(dim)])
+def inverse_form(matrix: arb_mat, x: arb_mat) -> arb:
+    """x^T matrix^-1 x; infinite unless every symmetric matrix in this interval matrix is positive definite."""
+    size, total = matrix.nrows(), arb(0)
+    rows = [[*line, y] for line, y in zip(matrix.table(), x.entries(), strict=True)]
+    for k, top in enumerate(rows):
+        if not top[k] > 0:
+            return arb.pos_inf()
+        total += top[size] ** 2 / top[k]
+        for row in rows[k + 1 :]:
+            factor = row[k] / top[k]
+            row[k + 1 :] = [a - factor * b for a, b in zip(row[k + 1 :], top[k + 1 :], strict=True)]
+    return total
 
 
 def positive(matrix: arb_mat) -> bool:
-    """Every symmetric matrix in this interval matrix is positive definite (elimination with positive pivots)."""
-    size = matrix.nrows()
-    rows = [[matrix[i, j] for j in range(size)] for i in range(size)]
-    for k in range(size):
-        if not rows[k][k] > 0:
-            return False
-        for i in range(k + 1, size):
-            factor = rows[i][k] / rows[k][k]
-            for j in range(k + 1, size):
-                rows[i][j] -= factor * rows[k][j]
-    return True
-
-
-def solved(matrix: arb_mat, right: arb_mat) -> arb_mat:
-    """matrix^-1 right; Refused where the precision does not allow it."""
-    try:
-        return matrix.solve(right)
-    except ZeroDivisionError as error:
-        raise Refused("a matrix cannot be inverted at this precision") from error
+    """Every symmetric matrix in this interval matrix is positive definite."""
+    return bool(inverse_form(matrix, arb_mat(matrix.nrows(), 1)).is_finite())
 
 
 def below(x: arb) -> float:
-    """The largest float that is certainly at most x."""
+    """A float that is certainly at most x."""
     return -above(-x)
 
 

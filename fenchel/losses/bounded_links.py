@@ -15,7 +15,7 @@ Array = NDArray[np.float64]
 class IndicatorLink(Link):
     """1 for z >= 0, else 0: the upper semicontinuous indicator."""
 
-    name = "indicator"
+    name = "step"
     convex = False
     bounded = True
     least = 0.0

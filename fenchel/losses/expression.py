@@ -14,6 +14,7 @@ from fenchel.errors import MissingDependencyError
 from fenchel.losses.builtin import Quadratic
 from fenchel.losses.calculus import Node, jets
 from fenchel.losses.curvature_bounds import curvature_bound
+from fenchel.losses.exact_text import hexes
 from fenchel.losses.formula import ZERO, read, simplified
 from fenchel.losses.user import UserLoss
 
@@ -57,7 +58,12 @@ class ExpressionLoss(UserLoss):
         ratio = [[_ratio(x) for x in row] for row in H]
         quadratic = {"H": ratio, "b": [_ratio(x) for x in b], "c": _ratio(c)}
         names = {"variables": list(self.variables), "text": self.text}
-        return {"kind": "expression", "dim": self.dim, **names, **quadratic, "remainder": self.remainder}
+        eye, zero = hexes(np.eye(self.dim)), hexes(np.zeros(self.dim))
+        parts = self.remainder[1:] if self.remainder[0] == "add" else [self.remainder]
+        rest = [part for part in parts if part[0] != "softplus"]  # of which the checker knows more if they are alone
+        trees = [part for part in parts if part[0] == "softplus"] + ([["add", *rest]] if rest[1:] else rest)
+        groups = [{"tree": tree, "rows": [eye], "offsets": [zero], "weights": hexes([1.0])} for tree in trees]
+        return {"dim": self.dim, **names, **quadratic, "groups": groups}
 
     def minorant(self) -> tuple[float, Array, Array] | None:
         """The polynomial part less a quadratic above the remainder's negative; None where none is known."""
@@ -74,7 +80,7 @@ class ExpressionLoss(UserLoss):
     def _growth(self, tree: Node) -> tuple[float, Array, Array] | None:
         """(c, b, H) with tree <= c + b.theta + theta^T H theta / 2 everywhere; None where none is known."""
         try:
-            from fenchel.checker.growth import float_quadratic
+            from fenchel.losses.growth import float_quadratic
         except ImportError as error:
             raise MissingDependencyError(
                 "from_expression needs python-flint; install it with: pip install 'fenchel[check]'"

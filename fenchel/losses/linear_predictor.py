@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -133,13 +134,19 @@ class LinearPredictorLoss(Loss):
         return total
 
     def record(self) -> dict[str, Any]:
-        """The loss as certificates hold it; ValueError for links of which the checker knows nothing."""
+        """The loss as certificates hold it; ValueError for links that are given by code."""
         groups = []
         for group in self.groups:
-            parts = {name: hexes(getattr(group, name)) for name in ("rows", "offsets", "weights")}
-            groups.append(group.link.record() | parts)
+            if not group.link.name:
+                raise ValueError(f"a certificate cannot hold {group.link!r}, which is given by code")
+            unit = Fraction(group.link.delta)
+            rows = [[[Fraction(float(x)) / unit for x in row]] for row in group.rows]
+            offsets = [[Fraction(float(o)) / unit] for o in group.offsets]
+            weights = [Fraction(float(w)) * unit**2 for w in group.weights]
+            columns = {"rows": hexes(rows), "offsets": hexes(offsets), "weights": hexes(weights)}
+            groups.append({"tree": [group.link.name, ["var", 0]]} | columns)
         quadratic = {name: hexes(getattr(self, name)) for name in ("H", "b", "c")}
-        return {"kind": "linear-predictors", "dim": self.dim, **quadratic, "groups": groups}
+        return {"dim": self.dim, **quadratic, "groups": groups}
 
     def minorant(self) -> tuple[float, Array, Array] | None:
         """The quadratic, tangents of convex terms at 0, and what bounded terms are least."""

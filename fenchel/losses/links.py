@@ -38,17 +38,12 @@ class Link(ABC):
     least: ClassVar[float | None] = None
     #: (a, c): g(z) = a z + h((z - c)^2) with h concave, the rule of closed forms; None where there is no such form.
     rule: tuple[float, float] | None = (0.0, 0.0)
-    #: Under which the checker of certificates knows it.
+    #: For certificates: g(z) = delta^2 f(z / delta) for the f that the checker knows under this name.
     name: ClassVar[str] = ""
+    delta: float = 1.0
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
-
-    def record(self) -> dict[str, str]:
-        """What certificates say of the link; ValueError where the checker knows nothing of it."""
-        if not self.name:
-            raise ValueError(f"a certificate cannot hold {self!r}, which is given by code")
-        return {"link": self.name}
 
     @abstractmethod
     def value(self, z: Array) -> Array: ...
@@ -185,7 +180,7 @@ class ReLULink(_EvenLink):
 class AbsLink(_EvenLink):
     """|z|."""
 
-    name = "absolute"
+    name = "abs"
     kinks = (0.0,)
     slopes = (-1.0, 1.0)
 
@@ -222,12 +217,9 @@ def _two_piece_curvature(z0: Array, lo: Array, hi: Array, jump: float) -> Array:
 
 
 class HuberLink(_EvenLink):
-    """z^2/2 for |z| <= delta, delta |z| - delta^2/2 beyond."""
+    """z^2/2 for |z| <= delta, delta |z| - delta^2/2 beyond: delta^2 times that of z/delta with delta = 1."""
 
     name = "huber"
-
-    def record(self) -> dict[str, str]:
-        return super().record() | {"delta": self.delta.hex()}
 
     def __init__(self, delta: float) -> None:
         self.delta = positive_number(delta, "delta")

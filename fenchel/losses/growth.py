@@ -7,13 +7,14 @@ from typing import Any
 
 from flint import arb, arb_mat
 
-from fenchel.checker.jets import Jet, added, jet, opened, scaled, times
-from fenchel.checker.links import Softplus
+from fenchel.checker.expressions import opened
 from fenchel.checker.numbers import Refused, above, ball
 
 __all__ = ["float_quadratic", "over", "value_range"]
 
 _INFINITE = arb.pos_inf()
+Jet = tuple[arb, arb_mat, arb_mat]
+"""Of a quadratic in u: value, gradient (n, 1) and Hessian (n, n) at u = 0."""
 
 
 def over(node: Any, variables: list[Jet], at: arb_mat, spread: arb) -> Jet:
@@ -23,14 +24,14 @@ def over(node: Any, variables: list[Jet], at: arb_mat, spread: arb) -> Jet:
     """
     name, *parts = opened(node)
     if _degree(node) <= 2:
-        return jet(node, variables)
+        return _quadratic(node, variables)
     if name == "add":
         return reduce(added, (over(part, variables, at, spread) for part in parts))
     factor, rest = _without_constants(node)
     if rest is not node and factor > 0:
         return scaled(factor, over(rest, variables, at, spread))
     if rest is not node and factor < 0 and rest[0] == "exp" and _degree(rest[1]) <= 2:  # -exp is concave
-        inner = jet(rest[1], variables)
+        inner = _quadratic(rest[1], variables)
         a = _at(inner, at) - spread * spread
         return scaled(factor * a.exp(), _raised(inner, 1 - a))
     if name in ("log", "sqrt"):
@@ -40,9 +41,12 @@ def over(node: Any, variables: list[Jet], at: arb_mat, spread: arb) -> Jet:
             return _raised(scaled(1 / a, inner), a.log() - 1)
         return _raised(scaled(1 / (2 * a.sqrt()), inner), a.sqrt() / 2)
     if name == "softplus" and _degree(parts[0]) <= 1:
-        z = jet(parts[0], variables)
-        c, slope, bend = Softplus().everywhere((_at(z, at) ** 2 + spread * spread).sqrt().max(arb(1) / 1024))
-        return _raised(added(scaled(slope, z), scaled(bend / 2, times(z, z))), c)
+        z = _quadratic(parts[0], variables)
+        # softplus(z) = z/2 + (a concave function of z^2): the tangent in z^2 at t^2.
+        t = (_at(z, at) ** 2 + spread * spread).sqrt().max(arb(1) / 1024)
+        bend = (1 / (1 + (-t).exp()) - arb(0.5)) / t
+        square = scaled(bend / 2, times(z, z))
+        return _raised(added(scaled(arb(0.5), z), square), t / 2 + (-t).exp().log1p() - bend * t * t / 2)
     top = value_range(node)[1]
     if top.is_finite():
         return _constant(top, variables)
@@ -66,7 +70,7 @@ def _size(node: Any, variables: list[Jet], at: arb_mat, spread: arb) -> Jet:
         return scaled(abs(factor), _size(rest, variables, at, spread))
     if _degree(node) > 1:
         raise Refused(f"the growth of the expression is not known ({name})")
-    own = jet(node, variables)
+    own = _quadratic(node, variables)
     size = _positive(_at(own, at) ** 2 + spread * spread).sqrt()
     return _raised(scaled(1 / (2 * size), times(own, own)), size / 2)
 
@@ -89,6 +93,33 @@ def float_quadratic(tree: Any, dim: int, spread: float) -> tuple[float, list[flo
     for i in n:
         bent[i][i] = above(bent[i][i] + lost)
     return above(c + lost), linear, bent
+
+
+def _quadratic(node: Any, variables: list[Jet]) -> Jet:
+    """A polynomial of degree two at most."""
+    name, *parts = opened(node)
+    if name == "const":
+        return _constant(ball(parts[0]), variables)
+    if name == "var":
+        own: Jet = variables[parts[0]]
+        return own
+    if name == "pow":
+        return reduce(times, [_quadratic(parts[0], variables)] * parts[1])
+    found = [_quadratic(part, variables) for part in parts]
+    return reduce(added, found) if name == "add" else reduce(times, found)
+
+
+def added(a: Jet, b: Jet) -> Jet:
+    return a[0] + b[0], a[1] + b[1], a[2] + b[2]
+
+
+def scaled(factor: arb, a: Jet) -> Jet:
+    return factor * a[0], factor * a[1], factor * a[2]
+
+
+def times(a: Jet, b: Jet) -> Jet:
+    cross = a[1] * b[1].transpose()
+    return a[0] * b[0], a[0] * b[1] + b[0] * a[1], a[0] * b[2] + b[0] * a[2] + cross + cross.transpose()
 
 
 def _at(quadratic: Jet, u: arb_mat) -> arb:
