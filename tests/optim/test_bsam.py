@@ -105,7 +105,9 @@ def test_a_step_within_a_compiled_function(dtype: torch.dtype) -> None:
         model = torch.compile(net, backend=counted) if compiled else net
 
         def step(opt: Any = opt, model: Any = model, x: Tensor = x, y: Tensor = y) -> Tensor:
-            loss: Tensor = opt.step(closures_for(model, opt, x * 2 - x, y, 2))
+            z, half = x * 2 - x, len(x) // 2
+            halves = [closure_for(model, opt, z[:half], y[:half]), closure_for(model, opt, z[half:], y[half:])]
+            loss: Tensor = opt.step(halves)
             return loss + 1
 
         run = torch.compile(step, backend="aot_eager") if compiled else step
