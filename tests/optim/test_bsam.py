@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optim_cases import SETTINGS, FedBSAM, closure_for, closures_for, data, flat, minimizing, network, state, train
+from optim_cases import SETTINGS, FedBSAM, closure_for, data, flat, minimizing, network, state, train
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
