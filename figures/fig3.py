@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
@@ -15,7 +17,8 @@ PANELS = ("exact Bayes", "SAM", "SAM + Laplace", "bSAM", "bSAM, sqrt(N)")
 _MAPS_CAPTION = r"""
 Colour: predicted probability of class 1, white: one half. Black line: the decision boundary; thin lines:
 probabilities 0.1, 0.25, 0.75, 0.9. Crosses: class 0; discs: class 1. $\delta_0$: precision of the prior. bSAM is
-Algorithm 1 as printed, and with the factor $\sqrt{N}$ in its update of $s$.
+Algorithm 1 as printed, and with the factor $\sqrt{N}$ in its update of $s$. Below a map: the settings, chosen on other
+draws ($\rho$: radius, 0 is the maximum a posteriori; $\gamma$: damping).
 """
 _DRAWS_CAPTION = r"""
 One dot: one separable draw of the data; bar: the median. Top: doubt is the mean of 1 minus the larger class
@@ -33,12 +36,14 @@ def draw(stored: Stored) -> dict[str, Figure]:
 
 def _maps(stored: Stored) -> Figure:
     figure, grid = plt.subplots(1, len(PANELS), figsize=(TEXT_WIDTH, 1.75), sharex=True, sharey=True)
-    arrays = stored.arrays
+    arrays, prior = stored.arrays, f"{stored.settings['example prior']:g}"
+    settings = stored.numbers["separable"][prior]["settings"]
     for axes, name in zip(grid, PANELS, strict=True):
         image = probability_map(axes, arrays["first_axis"], arrays["second_axis"], arrays[f"map/{name}"])
         scatter_classes(axes, arrays["inputs"], arrays["labels"], 5)
         axes.set_title(TITLES.get(name, name))
-    grid[0].set_xlabel(rf"draw {int(arrays['example'])}, $\delta_0 = {stored.settings['example prior']:g}$", fontsize=7)
+        below = settings.get(name, f"draw {int(arrays['example'])}, delta_0 {prior}")
+        axes.set_xlabel(re.sub(r"(rho|gamma|delta_0) ", r"$\\\1$ = ", below), fontsize=7)
     figure.colorbar(image, ax=list(grid), label="P(class 1)", shrink=0.9, aspect=16, pad=0.01)
     caption(figure, _MAPS_CAPTION)
     return figure
