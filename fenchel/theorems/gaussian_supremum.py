@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from fenchel.expectation.expected_loss import expected_loss, expected_loss_result
+from fenchel.divergence import dense
+from fenchel.expectation.expected_loss import expected_loss_result
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
 
@@ -97,7 +98,7 @@ class _Problem:
         self.scales = {"full": self.dim, "diagonal": self.dim, "isotropic": 1}[structure]
         self.below = np.tril_indices(self.dim, -1)
         self.evaluations = 0
-        self.full = _dense(lam2, self.dim)
+        self.full = dense(lam2, self.dim)
 
     def late(self) -> bool:
         return time.perf_counter() > self.deadline
@@ -127,17 +128,16 @@ class _Problem:
 
     def at(self, mean: Array, sd: float) -> float:
         """The objective at N(mean, sd^2 I)."""
-        self.evaluations += 1
-        block: Any = {"full": sd**2 * np.eye(self.dim), "diagonal": np.full(self.dim, sd**2), "isotropic": sd**2}
-        q = Gaussian(mean, block[self.structure])
-        linear = float(self.lam1 @ mean + mean @ self.full @ mean + sd**2 * np.trace(self.full))
-        return linear + expected_loss(self.loss, q)
+        return self.value(np.concatenate([mean, np.full(self.scales, np.log(sd)), self.uncorrelated()]), _ROUGH)
+
+    def uncorrelated(self) -> Array:
+        """The coordinates below the diagonal of a Gaussian with a diagonal covariance."""
+        return np.zeros(self.below[0].size if self.structure == "full" else 0)
 
     def random(self, rng: np.random.Generator, center: Array, spread: Array) -> Array:
         mean = center + spread * rng.normal(size=self.dim) * rng.choice([0.3, 1.0, 2.0])
         scales = np.log(spread.mean()) + rng.uniform(-4.0, 0.5, size=self.scales)
-        extra = np.zeros(self.below[0].size if self.structure == "full" else 0)
-        return np.concatenate([mean, scales, extra])
+        return np.concatenate([mean, scales, self.uncorrelated()])
 
     def factor(self, x: Array) -> Array:
         scales = np.exp(x[self.dim : self.dim + self.scales])
@@ -198,9 +198,3 @@ class _Problem:
         with suppress(StopIteration):
             minimize(objective, x, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
         return best[0], -float(best[1])
-
-
-def _dense(block: Array, dim: int) -> Array:
-    if block.ndim == 2:
-        return block
-    return np.diag(np.broadcast_to(block, (dim,))).astype(float)
