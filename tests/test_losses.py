@@ -126,6 +126,17 @@ def test_link_majorants_lie_above_on_their_interval(
     assert bent.max() <= link.curvature_sup(np.array(lo), np.array(hi)) + 1e-13
 
 
+@pytest.mark.parametrize("link", LINKS, ids=repr)
+def test_links_lie_above_their_lines_and_are_no_steeper_than_said(link: Link) -> None:
+    z = np.linspace(-30.0, 30.0, 4001)
+    contacts = np.array([-7.0, -0.3, 0.0, 0.4, 9.0])
+    value, slope = link.below(contacts)
+    lines = value + slope * (z[:, None] - contacts)
+    assert (lines <= link.value(z)[:, None] + 1e-12 * (1.0 + np.abs(lines))).all()
+    if link.continuous:
+        assert (np.abs(link.slope(z)) <= link.steepest).all()
+
+
 @pytest.mark.parametrize("link", [SoftplusLink(), HuberLink(0.8), AbsLink(), ReLULink()], ids=repr)
 def test_even_links_have_the_smallest_majorant(link: Link) -> None:
     """The curvature is not only enough: a slightly smaller one fails somewhere in the interval."""

@@ -8,7 +8,16 @@ from hypothesis import find, given, settings
 from hypothesis import strategies as st
 
 from fenchel import minimize_sam, sam_objective, verify_theorem2
-from fenchel.losses import LinearPredictorLoss, LogisticRegression, Quadratic, Softplus, Terms, ThreeWells
+from fenchel.losses import (
+    LinearPredictorLoss,
+    LogisticRegression,
+    Quadratic,
+    Softplus,
+    SquareConcave,
+    SquaredReLU,
+    Terms,
+    ThreeWells,
+)
 from fenchel.losses.bounded_links import BumpLink
 from fenchel.sharpness.ball import ball_maximum
 from fenchel.sharpness.pair_kinds import classify
@@ -108,6 +117,21 @@ def test_the_proximal_form_bounds_the_ball(seed: int, dim: int, rho: float, sigm
     ball = ball_maximum(loss, theta, rho)
     free = proximal_sup(loss, theta, sigma)
     assert ball.lower <= free.upper + 0.5 * rho**2 / sigma**2 + 1e-10
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [SquaredReLU(0.5), SquareConcave(np.log1p, lambda u: 1 / (1 + u), lambda u: -1 / (1 + u) ** 2, center=1.0)],
+    ids=["squared ReLU", "Cauchy"],
+)
+def test_losses_without_a_known_steepest_slope(loss: LinearPredictorLoss) -> None:
+    theta = np.linspace(-4.0, 4.0, 8001)
+    around = theta[:, None] + np.linspace(-0.3, 0.3, 61)
+    on_grid = loss(around.reshape(-1, 1)).reshape(around.shape).max(axis=1) + 0.25 * theta**2
+    measured = verify_theorem2(loss, 0.3, 0.5).measured
+    assert measured["certified"]
+    assert measured["sam_value"] == pytest.approx(on_grid.min(), abs=1e-3)
+    assert measured["pairs_map"] is (None if measured["pairs"] == 0 else True)
 
 
 def test_the_worked_quadratic_has_pairs_up_to_its_threshold_and_a_kink_beyond() -> None:

@@ -18,7 +18,6 @@ class IndicatorLink(Link):
     name = "step"
     convex = False
     bounded = True
-    least = 0.0
     continuous = False
     kinks = (0.0,)
     rule = None
@@ -49,6 +48,9 @@ class IndicatorLink(Link):
     def sup(self, lo: Array, hi: Array) -> Array:
         return self.value(hi)
 
+    def below(self, z: Array) -> Tangent:
+        return np.zeros_like(z), np.zeros_like(z)
+
 
 class BumpLink(Link):
     """-exp(-z^2/2): a well of depth 1 and width 1."""
@@ -56,7 +58,7 @@ class BumpLink(Link):
     name = "bump"
     convex = False
     bounded = True
-    least = -1.0
+    steepest = float(np.exp(-0.5))  # at z = +-1
 
     def value(self, z: Array) -> Array:
         return np.asarray(-np.exp(-0.5 * np.square(z)))
@@ -83,3 +85,6 @@ class BumpLink(Link):
 
     def sup(self, lo: Array, hi: Array) -> Array:
         return np.maximum(self.value(np.asarray(lo)), self.value(np.asarray(hi)))
+
+    def below(self, z: Array) -> Tangent:
+        return -np.ones_like(z), np.zeros_like(z)

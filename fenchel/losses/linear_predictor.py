@@ -148,17 +148,13 @@ class LinearPredictorLoss(Loss):
         quadratic = {name: hexes(getattr(self, name)) for name in ("H", "b", "c")}
         return {"dim": self.dim, **quadratic, "groups": groups}
 
-    def minorant(self) -> tuple[float, Array, Array] | None:
-        """The quadratic, tangents of convex terms at 0, and what bounded terms are least."""
+    def minorant(self) -> tuple[float, Array, Array]:
+        """The quadratic, and for each term a line below it at theta = 0."""
         constant, slope = self.c, self.b.copy()
         for group in self.groups:
-            if group.link.least is not None:
-                constant += group.link.least * float(group.weights.sum())
-            elif group.link.convex:
-                constant += float(group.link.value(group.offsets) @ group.weights)
-                slope = slope + (group.link.slope(group.offsets) * group.weights) @ group.rows
-            else:
-                return None
+            value, rise = group.link.below(group.offsets)
+            constant += float(value @ group.weights)
+            slope = slope + (rise * group.weights) @ group.rows
         return constant, slope, self.H
 
     def compose(self, matrix: Any, offset: Any = None) -> LinearPredictorLoss:

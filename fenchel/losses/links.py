@@ -34,8 +34,6 @@ class Link(ABC):
     bend: ClassVar[float] = 0.0
     #: sup |g| is finite.
     bounded: ClassVar[bool] = False
-    #: inf g, for links that are not convex; None where it is not finite or not known.
-    least: ClassVar[float | None] = None
     #: (a, c): g(z) = a z + h((z - c)^2) with h concave, the rule of closed forms; None where there is no such form.
     rule: tuple[float, float] | None = (0.0, 0.0)
     #: For certificates: g(z) = delta^2 f(z / delta) for the f that the checker knows under this name.
@@ -44,6 +42,11 @@ class Link(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
+
+    @property
+    def steepest(self) -> float:
+        """sup |g'|: of a convex g the steeper of its slopes at infinity; inf where it is not known."""
+        return max(map(abs, self.slopes)) if self.convex else np.inf
 
     @abstractmethod
     def value(self, z: Array) -> Array: ...
@@ -74,6 +77,10 @@ class Link(ABC):
     def tangent(self, z: Array) -> Tangent:
         """(g(z), g'(z))."""
         return self.value(z), self.slope(z)
+
+    def below(self, z: Array) -> Tangent:
+        """(value at z, slope) of a line below g: of convex links the tangent at z."""
+        return self.tangent(z)
 
     def tail(self, z: Array) -> Array:
         """g(z) - slopes[1] z for z >= 0, without cancellation where it is small."""

@@ -59,6 +59,11 @@ class SquareConcaveLink(Link):
     def majorant_curvature(self, z0: Array, lo: Array, hi: Array, at: Tangent | None = None) -> Array:
         return np.asarray(2.0 * self.dh(np.square(z0)) * np.ones(np.broadcast(z0, lo, hi).shape))
 
+    def below(self, z: Array) -> Tangent:
+        # h does not decrease.
+        a = self.rule[0] if self.rule else 0.0
+        return a * z + self.h(np.zeros_like(z)), np.full_like(z, a)
+
     def sup(self, lo: Array, hi: Array) -> Array:
         ends = np.maximum(np.abs(lo), np.abs(hi))
         finite = np.isfinite(ends)

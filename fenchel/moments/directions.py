@@ -68,8 +68,7 @@ def _change(white: LinearPredictorLoss, kept: Array, left: Array, flat: Array) -
         moves = length > flat[first : first + length.size]
         first += length.size
         if moves.any():
-            steepest = max(map(abs, group.link.slopes)) if group.link.convex else np.inf
-            total += 0.5 * steepest * (1.0 + straight) * float(group.weights[live][moves] @ length[moves])
+            total += 0.5 * group.link.steepest * (1.0 + straight) * float(group.weights[live][moves] @ length[moves])
     return total
 
 

@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fenchel.losses import Loss
-from fenchel.losses.bounded_links import BumpLink
 from fenchel.sharpness.line import isolate_roots
 from fenchel.sharpness.relaxed_mean import prior_precision
 
@@ -150,11 +149,10 @@ def _radius(loss: Loss, rho: float, delta: float) -> tuple[float, bool]:
     if linear is not None:
         steep = float(np.linalg.norm(linear.b))
         for g in linear.groups:
-            top = np.exp(-0.5) if isinstance(g.link, BumpLink) else max(abs(s) for s in g.link.slopes)
-            steep += float(top * (g.weights @ np.linalg.norm(g.rows, axis=1)))
+            steep += float(g.link.steepest * (g.weights @ np.linalg.norm(g.rows, axis=1)))
         eigen = np.linalg.eigvalsh(linear.H)
         rest = float(np.abs(eigen + delta).min())
-        if rest > 1e-9:
+        if rest > 1e-9 and np.isfinite(steep):
             return (steep + float(np.abs(eigen).max()) * rho + abs(delta) * rho) / rest * (
                 1.0 + 1e-9
             ) + rho + 1e-9, True

@@ -92,7 +92,8 @@ def verify_theorem2(
         }
         exact = measured["pair_residual"] <= 1e-9
         near = measured["pair_distance"] <= 1e-7
-        measured["pairs_map"] = exact and near if (found["complete"] or near) else (None if exact else False)
+        told = found["complete"] or (near and found["pairs"] > 0)
+        measured["pairs_map"] = exact and near if told else (None if exact else False)
     ball = ball_maximum(loss, theta, rho)
     measured |= _at_minimizer(loss, theta, rho, delta, ball)
     return _proved(_judged(loss, outer, ball, measured, rho, delta, tol, left(1.0)), outer)
