@@ -88,7 +88,7 @@ def outcome(
     wanted = [replace(c, precision=context.precision or c.precision) for c in configs(context)]
     command = f"python -m experiments run {name} --scale full --seed {context.seed} --data DIR"
     full = plans.seeded(wanted, replace(context, scale="full"), SEEDS)
-    rehearsal = list({c.method: _rehearsed(c) for c in reversed(wanted) if c.dataset != "cifar100"}.values())
+    rehearsal = _rehearsal([c for c in wanted if c.dataset != "cifar100"])
     remark = ""
     if context.scale == "quick":
         seen = {(c.model, c.method): plans.quick(c) for c in wanted if c.model == "resnet20-frn"}
@@ -136,8 +136,14 @@ def outcome(
     )
 
 
+def _rehearsal(configs: Sequence[Config]) -> list[Config]:
+    """Every method and every task once, on a small part of the training images: a proof that it works, no more."""
+    methods = {c.method: c for c in reversed(configs)}
+    tasks = {(c.model, c.dataset): c for c in reversed(configs)}
+    return [_rehearsed(c) for c in dict.fromkeys([*methods.values(), *tasks.values()])]
+
+
 def _rehearsed(config: Config) -> Config:
-    """The run from end to end on a small part of the training images: a proof that it works, no more."""
     return replace(
         config,
         limit=REHEARSED,
@@ -156,11 +162,12 @@ def _said(rows: Sequence[Row], count: int) -> str:
     begun = f"end to end on {REHEARSED} training images for one epoch, without a meaning for the methods"
     if not rows:
         return f"{begun}: not run"
-    images = ", ".join(sorted({row["settings"]["dataset"] for row in rows}))
+    tasks = "; ".join(sorted({summary.task(row) for row in rows}))
     seconds = sum(row["seconds"] for row in rows)
     accuracy = [100.0 * row["metrics"]["mean"]["accuracy"] for row in rows]
     return (
-        f"{begun}: {len(rows)} of {count} methods were trained, evaluated on the whole test set and stored ({images}; "
+        f"{begun}: {len(rows)} of {count} runs, every method and every task among them, were trained, evaluated on "
+        f"the whole test set and stored ({tasks}; "
         f"{seconds:.0f} s of {rows[0]['device']}, accuracies {min(accuracy):.1f} to {max(accuracy):.1f} %)"
     )
 
