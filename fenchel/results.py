@@ -23,23 +23,34 @@ Array = NDArray[np.float64]
 Evidence = Callable[[Any], "Certificate"]
 
 
-def _certificate(result: Any) -> Certificate:
-    if not result.certified:
-        raise ValueError("only a certified result has a certificate")
-    if result.evidence is None:
-        raise ValueError("this result's proof is not of a kind that a certificate can hold")
-    evidence: Evidence = result.evidence
-    return evidence(result)
+class _Bracket:
+    """lower <= truth <= upper. A lower end above the upper proves one of the two wrong: then nothing is certified."""
 
+    lower: float
+    upper: float
+    certified: bool
+    message: str
+    evidence: Evidence | None
 
-def _never_inverted(result: Any) -> None:
-    """A lower end above the upper proves that one of the two is wrong: nothing is certified then."""
-    if result.certified and result.lower > result.upper:
-        text = (
-            f"the bracket is inverted (lower end {result.lower:.8g}, upper end {result.upper:.8g}): an error of fenchel"
-        )
-        object.__setattr__(result, "certified", False)
-        object.__setattr__(result, "message", "; ".join(part for part in (result.message, text) if part))
+    def __post_init__(self) -> None:
+        if self.certified and self.lower > self.upper:
+            ends = f"lower end {self.lower:.8g}, upper end {self.upper:.8g}"
+            text = f"the bracket is inverted ({ends}): an error of fenchel"
+            object.__setattr__(self, "certified", False)
+            object.__setattr__(self, "message", "; ".join(part for part in (self.message, text) if part))
+
+    def certificate(self) -> Certificate:
+        """The proof of the bracket, to be saved and checked (`fenchel.check`). ValueError if there is none."""
+        if not self.certified:
+            raise ValueError("only a certified result has a certificate")
+        if self.evidence is None:
+            raise ValueError("this result's proof is not of a kind that a certificate can hold")
+        return self.evidence(self)
+
+    @property
+    def gap(self) -> float:
+        """Width of the bracket, in units of the loss; 0 for a proved infinity."""
+        return 0.0 if self.lower == self.upper else self.upper - self.lower
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,7 @@ class Natural:
 
 
 @dataclass(frozen=True)
-class ConjugateResult:
+class ConjugateResult(_Bracket):
     """f*(lambda') = sup_theta <lambda', T(theta)> + l(theta) (Theorem 1, Eq. 10).
 
     ``lower <= f*(lambda') <= upper``; ``value`` is that of the best point found (``lower`` allows for its rounding),
@@ -81,21 +92,9 @@ class ConjugateResult:
     assumes: tuple[str, ...] = ()
     evidence: Evidence | None = field(default=None, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        _never_inverted(self)
-
-    def certificate(self) -> Certificate:
-        """The proof of the bracket, as of `BiconjugateResult`."""
-        return _certificate(self)
-
-    @property
-    def gap(self) -> float:
-        """Width of the bracket; 0 for a proved infinity."""
-        return 0.0 if self.lower == self.upper else self.upper - self.lower
-
 
 @dataclass(frozen=True)
-class BiconjugateResult:
+class BiconjugateResult(_Bracket):
     """f**(mu) (Eq. 8), bracketed: ``lower`` from a majorizing quadratic, ``upper`` from atoms with q's moments.
 
     ``natural`` = (lam1, lam2) is grad f**(mu), the majorant's natural parameter, in the blocks of ``structure``.
@@ -119,18 +118,6 @@ class BiconjugateResult:
     assumes: tuple[str, ...] = ()
     evidence: Evidence | None = field(default=None, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        _never_inverted(self)
-
-    def certificate(self) -> Certificate:
-        """The proof of the bracket, to be saved and checked (`fenchel.check`). ValueError if it is not certified."""
-        return _certificate(self)
-
-    @property
-    def gap(self) -> float:
-        """upper - lower, in units of the loss."""
-        return 0.0 if self.lower == self.upper else self.upper - self.lower
-
 
 @dataclass(frozen=True)
 class SumOfBiconjugates:
@@ -153,7 +140,7 @@ class SumOfBiconjugates:
 
 
 @dataclass(frozen=True)
-class ObjectiveResult:
+class ObjectiveResult(_Bracket):
     """The value of an objective (Eqs. 1 to 3, 11, 12, 18) with a bracket lower <= truth <= upper."""
 
     value: float
@@ -165,18 +152,6 @@ class ObjectiveResult:
     info: dict[str, Any] = field(default_factory=dict)
     assumes: tuple[str, ...] = ()
     evidence: Evidence | None = field(default=None, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        _never_inverted(self)
-
-    def certificate(self) -> Certificate:
-        """The proof of the bracket, as of `BiconjugateResult`."""
-        return _certificate(self)
-
-    @property
-    def gap(self) -> float:
-        """upper - lower."""
-        return 0.0 if self.lower == self.upper else self.upper - self.lower
 
 
 @dataclass(frozen=True)
