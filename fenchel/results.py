@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BiconjugateResult", "ConjugateResult", "Natural", "ObjectiveResult", "SumOfBiconjugates", "Verdict"]
+__all__ = [
+    "BiconjugateResult",
+    "Bracket",
+    "ConjugateResult",
+    "Evidence",
+    "Natural",
+    "ObjectiveResult",
+    "SumOfBiconjugates",
+    "Verdict",
+]
 
 if TYPE_CHECKING:
     from fenchel.certificates.record import Certificate
@@ -23,7 +32,7 @@ Array = NDArray[np.float64]
 Evidence = Callable[[Any], "Certificate"]
 
 
-class _Bracket:
+class Bracket:
     """lower <= truth <= upper. A lower end above the upper proves one of the two wrong: then nothing is certified."""
 
     lower: float
@@ -74,7 +83,7 @@ class Natural:
 
 
 @dataclass(frozen=True)
-class ConjugateResult(_Bracket):
+class ConjugateResult(Bracket):
     """f*(lambda') = sup_theta <lambda', T(theta)> + l(theta) (Theorem 1, Eq. 10).
 
     ``lower <= f*(lambda') <= upper``; ``value`` is that of the best point found (``lower`` allows for its rounding),
@@ -94,7 +103,7 @@ class ConjugateResult(_Bracket):
 
 
 @dataclass(frozen=True)
-class BiconjugateResult(_Bracket):
+class BiconjugateResult(Bracket):
     """f**(mu) (Eq. 8), bracketed: ``lower`` from a majorizing quadratic, ``upper`` from atoms with q's moments.
 
     ``natural`` = (lam1, lam2) is grad f**(mu), the majorant's natural parameter, in the blocks of ``structure``.
@@ -140,7 +149,7 @@ class SumOfBiconjugates:
 
 
 @dataclass(frozen=True)
-class ObjectiveResult(_Bracket):
+class ObjectiveResult(Bracket):
     """The value of an objective (Eqs. 1 to 3, 11, 12, 18) with a bracket lower <= truth <= upper."""
 
     value: float

@@ -8,7 +8,6 @@ the linearized log Z', with the Lagrangian's curvature; f* itself is certified b
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,13 +20,12 @@ from fenchel.bayes.learning_result import family_member, parameter_distance
 from fenchel.bayes.objectives import objective_at, raise_block
 from fenchel.bayes.relaxed_search import certified_search, local_search
 from fenchel.biconjugate import biconjugate
-from fenchel.certificates import Certificate
 from fenchel.checks import check_count, check_problem, check_tolerance
 from fenchel.closed.sums import sum_of_biconjugates
 from fenchel.errors import DomainError
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
-from fenchel.results import Natural
+from fenchel.results import Bracket, Evidence, Natural
 
 __all__ = ["LocalMinimum", "RelaxedResult", "minimize_relaxed", "relaxed_starts"]
 
@@ -47,7 +45,7 @@ class LocalMinimum:
 
 
 @dataclass(frozen=True)
-class RelaxedResult:
+class RelaxedResult(Bracket):
     """The best local minimum of Eq. 18 found.
 
     ``value`` = f*(lambda') - log Z'(lambda'), with the proved bracket ``lower``, ``upper`` of that value at ``natural``
@@ -71,13 +69,7 @@ class RelaxedResult:
     minima: tuple[LocalMinimum, ...] = field(default=())
     message: str = ""
     assumes: tuple[str, ...] = ()
-    evidence: Callable[[], Certificate] | None = field(default=None, repr=False, compare=False)
-
-    def certificate(self) -> Certificate:
-        """The proof of the bracket of Eq. 18 at ``natural`` (`fenchel.check`). ValueError if it is not certified."""
-        if not self.certified or self.evidence is None:
-            raise ValueError("only a certified result has a certificate")
-        return self.evidence()
+    evidence: Evidence | None = field(default=None, repr=False, compare=False)
 
 
 def minimize_relaxed(
@@ -151,7 +143,7 @@ def minimize_relaxed(
         minima=minima,
         message="; ".join(text for text in (stopped, border, several) if text),
         assumes=loss.assumes,
-        evidence=lambda: objective_at(loss, natural, prior, tol=search_tol).certificate(),
+        evidence=lambda _: objective_at(loss, natural, prior, tol=search_tol).certificate(),
     )
 
 
