@@ -16,14 +16,13 @@ pytest.importorskip("torch")
 from experiments.deep import cost
 from experiments.registry import Claim
 from experiments.theory import (
+    approximation,
     biconjugates,
     convexity,
     fig1,
     fig2,
-    fig7,
     flatness,
     max_loss_form,
-    posteriors,
     rule_checks,
     theorem1_sides,
     theorem2,
@@ -191,11 +190,11 @@ def c1(
     rows: dict[str, Any] = {}
     for k, width in enumerate(relaxed):
         each = {"mean_shift": shift, "kl_q_p": 0.0, "kl_from_exact": 0.0, "nll": 0.0, "elbo": 0.0, "relaxed_lower": 0.0}
-        rows[str(k)] = {name: {**each, "width": 1.0} for name in (*posteriors.METHODS, "exact")}
+        rows[str(k)] = {name: {**each, "width": 1.0} for name in (*approximation.METHODS, "exact")}
         rows[str(k)]["relaxed"] |= {"width": width, "source": source if k else "certified"}
         rows[str(k)]["sampled"]["width"] = sampled
         rows[str(k)] |= {"log_evidence": 0.0, "log_evidence_error": 0.0}
-    return posteriors._claim(rows)
+    return approximation.judge_on_data(rows)
 
 
 OUTCOMES: list[tuple[Callable[..., Claim], dict[str, Any], str]] = [
@@ -349,7 +348,7 @@ def at_one_prior(widths: dict[str, tuple[float, float, float]], shift: float = 0
 def test_c1(
     widths: dict[str, tuple[float, float, float]], shift: float, verdict: str, by_axis: dict[str, list[str]]
 ) -> None:
-    claim = fig7.claim_approximation({"1": at_one_prior(widths, shift)}, (20,))
+    claim = approximation.judge_sampled({"1": at_one_prior(widths, shift)}, (20,))
     assert claim.verdict == verdict
     assert claim.numbers["kept by the worst direction"] == by_axis
     assert claim.would_change
@@ -357,7 +356,7 @@ def test_c1(
 
 def test_c1_names_the_priors() -> None:
     narrow = dict.fromkeys(("relaxed", "sampled_20"), (0.1, 0.2, 0.3))
-    claim = fig7.claim_approximation({"1": at_one_prior({}), "0.01": at_one_prior(narrow)}, (20,))
+    claim = approximation.judge_sampled({"1": at_one_prior({}), "0.01": at_one_prior(narrow)}, (20,))
     assert claim.verdict == "held only if"
     assert claim.condition == "the certified f** (delta0 = 1); sampled f**, K = 20 (delta0 = 1)"
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.registry import Claim, Context, Outcome, piece
+from experiments.registry import Context, Outcome, piece
+from experiments.theory.approximation import MEAN_SHIFT, WIDTH_FACTOR, judge_sampled
 from experiments.theory.posterior_metrics import distances, kl_by_grid
 from experiments.theory.rule_checks import (
     check_bound,
@@ -45,14 +46,9 @@ Array = NDArray[np.float64]
 DELTAS = (1.0, 0.1, 0.01)
 # Posteriors by their own names in the stored result; the sampled ones by their number of pieces.
 DETERMINISTIC = {"exact_f": "exact", "relaxed": "relaxed", "per_datum": "per-datum"}
-# C1, decided before the first full run: within a factor of two of the width of the exact posterior, and the mean
-# within one of its standard deviations.
-WIDTH_FACTOR, MEAN_SHIFT = 2.0, 1.0
 # The first draw of the paper's recipe that is separable through the origin, as the paper says of its data.
 DRAW = 1
 SEEDS = 5
-
-
 BY_SEED = ("width", "width_min", "width_max", "mean_shift")
 
 
@@ -80,7 +76,7 @@ def run(context: Context) -> Outcome:
         claim_bound(bound),
         claim_routes(routes, extra),
         claim_monotone(monotone),
-        claim_approximation(numbers, pieces),
+        judge_sampled(numbers, pieces),
     )
     settings = {
         "data": f"Murphy (2012, Ch. 8.4), 60 points, no bias, RandomState({DRAW}), separable through the origin",
@@ -294,106 +290,3 @@ def _summary(delta0: float, found: Mapping[str, Array], pieces: tuple[int, ...])
             for name in [*DETERMINISTIC, *(f"sampled_{k}" for k in pieces)]
         },
     }
-
-
-def claim_approximation(numbers: Mapping[str, Any], pieces: tuple[int, ...]) -> Claim:
-    """C1: which approximation of f** keeps the posterior's width and place, by the criterion set above.
-
-    In every seed; by the geometric mean of the widths over directions, and by the worst direction. Held: every
-    approximation at every prior. Refuted: none at any. Else held only if, with the priors: the paper does not state its
-    own (so since a look at the first separable draw; before, one prior that failed was enough).
-    """
-
-    def values(name: str, prior: str, key: str) -> Array:
-        return np.asarray(numbers[prior]["methods"][name][f"{key}_by_seed"])
-
-    def keeps(name: str, prior: str, least: str = "width", most: str = "width") -> bool:
-        narrow, wide = values(name, prior, least).min(), values(name, prior, most).max()
-        near = values(name, prior, "mean_shift").max() <= MEAN_SHIFT
-        return bool(narrow >= 1.0 / WIDTH_FACTOR and wide <= WIDTH_FACTOR and near)
-
-    def table(*by: str) -> dict[str, list[str]]:
-        found = {name: [prior for prior in numbers if keeps(name, prior, *by)] for name in names}
-        return {name: priors for name, priors in found.items() if priors}
-
-    names = ["relaxed", *(f"sampled_{k}" for k in pieces)]
-    passed, by_axis = table(), table("width_min", "width_max")
-    everywhere = len(passed) == len(names) and all(len(priors) == len(numbers) for priors in passed.values())
-    extremes = {
-        name: {
-            prior: [
-                round(float(values(name, prior, "width_min").min()), 3),
-                round(float(values(name, prior, "width_max").max()), 3),
-            ]
-            for prior in numbers
-        }
-        for name in (*names, "exact_f")
-    }
-    widths = {name: [round(n["methods"][name]["width"], 3) for n in numbers.values()] for name in (*names, "exact_f")}
-    worst = {
-        name: [round(n["methods"][name]["relaxed"] - n["methods"]["relaxed"]["relaxed"], 3) for n in numbers.values()]
-        for name in names
-    }
-    verdict = "held" if everywhere else "held only if" if passed else "refuted"
-    deltas = ", ".join(numbers)
-    statement = (
-        f"Widths relative to the exact posterior (geometric mean of standard deviation ratios; delta0 = {deltas}): "
-        f"certified f** {widths['relaxed']}, exact f {widths['exact_f']}, "
-        + ", ".join(f"sampled program with K = {k} {widths[f'sampled_{k}']}" for k in pieces)
-        + ". "
-    )
-    if verdict == "held only if":
-        statement += f"The posterior is kept only with {_told(passed)}. With the f** of the theory it is " + (
-            "kept there." if "relaxed" in passed else "several times too narrow."
-        )
-    two_ways = max(m["kl_two_ways"] for n in numbers.values() for m in n["methods"].values())
-    mended = max(abs(n["why"]["sampled_with_tangents_at_atoms"] - n["why"]["certified"]) for n in numbers.values())
-    count = pieces[min(1, len(pieces) - 1)]
-    statement += (
-        f" By the certified bound, the posterior of the sampled program (K = {count}) is "
-        f"{[-w for w in worst[f'sampled_{count}']]} nats below the certified optimum."
-    )
-    error = max(abs(n["why"]["sampled"] - n["why"]["certified"]) for n in numbers.values())
-    if mended < 0.01 * error:
-        statement += (
-            f" Why: the program misses -f** by up to {error:.3g}, as no piece sampled from q touches the loss at the "
-            f"far atoms of the worst case; with tangents added at these few atoms it is within {mended:.1e}."
-        )
-    return Claim(
-        "C1",
-        verdict,
-        statement,
-        {
-            "widths": widths,
-            "kept by the geometric mean": passed,
-            "kept by the worst direction": by_axis,
-            "narrowest and widest direction, over seeds and priors": extremes,
-            "certified_bound_below_optimum": worst,
-            "kl_q_p": {
-                name: [n["methods"][name]["kl_q_p"] for n in numbers.values()]
-                for name in (*names, "exact_f", "laplace")
-            },
-            "kl_p_q": {
-                name: [n["methods"][name]["kl_p_q"] for n in numbers.values()]
-                for name in (*names, "exact_f", "laplace")
-            },
-            "mean_shift": {name: [n["methods"][name]["mean_shift"] for n in numbers.values()] for name in names},
-        },
-        f"kept: width within a factor of {WIDTH_FACTOR:g} and mean within {MEAN_SHIFT:g} standard deviation of the "
-        "exact posterior's, in every seed",
-        f"log evidence by two quadratures within {max(n['log_evidence_difference'] for n in numbers.values()):.1e}; "
-        f"KL(q||p) from the evidence and by a grid within {two_ways:.1e}; the relaxed posterior by two routes within "
-        f"{max(n['routes']['posterior_difference'] for n in numbers.values()):.1e} sd; the paper's own program with "
-        f"tangents at the worst-case atoms within {mended:.1e} of the certified value",
-        would_change=f"judged by the worst direction the posterior is kept with {_told(by_axis) or 'none'}",
-        condition=_told(passed) if verdict == "held only if" else "",
-    )
-
-
-def _told(kept: Mapping[str, list[str]]) -> str:
-    """Where the posterior is kept, in words."""
-    words = {"relaxed": "the certified f**"}
-    told = [
-        f"{words.get(n, n.replace('sampled_', 'sampled f**, K = '))} (delta0 = {', '.join(p)})" for n, p in kept.items()
-    ]
-    return "; ".join(told)

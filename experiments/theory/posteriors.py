@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.registry import Claim, Context, Outcome, piece
+from experiments.registry import Context, Outcome, piece
+from experiments.theory.approximation import judge_on_data
 from experiments.theory.posterior_metrics import (
     distances,
     predictive,
@@ -32,10 +33,6 @@ from fenchel.moments.programs import SolverOptions
 from fenchel.problems import ClassificationProblem
 
 Array = NDArray[np.float64]
-METHODS = ("laplace", "exact_f", "relaxed", "per_datum", "sampled")
-# As in fig7: a posterior is kept if its width is within a factor of two of the exact one and its mean within one of
-# the exact posterior's standard deviations.
-WIDTH_FACTOR, MEAN_SHIFT = 2.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ def run(context: Context) -> Outcome:
         "relaxed": "certified for P <= 3; beyond, f** by local searches or the proved majorant, bracketed",
         "ece_bins": 20,
     }
-    return Outcome(settings, rows, (_claim(rows),))
+    return Outcome(settings, rows, (judge_on_data(rows),))
 
 
 def _compute(case: Case, seed: int) -> dict[str, Any]:
@@ -190,67 +187,3 @@ def _row(found: Mapping[str, Array]) -> dict[str, Any]:
             target = target.setdefault(part, {})
         target[last] = value.tolist() if value.ndim == 0 or value.size <= 16 else np.diag(value).tolist()
     return row
-
-
-def _claim(rows: Mapping[str, Mapping[str, Any]]) -> Claim:
-    """C1 on every data set: is the relaxed posterior, however f** is approximated, a reasonable one?"""
-
-    def keeps(row: Mapping[str, Any], name: str) -> bool:
-        width = row[name]["width"]
-        return bool(max(width, 1.0 / width) <= WIDTH_FACTOR and row[name]["mean_shift"] <= MEAN_SHIFT)
-
-    # Where only a bracket of f** was affordable, the posterior is that of the proved majorant: no verdict on f**.
-    solved = {key: row for key, row in rows.items() if row["relaxed"]["source"] != "proved majorant"}
-    kept = {name: [key for key, row in rows.items() if keeps(row, name)] for name in METHODS}
-    kept["relaxed"] = [key for key in kept["relaxed"] if key in solved]
-    everywhere = bool(solved) and len(kept["relaxed"]) == len(solved) and len(kept["sampled"]) == len(rows)
-    nowhere = not kept["relaxed"] and not kept["sampled"]
-    verdict = "held" if everywhere else "refuted" if nowhere else "held only if"
-    # Of each f** that keeps the posterior somewhere: where, unless everywhere.
-    sorts = (("relaxed", "the true one", solved), ("sampled", "the sampled program", rows))
-    where = [
-        word if len(kept[name]) == len(all_) else f"{word} on {', '.join(kept[name])}"
-        for name, word, all_ in sorts
-        if kept[name]
-    ]
-    widths = {name: {key: round(row[name]["width"], 3) for key, row in rows.items()} for name in METHODS}
-    statement = (
-        f"With f** itself (certified for P = 2, by local searches for P = 5) the posterior is kept on "
-        f"{len(kept['relaxed'])} of the {len(solved)} cases where it could be computed "
-        f"({'; '.join(kept['relaxed']) or 'none'}); with the sampled program on {len(kept['sampled'])} of {len(rows)}, "
-        f"with exact f on {len(kept['exact_f'])}, per datum on {len(kept['per_datum'])}."
-    )
-    nearer = [key for key, row in solved.items() if row["relaxed"]["kl_from_exact"] < row["laplace"]["kl_from_exact"]]
-    statement += f" Its predictive is nearer to the exact one than Laplace's on {len(nearer)} of these {len(solved)}."
-    better = [
-        name
-        for name in ("relaxed", "sampled")
-        if all(row[name]["kl_q_p"] <= row["laplace"]["kl_q_p"] for row in rows.values())
-    ]
-    statement += f" In KL(q||posterior), closer than Laplace on every data set: {', '.join(better) or 'neither'}."
-    chain = [
-        row["log_evidence"] + 4.0 * row["log_evidence_error"] >= row["exact_f"]["elbo"] - 1e-9
-        and row[name]["elbo"] >= row[name]["relaxed_lower"] - 1e-9
-        for row in rows.values()
-        for name in METHODS
-    ]
-    return Claim(
-        "C1",
-        verdict,
-        statement,
-        {
-            "widths": widths,
-            "kl_q_p": {name: {key: row[name]["kl_q_p"] for key, row in rows.items()} for name in METHODS},
-            "nll": {name: {key: row[name]["nll"] for key, row in rows.items()} for name in (*METHODS, "exact")},
-            "predictive_kl_from_exact": {
-                name: {key: row[name]["kl_from_exact"] for key, row in rows.items()} for name in METHODS
-            },
-            "bound_chain_holds": bool(all(chain)),
-        },
-        f"kept: width within a factor of {WIDTH_FACTOR:g} and mean within {MEAN_SHIFT:g} standard deviation of the "
-        "exact posterior's",
-        "exact posteriors by two quadratures (P = 2) or by NUTS, log evidence by bridge sampling with standard errors "
-        f"up to {max(row['log_evidence_error'] for row in rows.values()):.1e}; evidence >= ELBO >= relaxed bound at "
-        f"{sum(chain)} of {len(chain)} posteriors",
-        condition="f** is " + " or ".join(where) if verdict == "held only if" else "",
-    )
