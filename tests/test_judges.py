@@ -5,7 +5,9 @@ Defaults are numbers at which a claim just holds: on its thresholds, in the seco
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+from experiments import store
 from experiments.deep import cost
 from experiments.registry import Claim
 from experiments.theory import (
@@ -140,9 +143,7 @@ def b4(*cells: str) -> Claim:
     columns = {name: np.array([CELLS[c][k] for c in cells], dtype=float) for k, name in enumerate(names)}
     columns |= {"dim": np.ones(len(cells)), "duality_gap": np.zeros(len(cells))}
     columns |= dict.fromkeys(("sam_deviation", "relaxed_deviation"), np.zeros(len(cells)))
-    return theorem2._claim_minimizers(
-        columns, {"pooled": theorem2._pooled(columns), "zoom_deviation": 0.0, "zoom_cells": 1}
-    )
+    return theorem2._claim_minimizers({"pooled": theorem2._pooled(columns), "zoom_deviation": 0.0, "zoom_cells": 1})
 
 
 def b5(
@@ -371,3 +372,20 @@ def test_c1_names_the_priors() -> None:
 )
 def test_d1(ratios: dict[str, float], noise: dict[str, float], verdict: str) -> None:
     assert cost.verdict(ratios, noise)[0] == verdict
+
+
+@pytest.mark.parametrize(
+    ("name", "id_", "judge"),
+    [
+        ("fig7", "C1", lambda numbers: approximation.judge_sampled(numbers, (20, 100, 400))),
+        ("posteriors", "C1", approximation.judge_on_data),
+        ("theorem2", "B4", theorem2._claim_minimizers),
+    ],
+)
+def test_stored_verdicts_are_those_of_the_judges(name: str, id_: str, judge: Callable[[Any], Claim]) -> None:
+    record = json.loads((Path(store.__file__).parent / "results" / f"{name}.json").read_text())
+    stored = next(claim for claim in record["claims"] if claim["id"] == id_)
+    claim = judge(record["numbers"])
+    assert (claim.verdict, claim.condition, claim.statement) == tuple(
+        stored[key] for key in ("verdict", "condition", "statement")
+    )

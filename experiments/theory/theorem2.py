@@ -72,7 +72,7 @@ def run(context: Context) -> Outcome:
         "rhos": rhos, "deltas": deltas, "families": list(losses), "random losses": counts, "seed": context.seed,
         "categories": CATEGORIES,
     }  # fmt: skip
-    return Outcome(settings, numbers, (_claim_pairs(pooled), _claim_minimizers(pooled, numbers)), arrays)
+    return Outcome(settings, numbers, (_claim_pairs(pooled), _claim_minimizers(numbers)), arrays)
 
 
 def _chart(loss: LinearPredictorLoss, rhos: Array, deltas: Array) -> dict[str, Array]:
@@ -224,7 +224,7 @@ def _claim_pairs(c: dict[str, Array]) -> Claim:
     return Claim("B3", verdict, statement, numbers, "1e-9 in the conditions, 1e-7 in (theta, eps)", second, condition)
 
 
-def _claim_minimizers(c: dict[str, Array], numbers: dict[str, Any]) -> Claim:
+def _claim_minimizers(numbers: dict[str, Any]) -> Claim:
     p = numbers["pooled"]
     good = p["pair, prior, proximal maximizer"]
     open_ = good - p["of these the global relaxed minimizer"] - p["of these shown to be another's"]
@@ -244,7 +244,7 @@ def _claim_minimizers(c: dict[str, Array], numbers: dict[str, Any]) -> Claim:
         f"on {p['cells']} problems the SAM minimizer is a pair and the global minimizer of relaxed Bayes at the mapped "
         f"sigma in {p['holds']}: those where it is a stationary pair (not a kink: {kinks} are), |theta| > rho (else no "
         f"prior), and its eps is the global proximal maximizer ({p['of these the global relaxed minimizer']} of "
-        f"{good}); "
+        f"{good}, {p['undecided']} of all cells undecided, as the minimum of E_SAM found there is not proved); "
         f"where eps is not, {p['of these not even a local relaxed minimizer']} of "
         f"{p['pair, prior, not proximal maximizer']} are not even local minimizers. "
         "Kinks come back at the dual multiplier's sigma in "
