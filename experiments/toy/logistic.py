@@ -178,9 +178,9 @@ def run_bsam(
     def closure() -> Tensor:
         optimizer.zero_grad()
         theta = torch.stack([*params])  # (settings, sets, seeds, 2)
-        loss = softplus(-torch.einsum("kdsj,dij->kdsi", theta, rows)).mean(-1).sum()
-        loss.backward()
-        return loss
+        losses = softplus(-torch.einsum("kdsj,dij->kdsi", theta, rows)).mean(-1)
+        losses.sum().backward()
+        return losses.detach().mean()  # a run's; the gradients of independent runs do not mix
 
     tail = max(1, steps // 10)
     kept = torch.zeros((2, len(settings), *start.shape), dtype=torch.float64)
