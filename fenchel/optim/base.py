@@ -92,8 +92,8 @@ class BaseOptimizer(torch.optim.Optimizer):
         def restore(_: Any) -> None:
             for p, entry in pairs if self.state_names is not None else []:
                 for name, saved in entry.items():
-                    if isinstance(saved, Tensor) and saved.dim() > 0:
-                        self.state[p][name] = saved.to(device=p.device, dtype=work_dtype(p), copy=True)
+                    dtype = saved.dtype if name == "step" else work_dtype(p)
+                    self.state[p][name] = saved.to(device=p.device, dtype=dtype, copy=True)
             # Learning rates stay on their device: on the CPU a CUDA graph takes one for a constant.
             for group, devices in zip(self.param_groups, places, strict=True):
                 group.update({k: group[k].to(d) for k, d in devices.items() if isinstance(group.get(k), Tensor)})
@@ -121,6 +121,8 @@ class BaseOptimizer(torch.optim.Optimizer):
         lacking = [name for group in groups if group["params"] for name in needed - set(group)]
         if lacking:
             raise ValueError(f"this state was not saved by {kind}: its groups lack {min(lacking)!r}")
+        for group in groups:
+            self.check_group({**self.defaults, **group})
         ids = [i for group in groups for i in group["params"]]
         params = [p for group in self.param_groups for p in group["params"]]
         pairs = [(p, state_dict["state"].get(i, {})) for i, p in zip(ids, params, strict=False)]
@@ -132,9 +134,10 @@ class BaseOptimizer(torch.optim.Optimizer):
                     what = f"which has no {foreign[0]!r}" if foreign else f"it lacks {missing[0]!r}"
                     raise ValueError(f"this state was not saved by {kind}, {what}: train on with the weights alone")
             for name, saved in entry.items() if self.elementwise_state else ():
-                if isinstance(saved, Tensor) and saved.dim() > 0 and saved.shape != p.shape:
-                    shapes = f"{tuple(saved.shape)}, its parameter {tuple(p.shape)}"
-                    raise ValueError(f"the state {name!r} has shape {shapes}")
+                shape = tuple(saved.shape) if isinstance(saved, Tensor) else None
+                number = name == "step" if names is not None else not shape  # bases have others
+                if shape != tuple(p.shape) and not number:
+                    raise ValueError(f"the state {name!r} has shape {shape}, its parameter {tuple(p.shape)}")
         return pairs
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -13,7 +13,10 @@ from torch import Tensor
 from fenchel.optim.noise import normal_parts
 from fenchel.optim.shards import Shards, local
 
-__all__ = ["DiagonalPosterior", "Marginal", "held"]
+__all__ = ["DiagonalPosterior", "Marginal", "held", "mean_of", "refuse_samples"]
+
+_AWAY: dict[int, Tensor] = {}
+"""By their identity, what parameters will hold again when the outermost `held` ends."""
 
 
 class Marginal(NamedTuple):
@@ -33,11 +36,28 @@ def held(params: list[Tensor], values: list[Tensor], shards: Shards | None = Non
     """
     shards = Shards() if shards is None else shards
     before = [local(p.detach()).clone() for p in params]
+    away = {id(p): value for p, value in zip(params, before, strict=True) if id(p) not in _AWAY}
+    _AWAY.update(away)
     try:
         shards.assign(params, values)
         yield
     finally:
         shards.assign(params, before)
+        for key in away:
+            del _AWAY[key]
+
+
+def mean_of(param: Tensor) -> Tensor:
+    """The weights outside of any `held`."""
+    return _AWAY.get(id(param), param.detach())
+
+
+def refuse_samples(params: list[Tensor], name: str) -> None:
+    """Raise RuntimeError inside `held`, where a step would be lost and an iterate is none."""
+    if _AWAY and any(id(p) in _AWAY for p in params):
+        raise RuntimeError(
+            f"{name} must be used outside of sampled_params() and mean_params(), at whose end the weights return"
+        )
 
 
 class DiagonalPosterior:

@@ -12,6 +12,7 @@ from torch.func import grad_and_value, vmap
 
 from fenchel.optim.diagonal import DiagonalOptimizer
 from fenchel.optim.hyperparameters import settings_of
+from fenchel.optim.posterior import refuse_samples
 from fenchel.optim.vectorized import functional_loss, split_batch
 
 __all__ = ["VOGN", "per_example_loss"]
@@ -98,6 +99,7 @@ class VOGN(DiagonalOptimizer):
         pairs = self.with_groups()
         if not pairs:
             raise ValueError("VOGN.step: no parameter requires a gradient")
+        refuse_samples(self.trainable(), "VOGN")
         if self._shards.sharded(self.trainable()):
             raise ValueError("VOGN takes gradients of single examples, which sharded parameters do not have")
         self.next_noise()

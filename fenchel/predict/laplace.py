@@ -18,9 +18,10 @@ from torch.func import functional_call, jvp
 
 from fenchel.errors import MissingDependencyError
 from fenchel.metrics import Outputs, to_logits
+from fenchel.optim.hyperparameters import trainable
 from fenchel.optim.posterior import held
 from fenchel.predict.batches import logits_of
-from fenchel.predict.gaussian import split_like, trainable
+from fenchel.predict.gaussian import split_like
 
 __all__ = ["ClassLogits", "LaplacePosterior", "fit_laplace"]
 
