@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fenchel.optim.distributed import process_group, refuse_inside_zero
+from fenchel.optim.distributed import called_within, process_group
 from fenchel.optim.hyperparameters import check_group, check_group_names, check_params
 from fenchel.optim.noise import work_dtype
 from fenchel.optim.shards import Shards
@@ -35,7 +35,12 @@ class BaseOptimizer(torch.optim.Optimizer):
         self, params: Any, defaults: dict[str, Any], *, module: nn.Module | None = None, distributed: Any = False
     ) -> None:
         process_group(distributed)
-        refuse_inside_zero(type(self).__name__)
+        if called_within("torch.distributed.optim.zero_redundancy_optimizer", "ZeroRedundancyOptimizer"):
+            raise TypeError(  # each process would move some weights alone
+                f"{type(self).__name__} cannot work inside ZeroRedundancyOptimizer, where a process sees a part of the "
+                "parameters: shard the network by fully_shard instead (or, for SAM, the base: "
+                "SAM(params, ZeroRedundancyOptimizer, rho, optimizer_class=torch.optim.SGD, ...) shards the base)"
+            )
         self._module, self._distributed, self._shards = module, distributed, Shards(module)
         super().__init__(params, defaults)
         self.saved_settings = self.defaults  # by which a group of a state dictionary is known as this optimizer's
@@ -112,9 +117,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         """Each parameter with what is saved of its state (numbers of groups and parameters are checked by torch)."""
         kind, names = type(self).__name__, self.state_names
         if not {"state", "param_groups"} <= set(state_dict):
-            raise ValueError(
-                f"{kind} cannot load a state without 'state' and 'param_groups'; use what state_dict() returned"
-            )
+            raise ValueError(f"{kind} cannot load a state without 'state' and 'param_groups': give it a state_dict()")
         groups = state_dict["param_groups"]
         known = self.saved_settings.items()  # flags need not be there: later versions may add some
         needed = {k for k, v in known if not (v is None or isinstance(v, bool) or k in ("seed", "step", "draws"))}

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from contextvars import ContextVar
 from functools import wraps
 from typing import Any
@@ -123,7 +123,10 @@ class Watch:
                 if grad is not None and not added[p]:
                     zeros.append(grad)
 
-        with ExitStack() as hooks, _scaled_losses() as scalers:
+        scalers: list[GradScaler] = []
+        _note_scalers()
+        with ExitStack() as hooks:
+            hooks.callback(_SCALERS.reset, _SCALERS.set(scalers))
             nodes = {p: torch.autograd.graph.get_gradient_edge(p).node for p in kept}  # which hooks do not keep alive
             for p, node in nodes.items():
                 hooks.callback(node.register_prehook(lambda _, p=p: note(p, 0)).remove)
@@ -190,30 +193,21 @@ def _seen(p: Tensor) -> tuple[int, int]:
 
 
 _SCALERS: ContextVar[list[GradScaler] | None] = ContextVar("scalers", default=None)
-"""Where the closure that is evaluated on this thread has the scalers noted that it calls."""
+"""The enabled scalers that the closure has called, while one is evaluated on this thread."""
 
 
-def _noting(scale: Any) -> Any:
-    @wraps(scale)
-    def noted(scaler: GradScaler, outputs: Any) -> Any:
-        found = _SCALERS.get()
-        if found is not None and scaler.is_enabled():
-            found.append(scaler)
-        return scale(scaler, outputs)
-
-    return noted
-
-
-@contextmanager
-def _scaled_losses() -> Iterator[list[GradScaler]]:
-    """The enabled scalers whose `scale` is called inside."""
+def _note_scalers() -> None:
+    """Have the `scale` of all scalers noted, for good: what a thread takes off again, another may have put on."""
     kinds: list[Any] = [GradScaler, *GradScaler.__subclasses__()]
-    for kind in kinds:  # for good: what one thread takes off again, another may have put on
-        if "scale" in vars(kind) and not hasattr(kind.scale, "__wrapped__"):
-            kind.scale = _noting(kind.scale)
-    found: list[GradScaler] = []
-    token = _SCALERS.set(found)
-    try:
-        yield found
-    finally:
-        _SCALERS.reset(token)
+    for kind in kinds:
+        scale = vars(kind).get("scale")
+        if scale is not None and not hasattr(scale, "__wrapped__"):
+
+            @wraps(scale)
+            def noted(scaler: GradScaler, outputs: Any, scale: Any = scale) -> Any:
+                found = _SCALERS.get()
+                if found is not None and scaler.is_enabled():
+                    found.append(scaler)
+                return scale(scaler, outputs)
+
+            kind.scale = noted

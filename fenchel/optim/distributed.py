@@ -22,15 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = [
-    "broadcast_module",
-    "called_within",
-    "process_group",
-    "processes",
-    "refuse_inside_zero",
-    "same_on_all",
-    "sum_across_ranks",
-]
+__all__ = ["broadcast_module", "called_within", "process_group", "processes", "same_on_all", "sum_across_ranks"]
 
 
 def process_group(distributed: Any) -> Any | None:
@@ -72,16 +64,6 @@ def called_within(module: str, kind: str) -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def refuse_inside_zero(name: str) -> None:
-    """Raise TypeError for an optimizer made by ZeRO, whose processes would each move some weights alone."""
-    if called_within("torch.distributed.optim.zero_redundancy_optimizer", "ZeroRedundancyOptimizer"):
-        raise TypeError(
-            f"{name} cannot work inside ZeroRedundancyOptimizer, where a process sees a part of the parameters: "
-            "shard the network by fully_shard instead (or, for SAM, the base: "
-            "SAM(params, ZeroRedundancyOptimizer, rho, optimizer_class=torch.optim.SGD, ...) shards the base)"
-        )
 
 
 def same_on_all(number: int, device: torch.device) -> int:

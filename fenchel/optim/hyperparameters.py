@@ -41,11 +41,9 @@ def check_group(group: Mapping[str, Any]) -> None:
     for name in (NON_NEGATIVE | POSITIVE) & set(group):
         value = group[name]
         if not (name == "max_grad_norm" and value is None):
-            number, positive = _number(name, value), name in POSITIVE
-            if not (math.isfinite(number) and (number > 0 if positive else number >= 0)):
-                raise ValueError(
-                    f"{name} must be finite and {'positive' if positive else 'not negative'}, got {value!r}"
-                )
+            number, sign = _number(name, value), "positive" if name in POSITIVE else "not negative"
+            if not math.isfinite(number) or number < 0 or (number == 0 and name in POSITIVE):
+                raise ValueError(f"{name} must be finite and {sign}, got {value!r}")
     if "betas" in group:
         betas = group["betas"]
         if not isinstance(betas, (tuple, list)) or len(betas) != 2:
@@ -65,9 +63,7 @@ def check_group_names(group: Mapping[str, Any], known: Mapping[str, Any]) -> Non
         if key not in known and key not in ("params", "param_names", "initial_lr"):
             near = difflib.get_close_matches(SYNONYMS.get(str(key), str(key)), list(known), 1, 0.85)
             if near:
-                raise ValueError(
-                    f"a parameter group has {key!r}, which is no hyperparameter; did you mean {near[0]!r}?"
-                )
+                raise ValueError(f"a group has {key!r}, which is no hyperparameter; did you mean {near[0]!r}?")
 
 
 def leading_group(groups: list[dict[str, Any]]) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fenchel.optim.distributed import same_on_all
 from fenchel.optim.hyperparameters import check_params, trainable
 from fenchel.optim.noise import NoiseSource, new_seed, normal_parts, work_dtype
-from fenchel.optim.posterior import held, refuse_samples
+from fenchel.optim.posterior import check_steppable, held
 from fenchel.optim.shards import Shards, local
 
 __all__ = ["SWAG"]
@@ -70,7 +70,7 @@ class SWAG:
         Raises:
             ValueError: a parameter has another shape than at first. RuntimeError: inside `sampled_params`.
         """
-        refuse_samples(self._params, "SWAG.collect")
+        check_steppable(self._params, "SWAG.collect")
         weights = [local(p).to(origin.dtype) for p, origin in zip(self._params, self._origin, strict=True)]
         if [w.shape for w in weights] != [origin.shape for origin in self._origin]:
             raise ValueError("a parameter has changed its shape since SWAG was made; make a new one")
@@ -127,18 +127,14 @@ class SWAG:
                 torch._foreach_add_(deviations, column, alpha=weight / math.sqrt(2 * (rank - 1)))
         return [mean + self.scale * deviation for mean, deviation in zip(self._mean, deviations, strict=True)]
 
-    @contextmanager
-    def sampled_params(self, generator: torch.Generator | None = None) -> Iterator[None]:
+    def sampled_params(self, generator: torch.Generator | None = None) -> AbstractContextManager[None]:
         """Inside, the model holds one sample; afterwards what it held before, bit for bit."""
-        with held(self._params, self._sample(generator), self._shards):
-            yield
+        return held(self._params, self._sample(generator), self._shards)
 
-    @contextmanager
-    def mean_params(self) -> Iterator[None]:
+    def mean_params(self) -> AbstractContextManager[None]:
         """Inside, the model holds the mean of the iterates; afterwards what it held before, bit for bit."""
         self._collected()
-        with held(self._params, self._mean, self._shards):
-            yield
+        return held(self._params, self._mean, self._shards)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers only."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -53,11 +53,9 @@ class DiagonalGaussian(DiagonalPosterior):
         """(param, mean, variance) of every parameter."""
         return [Marginal(*each) for each in zip(self._params, self._mean, self._variance, strict=True)]
 
-    @contextmanager
-    def mean_params(self) -> Iterator[None]:
+    def mean_params(self) -> AbstractContextManager[None]:
         """Inside, the model holds the mean; afterwards what it held before, bit for bit."""
-        with held(self._params, self._mean):
-            yield
+        return held(self._params, self._mean)
 
 
 def split_like(values: Any, params: Sequence[Tensor], name: str) -> list[Tensor]:

@@ -235,9 +235,10 @@ def test_checkpoint_files_restore_the_global_generator_and_refuse_strangers(tmp_
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
     from safetensors.torch import save_file
 
-    save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match="was not written by save_checkpoint"):
-        load_checkpoint(path)
+    for write in (lambda: save_file({"x": torch.zeros(1)}, path), lambda: torch.save({"x": 1}, path)):
+        write()
+        with pytest.raises(ValueError, match="was not written by save_checkpoint"):
+            load_checkpoint(path)
 
 
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:

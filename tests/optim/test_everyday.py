@@ -170,6 +170,9 @@ def test_nothing_to_train_sparse_and_foreign_states_give_one_sentence(kind: str)
     frozen = nn.Parameter(torch.ones(2), requires_grad=False)
     with pytest.raises(ValueError, match="no parameter requires a gradient"):
         make(kind, [frozen]).step(lambda: torch.zeros(()))
+    if kind != "ivon":
+        with pytest.raises(ValueError, match="no parameter requires a gradient"):
+            make(kind, [frozen]).step_vectorized(lambda _, batch: batch.sum(), [torch.ones(1, 2)])
     table = nn.Embedding(4, 2, sparse=True)
     opt = make(kind, table.parameters())
     closure = minimizing(opt, lambda: table(torch.tensor([1])).sum())
