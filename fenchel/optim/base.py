@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fenchel.optim.distributed import process_group, refuse_inside_zero
+from fenchel.optim.distributed import called_within, process_group
 from fenchel.optim.hyperparameters import check_group, check_group_names, check_params
 from fenchel.optim.noise import work_dtype
 from fenchel.optim.shards import Shards
@@ -35,7 +35,12 @@ class BaseOptimizer(torch.optim.Optimizer):
         self, params: Any, defaults: dict[str, Any], *, module: nn.Module | None = None, distributed: Any = False
     ) -> None:
         process_group(distributed)
-        refuse_inside_zero(type(self).__name__)
+        if called_within("torch.distributed.optim.zero_redundancy_optimizer", "ZeroRedundancyOptimizer"):
+            raise TypeError(  # each process would move some weights alone
+                f"{type(self).__name__} cannot work inside ZeroRedundancyOptimizer, where a process sees a part of the "
+                "parameters: shard the network by fully_shard instead (or, for SAM, the base: "
+                "SAM(params, ZeroRedundancyOptimizer, rho, optimizer_class=torch.optim.SGD, ...) shards the base)"
+            )
         self._module, self._distributed, self._shards = module, distributed, Shards(module)
         super().__init__(params, defaults)
         self.saved_settings = self.defaults  # by which a group of a state dictionary is known as this optimizer's
@@ -92,8 +97,8 @@ class BaseOptimizer(torch.optim.Optimizer):
         def restore(_: Any) -> None:
             for p, entry in pairs if self.state_names is not None else []:
                 for name, saved in entry.items():
-                    if isinstance(saved, Tensor) and saved.dim() > 0:
-                        self.state[p][name] = saved.to(device=p.device, dtype=work_dtype(p), copy=True)
+                    dtype = saved.dtype if name == "step" else work_dtype(p)
+                    self.state[p][name] = saved.to(device=p.device, dtype=dtype, copy=True)
             # Learning rates stay on their device: on the CPU a CUDA graph takes one for a constant.
             for group, devices in zip(self.param_groups, places, strict=True):
                 group.update({k: group[k].to(d) for k, d in devices.items() if isinstance(group.get(k), Tensor)})
@@ -112,15 +117,15 @@ class BaseOptimizer(torch.optim.Optimizer):
         """Each parameter with what is saved of its state (numbers of groups and parameters are checked by torch)."""
         kind, names = type(self).__name__, self.state_names
         if not {"state", "param_groups"} <= set(state_dict):
-            raise ValueError(
-                f"{kind} cannot load a state without 'state' and 'param_groups'; use what state_dict() returned"
-            )
+            raise ValueError(f"{kind} cannot load a state without 'state' and 'param_groups': give it a state_dict()")
         groups = state_dict["param_groups"]
         known = self.saved_settings.items()  # flags need not be there: later versions may add some
         needed = {k for k, v in known if not (v is None or isinstance(v, bool) or k in ("seed", "step", "draws"))}
         lacking = [name for group in groups if group["params"] for name in needed - set(group)]
         if lacking:
             raise ValueError(f"this state was not saved by {kind}: its groups lack {min(lacking)!r}")
+        for group in groups:
+            self.check_group({**self.defaults, **group})
         ids = [i for group in groups for i in group["params"]]
         params = [p for group in self.param_groups for p in group["params"]]
         pairs = [(p, state_dict["state"].get(i, {})) for i, p in zip(ids, params, strict=False)]
@@ -132,9 +137,10 @@ class BaseOptimizer(torch.optim.Optimizer):
                     what = f"which has no {foreign[0]!r}" if foreign else f"it lacks {missing[0]!r}"
                     raise ValueError(f"this state was not saved by {kind}, {what}: train on with the weights alone")
             for name, saved in entry.items() if self.elementwise_state else ():
-                if isinstance(saved, Tensor) and saved.dim() > 0 and saved.shape != p.shape:
-                    shapes = f"{tuple(saved.shape)}, its parameter {tuple(p.shape)}"
-                    raise ValueError(f"the state {name!r} has shape {shapes}")
+                shape = tuple(saved.shape) if isinstance(saved, Tensor) else None
+                number = name == "step" if names is not None else not shape  # bases have others
+                if shape != tuple(p.shape) and not number:
+                    raise ValueError(f"the state {name!r} has shape {shape}, its parameter {tuple(p.shape)}")
         return pairs
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any, Literal, get_args
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.swa_utils import update_bn
 
 __all__ = ["BatchNormPolicy", "check_policy", "frozen_statistics", "pass_statistics", "reestimate_statistics"]
@@ -36,9 +36,9 @@ def pass_statistics(policy: str, module: nn.Module | None, part: int, *, second:
     return nullcontext() if module is None or moves else frozen_statistics(module)
 
 
-def _layers(module: nn.Module) -> list[_BatchNorm]:
-    """The layers that keep statistics."""
-    return [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.running_mean is not None]
+def _layers(module: nn.Module) -> list[_NormBase]:
+    """The layers that keep statistics, instance normalization among them."""
+    return [layer for layer in module.modules() if isinstance(layer, _NormBase) and layer.running_mean is not None]
 
 
 @contextmanager

@@ -106,7 +106,7 @@ class BSAM(TwoPassOptimizer, DiagonalOptimizer):
             self._watch.warn("data", f"num_data is {first['num_data']}: it is the size N of the training set")
         elif first["noise"] and not capturing(params[0].device):
             parts = [local(p.detach()) for p in params]
-            weight = float(torch.nn.utils.get_total_norm(parts)) / sum(p.numel() for p in parts) ** 0.5
+            weight = float(torch.nn.utils.get_total_norm(parts)) / max(sum(p.numel() for p in parts), 1) ** 0.5
             deviation = (first["num_data"] * first["data_factor"] * first["s_init"]) ** -0.5
             if deviation > weight > 0:
                 self._watch.warn(

@@ -25,7 +25,7 @@ def save_checkpoint(path: str | os.PathLike[str], **parts: Any) -> None:
         TypeError: a part holds something that is neither a tensor, a number, a string nor a container of these.
         MissingDependencyError: safetensors is not installed.
     """
-    save_file, _ = _safetensors()
+    save_file, *_ = _safetensors()
     tensors: dict[str, Tensor] = {}
     rest = _taken_apart({"parts": parts, "generator": torch.get_rng_state()}, "", tensors)
     target = Path(path)
@@ -40,21 +40,22 @@ def load_checkpoint(path: str | os.PathLike[str], *, restore_generator: bool = T
     """What `save_checkpoint` was given, by name; torch's global generator continues where it was.
 
     Raises:
-        ValueError: the file is not one of `save_checkpoint`.
+        ValueError: the file is not one of `save_checkpoint`, or not whole.
     """
-    _, safe_open = _safetensors()
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        if "tree" not in metadata:
-            raise ValueError(f"{path} was not written by save_checkpoint: it lacks the entry 'tree'")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+    _, safe_open, broken = _safetensors()
+    try:
+        with safe_open(path, framework="pt") as file:
+            tree_text = (file.metadata() or {})["tree"]
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+    except (broken, KeyError) as error:
+        raise ValueError(f"{path} was not written by save_checkpoint, or is not whole: {error}") from None
 
     def together(node: dict[str, Any]) -> Any:
         if _TENSOR in node:
             return tensors[node[_TENSOR]]
         return tuple(node[_TUPLE]) if _TUPLE in node else dict(node[_ITEMS])
 
-    tree = json.loads(metadata["tree"], object_hook=together)
+    tree = json.loads(tree_text, object_hook=together)
     if restore_generator:
         torch.set_rng_state(tree["generator"])
     parts: dict[str, Any] = tree["parts"]
@@ -80,10 +81,10 @@ def _taken_apart(node: Any, place: str, tensors: dict[str, Tensor]) -> Any:
     raise TypeError(f"a checkpoint holds tensors, numbers, strings and containers of them, not {type(node)} at {place}")
 
 
-def _safetensors() -> tuple[Any, Any]:
+def _safetensors() -> tuple[Any, Any, Any]:
     try:
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
         from safetensors.torch import save_file
     except ImportError:
         raise MissingDependencyError("checkpoints need safetensors: pip install 'fenchel[experiments]'") from None
-    return save_file, safe_open
+    return save_file, safe_open, SafetensorError

@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from contextvars import ContextVar
+from functools import wraps
 from typing import Any
 
 import torch
@@ -17,6 +19,8 @@ from torch import Tensor
 from torch.amp import GradScaler
 
 from fenchel.optim.cuda_graph import capturing
+from fenchel.optim.distributed import called_within
+from fenchel.optim.shards import local
 
 __all__ = ["Closure", "ClosureError", "SettingsWarning", "Watch", "as_closures", "mean_loss"]
 
@@ -45,12 +49,13 @@ def as_closures(closure: Closure | Iterable[Closure] | None, name: str) -> list[
             f"{name}.step needs a closure that zeroes the gradients, evaluates the loss, calls backward and returns "
             "the loss, because every step takes two gradients (or make the moves begin, first_point, ... yourself)"
         )
-    closures = [closure] if callable(closure) else list(closure)
+    alone = callable(closure) or isinstance(closure, Tensor) or not isinstance(closure, Iterable)
+    closures: list[Any] = [closure] if alone else list(closure)  # type: ignore[arg-type]
     if not closures:
         raise ValueError(f"{name}.step got an empty list of closures; it needs one for each sub-batch")
     for part in closures:
         if not callable(part):
-            raise TypeError(f"{name}.step needs callables, got {type(part).__name__}")
+            raise TypeError(f"{name}.step needs closures, that is callables, got {type(part).__name__}")
     return closures
 
 
@@ -58,11 +63,11 @@ def mean_loss(losses: Sequence[Any]) -> Any:
     """The mean of what the closures returned; None if any returned None."""
     if any(loss is None for loss in losses):
         return None
-    if len(losses) == 1:
-        return losses[0].detach() if isinstance(losses[0], Tensor) else losses[0]
-    if all(isinstance(loss, Tensor) for loss in losses):
-        return torch.stack([loss.detach() for loss in losses]).mean()
-    return sum(float(loss) for loss in losses) / len(losses)
+    values = [loss.detach() if isinstance(loss, Tensor) else loss for loss in losses]
+    if len(values) == 1:
+        return values[0]
+    mean = sum(value if isinstance(value, Tensor) else float(value) for value in values) / len(values)
+    return mean.mean() if isinstance(mean, Tensor) else mean
 
 
 class Watch:
@@ -86,7 +91,8 @@ class Watch:
         self.steps, self._scaled = self.steps + 1, scaled
         accelerate = sys.modules.get("accelerate.state")
         state = None if accelerate is None else accelerate.GradientState
-        if state is not None and state._shared_state and state().num_steps > 1:
+        several = state is not None and state._shared_state and state().num_steps > 1  # for whatever is prepared by it
+        if several and called_within("accelerate.optimizer", "AcceleratedOptimizer"):
             raise ClosureError(
                 f"Accelerate's accumulate() skips steps and so loses batches that {self.name} never sees: set "
                 "gradient_accumulation_steps=1 and pass step one closure for each micro-batch"
@@ -95,9 +101,8 @@ class Watch:
     def evaluate(self, closure: Closure, params: Sequence[Tensor]) -> Any:
         """Call a closure and return its loss.
 
-        If the first backward pass adds to a gradient that was there before, as its version tells, nobody has zeroed
-        it, whatever is done to it later. What a closure does wrong it does from the beginning: later steps are looked
-        at now and then.
+        If the first backward pass adds to the gradient that was there before, nobody has zeroed it, whatever is done
+        to it later. What a closure does wrong it does from the beginning: later steps are looked at now and then.
 
         Raises:
             ClosureError: the gradients did not change, or were added to earlier ones, or the loss was scaled by a
@@ -108,24 +113,36 @@ class Watch:
         kept = {p: p.grad for p in params if p.grad is not None}  # alive, so that no other gets the identity of one
         before = {p: _seen(p) for p in params}
         added: dict[Tensor, bool] = {}
+        zeros: list[Tensor] = []  # written past the version, by grad.data.zero_(), or the closure's last word before
 
-        def accumulated(p: Tensor) -> None:
-            grad, version = before[p]
-            added.setdefault(p, _seen(p) == (grad, version + 1))
+        def note(p: Tensor, writes: int) -> None:
+            """Whether the first backward pass finds an earlier gradient, to which it alone has written."""
+            if p not in added:
+                grad = p.grad if _seen(p) == (before[p][0], before[p][1] + writes) else None
+                added[p] = grad is not None and (writes > 0 or bool(grad.any()))
+                if grad is not None and not added[p]:
+                    zeros.append(grad)
 
-        with ExitStack() as hooks, _scaled_losses() as scalers:
-            for p in kept:
-                hooks.callback(p.register_post_accumulate_grad_hook(accumulated).remove)
+        scalers: list[GradScaler] = []
+        _note_scalers()
+        with ExitStack() as hooks:
+            hooks.callback(_SCALERS.reset, _SCALERS.set(scalers))
+            nodes = {p: torch.autograd.graph.get_gradient_edge(p).node for p in kept}  # which hooks do not keep alive
+            for p, node in nodes.items():
+                hooks.callback(node.register_prehook(lambda _, p=p: note(p, 0)).remove)
+                # FSDP2 calls nothing before it adds
+                hooks.callback(p.register_post_accumulate_grad_hook(lambda p: note(p, 1)).remove)
             loss = self._checked(closure())
         if scalers and not self._scaled:
             raise ClosureError(
                 f"the closure scales its loss by a GradScaler that {self.name}.step does not know: call "
                 "step(closure, grad_scaler=scaler), then scaler.update()"
             )
-        if loss is not None and all(_seen(p) == before[p] for p in params):
-            raise ClosureError(
-                f"the closure of {self.name}.step returned a loss but computed no gradient: call loss.backward()"
-            )
+        if all(_seen(p) == before[p] for p in params) or (zeros and not any(grad.any() for grad in zeros)):
+            what = f"the closure of {self.name}.step computed no gradient: call loss.backward(), after zero_grad()"
+            if loss is not None:
+                raise ClosureError(what)
+            self.warn("gradient", what)  # Lightning skips a batch so
         if any(added.values()):
             raise ClosureError(
                 f"the closure of {self.name}.step added its gradient to an earlier one: call zero_grad() in it. "
@@ -135,11 +152,14 @@ class Watch:
         return loss
 
     def _checked(self, loss: Any) -> Any:
-        if not (loss is None or isinstance(loss, Tensor | int | float) or hasattr(loss, "__float__")):
+        try:
+            if not (loss is None or isinstance(loss, Tensor)):
+                math.isnan(loss)
+        except TypeError:
             raise TypeError(
                 f"the closure of {self.name}.step must return the loss as a tensor or a number, got "
                 f"{type(loss).__name__}; return the loss alone"
-            )
+            ) from None
         return loss
 
     def finish(self, loss: Any) -> None:
@@ -149,7 +169,7 @@ class Watch:
             return
         if isinstance(loss, Tensor) and (loss.is_meta or torch.compiler.is_compiling() or capturing(loss.device)):
             return
-        value = float(loss) if not isinstance(loss, Tensor) or loss.numel() == 1 else float(loss.detach().mean())
+        value = float(loss.detach().float().mean() if isinstance(loss, Tensor) and loss.numel() != 1 else loss)
         if not math.isfinite(value) and not self._scaled:
             what = "NaN" if math.isnan(value) else "infinite"
             self.warn("nan", f"the loss of {self.name}.step is {what}: lower lr or rho, or look for a bad example")
@@ -168,29 +188,26 @@ class Watch:
 
 
 def _seen(p: Tensor) -> tuple[int, int]:
-    """Which gradient a parameter has, and how often it was written to."""
-    return id(p.grad), 0 if p.grad is None else p.grad._version
+    """Which gradient a parameter has, and how often it, or the part of it at hand, was written to."""
+    return id(p.grad), 0 if p.grad is None else sum(t._version for t in {p.grad, local(p.grad)})
 
 
-@contextmanager
-def _scaled_losses() -> Iterator[list[GradScaler]]:
-    """The enabled scalers whose `scale` is called inside."""
-    found: list[GradScaler] = []
+_SCALERS: ContextVar[list[GradScaler] | None] = ContextVar("scalers", default=None)
+"""The enabled scalers that the closure has called, while one is evaluated on this thread."""
 
-    def noting(scale: Any) -> Any:
-        def noted(scaler: GradScaler, outputs: Any) -> Any:
-            if scaler.is_enabled():
-                found.append(scaler)
-            return scale(scaler, outputs)
 
-        return noted
+def _note_scalers() -> None:
+    """Have the `scale` of all scalers noted, for good: what a thread takes off again, another may have put on."""
+    kinds: list[Any] = [GradScaler, *GradScaler.__subclasses__()]
+    for kind in kinds:
+        scale = vars(kind).get("scale")
+        if scale is not None and not hasattr(scale, "__wrapped__"):
 
-    kinds: list[Any] = [kind for kind in (GradScaler, *GradScaler.__subclasses__()) if "scale" in vars(kind)]
-    own = {kind: kind.scale for kind in kinds}
-    try:
-        for kind, scale in own.items():
-            kind.scale = noting(scale)
-        yield found
-    finally:
-        for kind, scale in own.items():
-            kind.scale = scale
+            @wraps(scale)
+            def noted(scaler: GradScaler, outputs: Any, scale: Any = scale) -> Any:
+                found = _SCALERS.get()
+                if found is not None and scaler.is_enabled():
+                    found.append(scaler)
+                return scale(scaler, outputs)
+
+            kind.scale = noted

@@ -15,7 +15,7 @@ from fenchel.optim.distributed import process_group, processes, same_on_all
 from fenchel.optim.functional import posterior_variance
 from fenchel.optim.hyperparameters import leading_group
 from fenchel.optim.noise import NoiseSource, new_seed, normal_parts, work_dtype
-from fenchel.optim.posterior import DiagonalPosterior, Marginal
+from fenchel.optim.posterior import DiagonalPosterior, Marginal, mean_of
 
 __all__ = ["DiagonalOptimizer"]
 
@@ -124,7 +124,7 @@ class DiagonalOptimizer(DiagonalPosterior, BaseOptimizer):
     def _marginal(self, p: Tensor, group: dict[str, Any]) -> Marginal:
         state = self._state_of(p, group)
         variance = posterior_variance(self.precision(state, group), group["num_data"] * group["data_factor"])
-        return Marginal(p, state.get("mean", p.detach()), variance)
+        return Marginal(p, state.get("mean", mean_of(p)), variance)
 
     def marginals(self) -> list[Marginal]:
         """(param, mean, variance) of every parameter trained or to be trained."""

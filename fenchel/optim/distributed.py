@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = ["broadcast_module", "process_group", "processes", "refuse_inside_zero", "same_on_all", "sum_across_ranks"]
+__all__ = ["broadcast_module", "called_within", "process_group", "processes", "same_on_all", "sum_across_ranks"]
 
 
 def process_group(distributed: Any) -> Any | None:
@@ -55,18 +55,15 @@ def processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def refuse_inside_zero(name: str) -> None:
-    """Raise TypeError for an optimizer made by ZeRO, whose processes would each move some weights alone."""
-    zero = sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer")
-    frame = sys._getframe(1) if zero is not None else None
+def called_within(module: str, kind: str) -> bool:
+    """Whether a method of that class has called, directly or not (a module that is not imported has none)."""
+    loaded = sys.modules.get(module)
+    frame = None if loaded is None else sys._getframe(1)
     while frame is not None:
-        if isinstance(frame.f_locals.get("self"), zero.ZeroRedundancyOptimizer):  # type: ignore[union-attr]
-            raise TypeError(
-                f"{name} cannot work inside ZeroRedundancyOptimizer, where a process sees a part of the parameters: "
-                "shard the network by fully_shard instead (or, for SAM, the base: "
-                "SAM(params, ZeroRedundancyOptimizer, rho, optimizer_class=torch.optim.SGD, ...) shards the base)"
-            )
+        if isinstance(frame.f_locals.get("self"), getattr(loaded, kind)):
+            return True
         frame = frame.f_back
+    return False
 
 
 def same_on_all(number: int, device: torch.device) -> int:

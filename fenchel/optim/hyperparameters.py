@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["check_group", "check_group_names", "check_params", "leading_group", "settings_of"]
+__all__ = ["check_group", "check_group_names", "check_params", "leading_group", "settings_of", "trainable"]
 
 SYNONYMS = {"learning_rate": "lr", "wd": "weight_decay", "dataset_size": "num_data", "ess": "num_data"}
 """What other libraries call a hyperparameter."""
@@ -26,13 +26,13 @@ def settings_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def _number(name: str, value: Any) -> float:
     if isinstance(value, Tensor):
-        if value.numel() != 1:
-            raise ValueError(f"{name} as a tensor must hold one number, got shape {tuple(value.shape)}")
+        if value.dim() > (name == "lr") or value.numel() != 1:
+            raise ValueError(f"{name} as a tensor must be 0-d, got shape {tuple(value.shape)}")
         if value.device.type != "cpu":
             return 1.0  # reading it would wait for the device
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        return math.fsum([value])  # float() would take strings
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{name} must be a number, got {value!r}") from None
 
 
@@ -41,11 +41,9 @@ def check_group(group: Mapping[str, Any]) -> None:
     for name in (NON_NEGATIVE | POSITIVE) & set(group):
         value = group[name]
         if not (name == "max_grad_norm" and value is None):
-            number, positive = _number(name, value), name in POSITIVE
-            if not (math.isfinite(number) and (number > 0 if positive else number >= 0)):
-                raise ValueError(
-                    f"{name} must be finite and {'positive' if positive else 'not negative'}, got {value!r}"
-                )
+            number, sign = _number(name, value), "positive" if name in POSITIVE else "not negative"
+            if not math.isfinite(number) or number < 0 or (number == 0 and name in POSITIVE):
+                raise ValueError(f"{name} must be finite and {sign}, got {value!r}")
     if "betas" in group:
         betas = group["betas"]
         if not isinstance(betas, (tuple, list)) or len(betas) != 2:
@@ -65,14 +63,25 @@ def check_group_names(group: Mapping[str, Any], known: Mapping[str, Any]) -> Non
         if key not in known and key not in ("params", "param_names", "initial_lr"):
             near = difflib.get_close_matches(SYNONYMS.get(str(key), str(key)), list(known), 1, 0.85)
             if near:
-                raise ValueError(
-                    f"a parameter group has {key!r}, which is no hyperparameter; did you mean {near[0]!r}?"
-                )
+                raise ValueError(f"a group has {key!r}, which is no hyperparameter; did you mean {near[0]!r}?")
 
 
 def leading_group(groups: list[dict[str, Any]]) -> dict[str, Any]:
     """The group that speaks for all: the first with parameters, since distributed checkpoints forget empty ones."""
     return next((group for group in groups if group["params"]), groups[0])
+
+
+def trainable(params: nn.Module | Iterable[Any]) -> list[Tensor]:
+    """Parameters that require a gradient, of a module or of parameters (with or without their names).
+
+    Raises:
+        ValueError: there is none.
+    """
+    each = params.parameters() if isinstance(params, nn.Module) else params
+    found = [p for p in (p[1] if isinstance(p, tuple) else p for p in each) if p.requires_grad]
+    if not found:
+        raise ValueError("there is no parameter that requires a gradient")
+    return found
 
 
 def check_params(params: Iterable[Tensor]) -> None:

@@ -25,7 +25,7 @@ def work_dtype(param: Tensor) -> torch.dtype:
 
 def new_seed(seed: int | None) -> int:
     """``seed``, or one from torch's global generator, so that `torch.manual_seed` governs."""
-    return int(torch.randint(2**62, (), dtype=torch.int64)) if seed is None else int(seed)
+    return int(torch.randint(2**62, (), dtype=torch.int64, device="cpu")) if seed is None else int(seed)
 
 
 def normal_parts(

@@ -42,7 +42,7 @@ class SAM(TwoPassOptimizer):
 
     Raises:
         ValueError: rho is negative or not finite. TypeError: ``base_optimizer`` is not a class of optimizers, or one
-            that evaluates closures itself.
+            that evaluates closures itself, or has a hyperparameter of SAM's name.
     """
 
     def __init__(
@@ -68,6 +68,8 @@ class SAM(TwoPassOptimizer):
         self._moved = False
         super().__init__(params, {**own, **kwargs}, module=module, batch_norm=batch_norm, distributed=distributed)
         self.base_optimizer: torch.optim.Optimizer = base_optimizer(self.param_groups, **kwargs)
+        if taken := sorted(set(OWN) & set(self.base_optimizer.defaults)):
+            raise TypeError(f"SAM cannot go over {base_optimizer.__name__}, whose {taken[0]!r} has another meaning")
         self.param_groups, self.state = self.base_optimizer.param_groups, self.base_optimizer.state
         self.defaults = {**self.base_optimizer.defaults, **self.defaults}
         self.saved_settings = self.base_optimizer.defaults  # so that a state of the base alone can be loaded
@@ -77,8 +79,8 @@ class SAM(TwoPassOptimizer):
             check_group_names(group, self.defaults)
 
     def check_group(self, group: dict[str, Any]) -> None:
-        """Raise ValueError for hyperparameters out of range; the base sees to its own."""
-        super().check_group({name: group[name] for name in OWN})
+        """Raise ValueError for hyperparameters out of range; the base sees to the rest of its own."""
+        super().check_group({name: group[name] for name in (*OWN, "lr") if name in group})
 
     @torch.no_grad()
     def prime(self) -> None:
@@ -169,10 +171,8 @@ class UncorrectedAdam(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step from the gradients at hand; returns what ``closure``, if any, returned."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
         for group in self.param_groups:
             beta1, beta2 = group["betas"]
             for p in group["params"]:

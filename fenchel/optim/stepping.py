@@ -33,6 +33,7 @@ from fenchel.optim.closures import Closure, Watch, as_closures, mean_loss
 from fenchel.optim.distributed import process_group, sum_across_ranks
 from fenchel.optim.hyperparameters import leading_group
 from fenchel.optim.noise import work_dtype
+from fenchel.optim.posterior import check_steppable
 from fenchel.optim.shards import local
 
 __all__ = ["ClosureOptimizer"]
@@ -67,6 +68,7 @@ class ClosureOptimizer(BaseOptimizer):
         """
         if self._open:
             self.restore()
+        check_steppable(self.trainable(), type(self).__name__)
         self._parts, self._expected = 0, parts
         self._scale = None if grad_scaler is None else LossScale(grad_scaler)
         self._keep()
@@ -201,23 +203,23 @@ class ClosureOptimizer(BaseOptimizer):
             return self.prime()
         closures, scaler = as_closures(closure, type(self).__name__), enabled(grad_scaler)
         self._watch.begin(scaled=scaler is not None)
-        params = self.trainable()
-        if not params:
-            raise ValueError(f"{type(self).__name__}.step: no parameter requires a gradient")
-        if self._watch.steps == 1:
-            self.check_settings(params)
         losses: list[Any] = []
         with self._begun(scaler, len(closures)):
+            params = self.trainable()
+            if self._watch.steps == 1:
+                self.check_settings(params)
             for part, evaluate in enumerate(closures):
                 losses.append(self._passes(evaluate, params, part))
                 self.collect()
-        loss = mean_loss(losses)
+            loss = mean_loss(losses)
         self._watch.finish(loss)
         return loss
 
     @contextmanager
     def _begun(self, scaler: Any, parts: int) -> Iterator[None]:
         """Around the passes of a step: it begins before, and afterwards is taken, or given up."""
+        if self._open:
+            raise RuntimeError(f"{type(self).__name__}.step was called in the middle of a step; restore() gives it up")
         self.begin(scaler, parts)
         try:
             yield

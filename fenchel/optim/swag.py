@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fenchel.optim.distributed import same_on_all
-from fenchel.optim.hyperparameters import check_params
+from fenchel.optim.hyperparameters import check_params, trainable
 from fenchel.optim.noise import NoiseSource, new_seed, normal_parts, work_dtype
-from fenchel.optim.posterior import held
+from fenchel.optim.posterior import check_steppable, held
 from fenchel.optim.shards import Shards, local
 
 __all__ = ["SWAG"]
@@ -26,31 +26,29 @@ class SWAG:
     is mean + scale (diag^(1/2) z1 / sqrt(2) + D z2 / sqrt(2 (K - 1))); with K < 2 it is mean + scale diag^(1/2) z1.
 
     Args:
-        params: the parameters to follow; those that require no gradient are left alone.
+        params: the parameters to follow, or a module; those that require no gradient are left alone.
         max_rank: K at most; 0 is the diagonal variant.
         scale: of the samples' deviations.
         seed: of the samples; None takes one from torch's global generator.
         module: the network; needed under FSDP1.
 
     Raises:
-        ValueError: no parameters, or ``max_rank`` or ``scale`` negative.
+        ValueError: no parameters, or ``max_rank`` or ``scale`` negative or no numbers.
     """
 
     def __init__(
         self,
-        params: Iterable[Tensor],
+        params: nn.Module | Iterable[Any],
         *,
         max_rank: int = 20,
         scale: float = 1.0,
         seed: int | None = None,
         module: nn.Module | None = None,
     ) -> None:
-        self._params = [p for p in params if p.requires_grad]
+        self._params = trainable(params)
         check_params(self._params)
-        if not self._params:
-            raise ValueError("SWAG got no parameter that requires a gradient")
-        if max_rank < 0 or scale < 0:
-            raise ValueError(f"max_rank and scale must not be negative, got {max_rank!r} and {scale!r}")
+        if not (isinstance(max_rank, int) and isinstance(scale, float | int) and max_rank >= 0 <= scale < math.inf):
+            raise ValueError(f"max_rank and scale must be numbers, not negative, got {max_rank!r} and {scale!r}")
         self.max_rank, self.scale, self.count, self.draws = max_rank, scale, 0, 0
         self.seed = new_seed(seed)
         self._shards = Shards(module)
@@ -67,9 +65,16 @@ class SWAG:
 
     @torch.no_grad()
     def collect(self) -> None:
-        """Take the present weights in: Welford's recursion from the first iterate, in which nothing cancels."""
-        self.count += 1
+        """Take the present weights in: Welford's recursion from the first iterate, in which nothing cancels.
+
+        Raises:
+            ValueError: a parameter has another shape than at first. RuntimeError: inside `sampled_params`.
+        """
+        check_steppable(self._params, "SWAG.collect")
         weights = [local(p).to(origin.dtype) for p, origin in zip(self._params, self._origin, strict=True)]
+        if [w.shape for w in weights] != [origin.shape for origin in self._origin]:
+            raise ValueError("a parameter has changed its shape since SWAG was made; make a new one")
+        self.count += 1
         if self.count == 1:
             torch._foreach_copy_(self._origin, weights)
         moved = torch._foreach_sub(weights, self._origin)
@@ -122,18 +127,14 @@ class SWAG:
                 torch._foreach_add_(deviations, column, alpha=weight / math.sqrt(2 * (rank - 1)))
         return [mean + self.scale * deviation for mean, deviation in zip(self._mean, deviations, strict=True)]
 
-    @contextmanager
-    def sampled_params(self, generator: torch.Generator | None = None) -> Iterator[None]:
+    def sampled_params(self, generator: torch.Generator | None = None) -> AbstractContextManager[None]:
         """Inside, the model holds one sample; afterwards what it held before, bit for bit."""
-        with held(self._params, self._sample(generator), self._shards):
-            yield
+        return held(self._params, self._sample(generator), self._shards)
 
-    @contextmanager
-    def mean_params(self) -> Iterator[None]:
+    def mean_params(self) -> AbstractContextManager[None]:
         """Inside, the model holds the mean of the iterates; afterwards what it held before, bit for bit."""
         self._collected()
-        with held(self._params, self._mean, self._shards):
-            yield
+        return held(self._params, self._mean, self._shards)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers only."""

@@ -12,6 +12,7 @@ from torch.func import grad_and_value, vmap
 
 from fenchel.optim.diagonal import DiagonalOptimizer
 from fenchel.optim.hyperparameters import settings_of
+from fenchel.optim.posterior import check_steppable
 from fenchel.optim.vectorized import functional_loss, split_batch
 
 __all__ = ["VOGN", "per_example_loss"]
@@ -96,8 +97,7 @@ class VOGN(DiagonalOptimizer):
         if not callable(loss_fn) or batch is None:
             raise ValueError("VOGN.step needs a per-example loss (per_example_loss) and the minibatch, not a closure")
         pairs = self.with_groups()
-        if not pairs:
-            raise ValueError("VOGN.step: no parameter requires a gradient")
+        check_steppable(self.trainable(), "VOGN")
         if self._shards.sharded(self.trainable()):
             raise ValueError("VOGN takes gradients of single examples, which sharded parameters do not have")
         self.next_noise()

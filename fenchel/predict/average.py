@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler
 
 from fenchel.gaussian import Gaussian
-from fenchel.metrics import Metrics, Outputs, RunningMetrics, to_probabilities
+from fenchel.metrics import Metrics, Outputs, evaluate, to_probabilities
 from fenchel.optim.batch_norm import reestimate_statistics
 from fenchel.predict.batches import labels_of, logits_of, split
 from fenchel.predict.gaussian import DiagonalGaussian
@@ -47,8 +49,9 @@ def predict_bma(
         optimizer_or_posterior: `BSAM`, `VOGN`, `IVON`, `SWAG` or anything else with a `sampled_params()` context;
             a `DiagonalGaussian`; a `fenchel.Gaussian` over all weights, in the order of the model's parameters;
             a `LaplacePosterior` or a fitted laplace-torch object; None for the weights as they are.
-        loader: batches, or one tensor of inputs; see `fenchel.predict.batches.split` for what a batch may be. It is
-            gone through once a sample and must give the same batches each time: no shuffling, no random augmentation.
+        loader: batches, or one tensor or dictionary of inputs; see `fenchel.predict.batches.split` for what a batch
+            may be. It is gone through once a sample and must give the same batches each time: no shuffling, no random
+            augmentation.
         samples: how many; 0 or "mean" predicts once, at the posterior mean.
         generator, seed: where the samples come from; without either, the optimizer's own stream (or torch's).
         outputs: what the network's outputs mean; see `fenchel.metrics.Outputs`. Binary outputs give two columns.
@@ -59,7 +62,7 @@ def predict_bma(
     Raises:
         ValueError: ``samples`` is negative, the posterior is over other parameters than the model's, both generator
             and seed are given, or the loader is empty, shuffles or cannot be gone through again.
-        TypeError: the posterior is of no kind that can be sampled.
+        TypeError: the posterior is of no kind that can be sampled, or the loader gives no batches.
     """
     count = _check_samples(samples)
     if generator is not None and seed is not None:
@@ -94,13 +97,19 @@ def evaluate_bma(
     **options: Any,
 ) -> Metrics:
     """Accuracy, NLL, ECE and AUROC of `predict_bma` on batches (inputs, labels, ...); same arguments."""
-    probabilities = predict_bma(model, optimizer_or_posterior, loader, samples, **options)
-    running, start = RunningMetrics(), 0
-    for batch in loader:
-        labels = labels_of(model, batch)
-        running.update(probabilities[start : start + len(labels)], labels.to(probabilities.device))
-        start += len(labels)
-    return running.compute()
+    batches, labels = _check_loader(loader), list[Tensor]()
+
+    class Noted:
+        """The batches, whose labels are noted as they come: gone through again, a loader may give another order."""
+
+        def __iter__(self) -> Iterator[Any]:
+            labels.clear()
+            for batch in batches:
+                labels.append(labels_of(model, batch))
+                yield batch
+
+    probabilities = predict_bma(model, optimizer_or_posterior, Noted(), samples, **options)
+    return evaluate(probabilities, torch.cat(labels))
 
 
 class _Sum:
@@ -123,9 +132,16 @@ class _Sum:
         prints: list[Tensor] = []
         for i, batch in enumerate(batches):
             inputs = split(model, batch)[0].to(device)
-            prints.append(torch.cat([_fingerprint(t) for t in inputs.tensors()]))
-            probabilities = to_probabilities(logits_of(predict(*inputs.positional, **inputs.named)), outputs)
-            size = len(inputs.tensors()[0])
+            tensors = inputs.tensors()
+            logits = logits_of(predict(*inputs.positional, **inputs.named))
+            if self._passes == i == 0 and _are_probabilities(logits):
+                warnings.warn(
+                    "the model's outputs look like probabilities, and are taken for logits: leave its softmax out",
+                    stacklevel=4,
+                )
+            prints.append(torch.cat([_fingerprint(t) for t in tensors]))
+            probabilities = to_probabilities(logits, outputs)
+            size = next((len(t) for t in tensors if t.dim()), 1)
             if len(probabilities) != size:
                 raise ValueError(f"the model gave {len(probabilities)} predictions for {size} inputs")
             if self._passes == 0:
@@ -150,29 +166,38 @@ class _Sum:
 
 def _fingerprint(inputs: Tensor) -> Tensor:
     """Two numbers that betray a change of the inputs or of their order."""
-    flat = inputs.reshape(len(inputs), -1).to(torch.float32).nan_to_num().sum(dim=1)
+    flat = inputs.reshape(*(inputs.shape or (1,)), 1).to(torch.float32).nan_to_num().flatten(1).sum(dim=1)
     weights = torch.arange(1, len(flat) + 1, device=flat.device, dtype=flat.dtype) / len(flat)
     return torch.stack([flat.sum(), (flat * weights).sum()])
+
+
+def _are_probabilities(outputs: Tensor) -> bool:
+    """Whether rows of several numbers add up to one."""
+    several = outputs.dim() > 1 and outputs.shape[-1] > 1 and outputs.numel() > 0
+    return several and bool((outputs >= 0).all() & ((outputs.sum(-1) - 1).abs() < 1e-3).all())
 
 
 def _check_samples(samples: Any) -> int:
     if samples == "mean":
         return 0
-    if isinstance(samples, bool) or not isinstance(samples, int):
+    if isinstance(samples, bool) or not isinstance(samples, Integral):
         raise TypeError(f"samples must be an integer or 'mean', got {samples!r}")
     if samples < 0:
         raise ValueError(f"samples must not be negative, got {samples}")
-    return samples
+    return int(samples)
 
 
 def _check_loader(loader: Any) -> Iterable[Any]:
-    if isinstance(loader, Tensor):
+    if isinstance(loader, Tensor | Mapping):
         return [loader]
+    if not isinstance(loader, Iterable):
+        kind = type(loader).__name__
+        raise TypeError(f"loader must give batches, which a {kind} does not; make a DataLoader of a data set")
     if isinstance(loader, DataLoader) and isinstance(loader.sampler, RandomSampler):
         raise ValueError("loader shuffles; every pass must give the same batches, so make it with shuffle=False")
     if iter(loader) is loader:
         raise ValueError("loader is an iterator and can be gone through only once; pass a DataLoader or a list")
-    return loader  # type: ignore[no-any-return]
+    return loader
 
 
 def _as_posterior(model: nn.Module, given: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 __all__ = ["Inputs", "labels_of", "logits_of", "split"]
 
@@ -23,16 +24,12 @@ class Inputs:
     named: dict[str, Any]
 
     def tensors(self) -> list[Tensor]:
-        """All tensors among them."""
-        return [value for value in (*self.positional, *self.named.values()) if isinstance(value, Tensor)]
+        """All tensors among them, also in lists, tuples and dictionaries."""
+        return [leaf for leaf in tree_leaves((self.positional, self.named)) if isinstance(leaf, Tensor)]
 
     def to(self, device: torch.device) -> Inputs:
         """The same with the tensors on a device."""
-
-        def move(value: Any) -> Any:
-            return value.to(device) if isinstance(value, Tensor) else value
-
-        return Inputs(tuple(map(move, self.positional)), {name: move(v) for name, v in self.named.items()})
+        return Inputs(*tree_map_only(Tensor, lambda t: t.to(device), (self.positional, self.named)))
 
 
 def _count(model: nn.Module) -> int:
@@ -93,14 +90,12 @@ def logits_of(output: Any) -> Tensor:
     Raises:
         TypeError: it is none of these.
     """
-    if isinstance(output, Tensor):
-        return output
     found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-    if found is None and isinstance(output, tuple | list) and output:
-        found = output[0]
-    if not isinstance(found, Tensor):
+    if found is None:
+        found = output[0] if isinstance(output, tuple | list) and output else output
+    if not (isinstance(found, Tensor) and found.is_floating_point()):
         raise TypeError(
-            f"the model must return a tensor, something with logits, or a tuple that begins with a tensor, "
+            f"the model must return a tensor of floats, something with logits, or a tuple that begins with a tensor, "
             f"got {type(output).__name__}"
         )
     return found

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fenchel.optim.hyperparameters import trainable
 from fenchel.optim.noise import work_dtype
 from fenchel.optim.posterior import DiagonalPosterior, Marginal, held
 from fenchel.optim.shards import Shards
 
-__all__ = ["DiagonalGaussian", "split_like", "trainable"]
+__all__ = ["DiagonalGaussian", "split_like"]
 
 
 class DiagonalGaussian(DiagonalPosterior):
@@ -52,23 +53,9 @@ class DiagonalGaussian(DiagonalPosterior):
         """(param, mean, variance) of every parameter."""
         return [Marginal(*each) for each in zip(self._params, self._mean, self._variance, strict=True)]
 
-    @contextmanager
-    def mean_params(self) -> Iterator[None]:
+    def mean_params(self) -> AbstractContextManager[None]:
         """Inside, the model holds the mean; afterwards what it held before, bit for bit."""
-        with held(self._params, self._mean):
-            yield
-
-
-def trainable(params: nn.Module | Iterable[Tensor]) -> list[Tensor]:
-    """Parameters that require a gradient.
-
-    Raises:
-        ValueError: there is none.
-    """
-    found = [p for p in (params.parameters() if isinstance(params, nn.Module) else params) if p.requires_grad]
-    if not found:
-        raise ValueError("there is no parameter that requires a gradient")
-    return found
+        return held(self._params, self._mean)
 
 
 def split_like(values: Any, params: Sequence[Tensor], name: str) -> list[Tensor]:

@@ -8,8 +8,8 @@ stored, and the same samples d serve every input.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -18,9 +18,10 @@ from torch.func import functional_call, jvp
 
 from fenchel.errors import MissingDependencyError
 from fenchel.metrics import Outputs, to_logits
+from fenchel.optim.hyperparameters import trainable
 from fenchel.optim.posterior import held
 from fenchel.predict.batches import logits_of
-from fenchel.predict.gaussian import split_like, trainable
+from fenchel.predict.gaussian import split_like
 
 __all__ = ["ClassLogits", "LaplacePosterior", "fit_laplace"]
 
@@ -76,17 +77,13 @@ class LaplacePosterior:
         """One sample of the weights, a tensor for each parameter."""
         return split_like(self.laplace.sample(1, generator=generator)[0], self._params, "sample")
 
-    @contextmanager
-    def sampled_params(self, generator: torch.Generator | None = None) -> Iterator[None]:
+    def sampled_params(self, generator: torch.Generator | None = None) -> AbstractContextManager[None]:
         """Inside, the network holds one sample of the weights (not linearized); afterwards what it held before."""
-        with held(self._params, self.draw(generator)):
-            yield
+        return held(self._params, self.draw(generator))
 
-    @contextmanager
-    def mean_params(self) -> Iterator[None]:
+    def mean_params(self) -> AbstractContextManager[None]:
         """Inside, the network holds the weights of the fit; afterwards what it held before."""
-        with held(self._params, self._mean):
-            yield
+        return held(self._params, self._mean)
 
     @torch.no_grad()
     def linearized_outputs(self, network: nn.Module, sample: list[Tensor], *inputs: Any, **named: Any) -> Tensor:

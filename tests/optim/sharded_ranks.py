@@ -41,7 +41,7 @@ def optimizers() -> dict[str, Callable[..., Any]]:
 
 def train(net: nn.Module, opt: Any, x: Tensor, y: Tensor, steps: int = STEPS) -> None:
     def closure() -> Tensor:
-        opt.zero_grad()
+        opt.zero_grad(set_to_none=False)
         loss = nn.functional.cross_entropy(net(x), y)
         loss.backward()
         return loss

@@ -252,8 +252,13 @@ def test_swag_without_low_rank() -> None:
     torch.testing.assert_close(swag.posterior_variance()[0], torch.full((2,), 4.0))
     with pytest.raises(ValueError, match="no parameter"):
         SWAG([])
-    with pytest.raises(ValueError, match="max_rank"):
-        SWAG([p], max_rank=-1)
+    for wrong in ({"max_rank": -1}, {"max_rank": 2.5}, {"scale": "1"}, {"scale": float("nan")}):
+        with pytest.raises(ValueError, match="max_rank and scale"):
+            SWAG([p], **wrong)
+    p.data = torch.zeros(3)
+    with pytest.raises(ValueError, match="changed its shape"):
+        swag.collect()
+    assert swag.count == 2
 
 
 @pytest.mark.parametrize("name", ["SAM", "IVON", "VOGN"])

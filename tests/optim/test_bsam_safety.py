@@ -159,7 +159,7 @@ def test_gradients_the_user_holds_are_not_written_to() -> None:
     fixed = torch.tensor([-2.0, 5.0])
 
     def closure() -> None:
-        p.grad = fixed
+        p.grad = fixed.view(2)
 
     opt.step([closure, closure])
     opt.step(closure)
@@ -182,7 +182,8 @@ def test_step_without_closure_says_what_is_missing() -> None:
         ("lr", -0.1), ("lr", float("nan")), ("rho", -1.0), ("rho", float("inf")), ("num_data", 0),
         ("betas", (1.0, 0.9)),
         ("betas", (0.9, -0.1)), ("betas", 0.9), ("weight_decay", -1e-3), ("damping", -1.0), ("s_init", 0.0),
-        ("data_factor", 0.0), ("num_data", "many"),
+        ("data_factor", 0.0), ("num_data", "many"), ("lr", "1e-3"), ("rho", b"1"), ("betas", (0.9, "0.9")),
+        pytest.param("num_data", 10**400, id="huge"), ("damping", torch.ones(1)), ("lr", torch.ones(2)),
     ],
 )  # fmt: skip
 def test_bad_hyperparameters_are_named(name: str, value: Any) -> None:
@@ -193,6 +194,25 @@ def test_bad_hyperparameters_are_named(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=name):
         good.add_param_group({"params": [nn.Parameter(torch.ones(2))], name: value})
     assert len(good.param_groups) == 1
+
+
+def test_tensors_and_empty_parameters_are_as_good_as_numbers_and_none() -> None:
+    ends = []
+    for lr, betas, empty in ((0.1, (0.9, 0.99), 0), (torch.tensor([0.1]), (torch.tensor(0.9), torch.tensor(0.99)), 1)):
+        p, none = nn.Parameter(torch.tensor(2.0)), [nn.Parameter(torch.ones(0, 3)) for _ in range(empty)]
+        opt = BSAM([{"params": none}, {"params": p}] if none else [p], lr, betas=betas, seed=0, **SETTINGS)
+        for _ in range(2):
+            opt.step(minimizing(opt, p.square))
+        ends.append(p.detach())
+    torch.testing.assert_close(*ends)
+    alone = nn.Parameter(torch.ones(0))
+    opt = BSAM([alone], 0.1, **SETTINGS)
+    opt.step(minimizing(opt, alone.sum))
+
+
+def test_an_optimizer_may_be_made_on_the_meta_device() -> None:
+    with torch.device("meta"):
+        BSAM(nn.Linear(2, 2).parameters(), 0.1, **SETTINGS)
 
 
 def test_bad_parameters_and_noise() -> None:

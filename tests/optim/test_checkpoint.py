@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import os
 import random
 import signal
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from optim_cases import SETTINGS, closures_for, data, flat, network
@@ -111,9 +113,10 @@ def test_continues_bit_for_bit(make: Any, how: str, tmp_path: Path) -> None:
             assert not torch.equal(flat(again), flat(network()))
 
 
-def test_a_loaded_state_is_not_shared_with_the_dictionary() -> None:
+@pytest.mark.parametrize("make", [bsam, ivon])
+def test_a_loaded_state_is_not_shared_with_the_dictionary(make: Any) -> None:
     net = network()
-    opt = bsam(net)
+    opt = make(net)
     advance(net, opt, torch.optim.lr_scheduler.ConstantLR(opt), 2)
     saved = copy.deepcopy(opt.state_dict())
     kept = copy.deepcopy(saved)
@@ -122,6 +125,30 @@ def test_a_loaded_state_is_not_shared_with_the_dictionary() -> None:
     for i, values in kept["state"].items():
         for name, t in values.items():
             assert torch.equal(saved["state"][i][name], t)
+
+
+@pytest.mark.parametrize("wrong", [torch.ones(()), np.ones((7, 4)), 1.0, None])
+@pytest.mark.parametrize("make", [bsam, ivon])
+def test_what_is_no_state_of_a_parameter_is_refused(make: Any, wrong: Any) -> None:
+    net = network()
+    opt = make(net)
+    opt.prime()
+    saved = copy.deepcopy(opt.state_dict())
+    saved["state"][0]["momentum"] = wrong
+    with pytest.raises(ValueError, match="'momentum' has shape"):
+        opt.load_state_dict(saved)
+    assert not opt.state[opt.trainable()[0]]["momentum"].any()
+
+
+@pytest.mark.parametrize("make", [bsam, sam, ivon])
+@pytest.mark.parametrize("wrong", ["0.1", -1.0, None, math.nan])
+def test_loaded_hyperparameters_are_checked(make: Any, wrong: Any) -> None:
+    opt = make(network())
+    saved = opt.state_dict()
+    saved["param_groups"][0]["lr"] = wrong
+    with pytest.raises(ValueError, match="lr must be"):
+        opt.load_state_dict(saved)
+    assert opt.param_groups[0]["lr"] > 0
 
 
 @pytest.mark.parametrize("make", [bsam, sam])
@@ -208,9 +235,10 @@ def test_checkpoint_files_restore_the_global_generator_and_refuse_strangers(tmp_
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
     from safetensors.torch import save_file
 
-    save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match="was not written by save_checkpoint"):
-        load_checkpoint(path)
+    for write in (lambda: save_file({"x": torch.zeros(1)}, path), lambda: torch.save({"x": 1}, path)):
+        write()
+        with pytest.raises(ValueError, match="was not written by save_checkpoint"):
+            load_checkpoint(path)
 
 
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:

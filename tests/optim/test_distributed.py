@@ -82,6 +82,7 @@ def test_an_overflow_on_one_rank_skips_the_step_on_all(ranks: Any) -> None:
         assert float(rank["skip"]["scale"]) == 8.0
 
 
+@pytest.mark.filterwarnings("ignore:the closure of BSAM.step computed no gradient")
 def test_a_parameter_used_on_one_rank_is_updated_on_all(ranks: Any) -> None:
     spare = nn.Parameter(torch.ones(2, dtype=torch.float64))
     opt = BSAM([spare], 0.1, noise=False, **SETTINGS)

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from optim_cases import SETTINGS, FedBSAM, closure_for, closures_for, data, flat, minimizing, network
+from optim_cases import SETTINGS, FedBSAM, closure_for, closures_for, data, flat, make, minimizing, network
 from scipy import stats
 from torch import Tensor, nn
 
-from fenchel.optim import BSAM, SAM, frozen_statistics, functional_loss, reestimate_statistics, split_batch
+from fenchel.optim import BSAM, SAM, SWAG, frozen_statistics, functional_loss, reestimate_statistics, split_batch
 from fenchel.optim.noise import NoiseSource, new_seed
+from fenchel.predict import predict_bma
 
 CPU = torch.device("cpu")
 
@@ -99,6 +100,26 @@ def test_sampling_is_restored_by_exceptions_keeps_gradients_on_and_leaves_traini
         fed.posterior_variance()
 
 
+@pytest.mark.parametrize("kind", ["bsam", "ivon"])
+def test_samples_are_of_the_mean_wherever_the_weights_are(kind: str) -> None:
+    net = network()
+    x, y = data()
+    opt = make(kind, net.parameters())
+    closure = closure_for(net, opt, x, y)
+    opt.step(closure)
+    swag = SWAG(net.named_parameters(), seed=0)
+    swag.collect()
+    before, alone = flat(net), predict_bma(net, opt, x, samples=2, seed=1)
+    for away in (opt.sampled_params, swag.mean_params):
+        with away(), away():
+            torch.testing.assert_close(predict_bma(net, opt, x, samples=2, seed=1), alone, rtol=0, atol=1e-12)
+            for lost in (lambda: opt.step(closure), swag.collect):
+                with pytest.raises(RuntimeError, match="outside of sampled_params"):
+                    lost()
+        assert torch.equal(flat(net), before)
+    opt.step(closure)
+
+
 def interrupted(context: Any, action: Any) -> None:
     with context:
         action()
@@ -152,6 +173,16 @@ def test_batch_norm_policy_needs_its_module_and_a_name() -> None:
         BSAM(normalized().parameters(), 0.1, batch_norm="first", **SETTINGS)
     with pytest.raises(ValueError, match="batch_norm must be one of"):
         BSAM(normalized().parameters(), 0.1, batch_norm="sometimes", **SETTINGS)
+
+
+def test_instance_normalization_has_statistics_too() -> None:
+    layer = nn.InstanceNorm1d(2, track_running_stats=True).double()
+    x = torch.arange(12.0, dtype=torch.float64).reshape(2, 2, 3)
+    with frozen_statistics(layer):
+        layer(x)
+    assert not layer.running_mean.any()
+    layer(x)
+    assert layer.running_mean.any()
 
 
 def test_frozen_statistics_come_back_after_an_exception_and_can_be_reestimated() -> None:

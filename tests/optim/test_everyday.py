@@ -57,7 +57,8 @@ def test_a_graph_of_older_weights_is_refused() -> None:
     p = nn.Parameter(torch.ones(3))
     opt = make("bsam", [p])
     old = p.square().sum()
-    opt.step(lambda: None)
+    with pytest.warns(SettingsWarning, match="no gradient"):
+        opt.step(lambda: None)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         old.backward()
 
@@ -169,6 +170,9 @@ def test_nothing_to_train_sparse_and_foreign_states_give_one_sentence(kind: str)
     frozen = nn.Parameter(torch.ones(2), requires_grad=False)
     with pytest.raises(ValueError, match="no parameter requires a gradient"):
         make(kind, [frozen]).step(lambda: torch.zeros(()))
+    if kind != "ivon":
+        with pytest.raises(ValueError, match="no parameter requires a gradient"):
+            make(kind, [frozen]).step_vectorized(lambda _, batch: batch.sum(), [torch.ones(1, 2)])
     table = nn.Embedding(4, 2, sparse=True)
     opt = make(kind, table.parameters())
     closure = minimizing(opt, lambda: table(torch.tensor([1])).sum())
@@ -184,9 +188,14 @@ def test_nothing_to_train_sparse_and_foreign_states_give_one_sentence(kind: str)
         make(kind, [p]).load_state_dict(adam.state_dict())
 
 
-def test_sam_refuses_bases_that_evaluate_closures() -> None:
+def test_sam_refuses_bases_that_evaluate_closures_or_have_its_names_and_rates_that_are_no_numbers() -> None:
+    p = nn.Parameter(torch.ones(2))
     with pytest.raises(TypeError, match="LBFGS"):
-        SAM([nn.Parameter(torch.ones(2))], torch.optim.LBFGS, 0.1)
+        SAM([p], torch.optim.LBFGS, 0.1)
+    with pytest.raises(TypeError, match="Adadelta, whose 'rho'"):
+        SAM([p], torch.optim.Adadelta, 0.1)
+    with pytest.raises(ValueError, match="lr must be"):
+        SAM([p], torch.optim.SGD, 0.1, lr=float("nan"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -228,7 +237,7 @@ def test_groups_restore_what_they_hold_and_lack_what_is_new() -> None:
     for name in ("fused", "max_grad_norm", "step"):
         del saved["param_groups"][0][name]
     fresh.load_state_dict(saved)
-    fresh.step(lambda: None)
+    fresh.step(minimizing(fresh, lambda: p.square().sum()))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from optim_cases import closure_for, data, make, network
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
 from fenchel.predict import DiagonalGaussian, evaluate_bma, predict_bma
 
@@ -77,6 +79,53 @@ def test_frozen_models_and_inference_mode(kind: str) -> None:
     untrained = make(kind, net.parameters())
     with pytest.raises(ValueError, match="no posterior to sample"):
         predict_bma(net, untrained, [x], samples=2)
+
+
+def test_labels_are_those_of_the_pass_that_predicted() -> None:
+    """A loader that gives another order each time, and labels of which a batch has too few."""
+    net = network()
+    x, _ = data()
+    with torch.no_grad():
+        y = net(x).argmax(1)
+    drawn = DataLoader(TensorDataset(x, y), 5, sampler=SubsetRandomSampler(range(len(x))))
+    assert evaluate_bma(net, None, drawn, "mean").accuracy == 1
+    with pytest.raises(ValueError, match="labels must have shape"):
+        evaluate_bma(net, None, [(x, y[:5])], "mean")
+
+
+def test_one_batch_may_be_a_dictionary_and_one_of_several_empty() -> None:
+    net, (x, _) = network(), data()
+    expected = predict_bma(net, None, x, "mean")
+    for loader in ({"input": x}, [x, x[:0]], [{"input": x, "labels": torch.tensor(1)}]):
+        torch.testing.assert_close(predict_bma(net, None, loader, 0), expected)
+
+    class Nested(nn.Module):
+        def forward(self, scale: Tensor, parts: list[Tensor]) -> Tensor:
+            return scale * net(torch.cat(parts))
+
+    nested = [{"scale": torch.tensor(1.0), "parts": [x]}]
+    torch.testing.assert_close(predict_bma(Nested(), None, nested, np.int64(1)), expected)
+
+
+def test_data_sets_class_indices_and_probabilities_are_named() -> None:
+    net, (x, _) = network(), data()
+    for wrong in (TensorDataset(x), None):
+        with pytest.raises(TypeError, match="make a DataLoader"):
+            predict_bma(net, None, wrong, 1)  # type: ignore[arg-type]
+
+    class Head(nn.Module):
+        def __init__(self, last: Any) -> None:
+            super().__init__()
+            self.last = last
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.last(net(x))
+            return result
+
+    with pytest.raises(TypeError, match="tensor of floats"):
+        predict_bma(Head(lambda t: t.argmax(-1)), None, x, 1)
+    with pytest.warns(UserWarning, match="leave its softmax out"):
+        predict_bma(Head(lambda t: t.softmax(-1)), None, x, 1)
 
 
 def test_wrapped_optimizers_are_unwrapped() -> None:

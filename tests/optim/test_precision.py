@@ -19,9 +19,21 @@ def make(kind: str, net: nn.Module, **kwargs: Any) -> Any:
     return SAM(net.parameters(), torch.optim.SGD, 0.05, lr=0.2, momentum=0.9, **kwargs)
 
 
+class Scaled(nn.Module):
+    """A layer whose parameter is 0-d."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(0.7))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.factor * x)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_16_bit_weights_keep_float32_state_also_after_loading(dtype: torch.dtype) -> None:
     net = network(dtype=dtype)
+    net[1] = Scaled().to(dtype)
     x, y = data(dtype=dtype)
     opt = make("bsam", net)
     for _ in range(3):

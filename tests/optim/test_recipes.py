@@ -127,6 +127,47 @@ def test_the_trainer_mixin_says_what_it_cannot_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_an_interrupted_trainer_and_the_optimizer_go_on(tmp_path: Path) -> None:
+    """After an interruption between micro-batches, then with another optimizer, then with that one in a plain loop."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    x, y, data = _data()
+    model = _Regression()
+    trainer = _trainer(model, _optimizer("bsam", model), tmp_path, data, num_train_epochs=1)
+
+    class Once(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
+        def on_substep_end(self, *_: Any, **__: Any) -> None:
+            trainer.remove_callback(self)
+            raise KeyboardInterrupt
+
+    trainer.add_callback(Once())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    other = _optimizer("bsam", model)
+    trainer.optimizer, trainer.lr_scheduler = other, None
+    alone = copy.deepcopy(model)
+    trainer.train()
+    again = _optimizer("bsam", alone)
+
+    def closure_of(net: nn.Module, optimizer: Any, part: slice) -> Any:
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss: Tensor = net(x[part], y[part])["loss"]
+            loss.backward()
+            return loss
+
+        return closure
+
+    for step in range(3):
+        parts = [slice(12 * (step % 2) + 4 * k, 12 * (step % 2) + 4 * k + 4) for k in range(3)]
+        again.step([closure_of(alone, again, part) for part in parts])
+        if step == 2:
+            other.step([closure_of(model, other, part) for part in parts])
+    for p, q in zip(model.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_training_goes_on_from_a_trainer_checkpoint(tmp_path: Path) -> None:
     """Stopped after two of four steps and resumed: the weights of an uninterrupted run."""
     _, _, data = _data()

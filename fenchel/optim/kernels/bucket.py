@@ -138,7 +138,7 @@ class Bucket:
         if not moved:
             return
         weights, mean, s, momentum, gradient, absolute = (list(column) for column in zip(*moved, strict=True))
-        group, (beta1, beta2) = self.group, self.group["betas"]
+        group, (beta1, beta2) = self.group, map(float, self.group["betas"])
         out = mean if self.master else weights
         if self.sign == parts == 1:
             torch._foreach_lerp_(momentum, gradient, 1 - beta1)
@@ -182,6 +182,6 @@ def _add_quotient(
         torch._foreach_addcdiv_(out, list(numerator), list(denominator), value)
         return
     step = torch._foreach_div(list(numerator), list(denominator))
-    torch._foreach_mul_(step, value.to(step[0]) if isinstance(value, Tensor) else value)
+    torch._foreach_mul_(step, value.reshape(()).to(step[0]) if isinstance(value, Tensor) else value)
     torch._foreach_add_(step, base)
     torch._foreach_copy_(out, step)
