@@ -111,13 +111,13 @@ def _run(options: argparse.Namespace) -> int:
         key = {"scale": options.scale, "seed": options.seed, "data": data is not None}
         if options.dataset_names:
             key["datasets"] = options.dataset_names
-        if not (options.force or options.plan) and _finished(experiment.name, key):
-            print(f"{label}: already stored, not repeated (--force repeats it)")
-            continue
         if options.plan and not experiment.trains:
             print(f"{label}: trains nothing")
             continue
         try:
+            if not (options.force or options.plan) and _finished(experiment.name, key):
+                print(f"{label}: already stored, not repeated (--force repeats it)")
+                continue
             seconds, path = _run_one(experiment, options, data, key, deadline)
         except InputError as error:
             if len(experiments) == 1:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from experiments import catalogue, cli, store
-from experiments.registry import Claim, Context, Experiment, Outcome, piece
+from experiments.registry import Claim, Context, Experiment, Outcome, piece, written_whole
 
 
 @pytest.fixture(autouse=True)
@@ -191,6 +191,13 @@ def test_damaged_files_are_named_and_the_rest_goes_on(
     whole = (tmp_path / "toy.quick.json").read_text()
     record = json.loads(whole)
     parts = [json.dumps(record | {part: 3}) for part in record]
+    one = record["claims"][0]
+    parts += [json.dumps(record | {"claims": [one | {part: [3]}]}) for part in one]
+    parts += [
+        json.dumps(record | {"provenance": {}}),
+        json.dumps(record | {"name": "fig1"}),
+        whole[:-2] + ', "claims": []}',
+    ]
     for damaged in (whole[: len(whole) // 2], "[]", '{"name": "toy"}', "", "[" * 100_000, *parts):
         (tmp_path / "toy.quick.json").write_text(damaged)
         capsys.readouterr()
@@ -198,10 +205,35 @@ def test_damaged_files_are_named_and_the_rest_goes_on(
         assert "toy.quick.json" in capsys.readouterr().err
         assert cli.main(["run", "toy", "--quiet"]) == 2
         assert "toy.quick.json" in capsys.readouterr().err
+        assert set(store.load_all()) == set()
     (tmp_path / "toy.quick.json").write_text(whole)
     (tmp_path / "toy.quick.npz").write_bytes((tmp_path / "toy.quick.npz").read_bytes()[:100])
     assert cli.main(["list"]) == 0
     assert "toy.quick.json" in capsys.readouterr().err
+    (tmp_path / "toy.quick.json").unlink()
+    (tmp_path / "toy.quick.json").symlink_to("toy.quick.json")
+    assert cli.main(["list"]) == 0
+    assert "toy.quick.json" in capsys.readouterr().err
+
+
+def test_a_damaged_result_does_not_stop_the_others(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _register_toy()
+    catalogue.EXPERIMENTS["second"] = replace(catalogue.EXPERIMENTS["toy"], name="second")
+    (results / "toy.quick.json").write_text("{")
+    assert cli.main(["run", "toy", "second"]) == 1
+    assert "toy.quick.json" in capsys.readouterr().err
+    assert store.load(results / "second.quick.json").numbers == {"x": 1.0}
+
+
+def test_what_fails_to_be_written_leaves_nothing(tmp_path: Path) -> None:
+    def write() -> None:
+        with written_whole(tmp_path / "new" / "file.json") as temporary:
+            temporary.write_text("a part")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="full"):
+        write()
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_full_results_come_from_committed_code(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

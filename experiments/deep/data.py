@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from experiments.deep import image_folders
-from experiments.registry import InputError
+from experiments.registry import DAMAGE, InputError
 from fenchel.errors import MissingDependencyError
 
 __all__ = ["DATASETS", "DataSet", "Split", "load", "own_set", "split"]
@@ -105,7 +105,7 @@ def load(name: str, directory: Path | None = None, *, download: bool = False) ->
             data = _folder(name, own or image_folders.find(_FOLDERS[name], place))
         else:
             data = _torchvision(name, place, download)
-    except (RuntimeError, ValueError, AssertionError, OSError, EOFError, KeyError, IndexError, TypeError) as error:
+    except DAMAGE as error:
         raise InputError(_complaint(name, place, error)) from error
     _check(data, place)
     return data

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from experiments import store
 from experiments.deep.config import Config
-from experiments.registry import InputError
+from experiments.registry import InputError, written_whole
 
 __all__ = ["Row", "RowStore", "committed_directory", "merge", "write_committed"]
 
@@ -49,11 +48,8 @@ class RowStore:
 
     def put(self, row: Mapping[str, Any]) -> None:
         """Store a finished row."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        path = self.directory / f"{row['key']}.json"
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(store.plain(row)) + "\n")
-        temporary.replace(path)
+        with written_whole(self.directory / f"{row['key']}.json") as temporary:
+            temporary.write_text(json.dumps(store.plain(row)) + "\n")
 
     def forget(self, configs: Iterable[Config]) -> None:
         """Delete the finished rows and the checkpoints of ``configs`` from the directory."""
@@ -97,8 +93,8 @@ def merge(source: Path, target: RowStore) -> tuple[int, int]:
     for path in sorted(source.glob("*.pt")):
         kept = target.directory / path.name
         if not kept.exists() and not kept.with_suffix(".json").exists():
-            target.directory.mkdir(parents=True, exist_ok=True)
-            kept.write_bytes(path.read_bytes())
+            with written_whole(kept) as temporary:
+                temporary.write_bytes(path.read_bytes())
             checkpoints += 1
     return new, checkpoints
 
@@ -113,11 +109,9 @@ def write_committed(rows: Iterable[Row]) -> None:
         by_file.setdefault(name, {})[row["key"]] = row
     for name, new in by_file.items():
         merged = {row["key"]: row for row in _read_lines(directory / name)} | new
-        directory.mkdir(parents=True, exist_ok=True)
-        temporary = directory / f"{name}.{os.getpid()}.tmp"
         lines = (json.dumps(store.plain(merged[key]), sort_keys=True) for key in sorted(merged))
-        temporary.write_text("\n".join(lines) + "\n")
-        temporary.replace(directory / name)
+        with written_whole(directory / name) as temporary:
+            temporary.write_text("\n".join(lines) + "\n")
 
 
 def _read_lines(path: Path) -> list[Row]:
