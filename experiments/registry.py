@@ -185,7 +185,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
     if not os.path.lexists(path):
         return None
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as stored:
             return {k: stored[k] for k in stored.files}
     except DAMAGE:
         print(f"warning: {path} is damaged; that piece is computed again", file=sys.stderr)

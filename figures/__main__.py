@@ -30,7 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     work: dict[str, Callable[[], list[Path]]] = {"the report": write_report}
     if options.command == "make":
-        work = {name: partial(make, name) for name in (drawable() if "all" in options.names else options.names)}
+        names = [*options.names, *drawable()] if "all" in options.names else options.names
+        work = {name: partial(make, name) for name in names if name != "all"}
+        if not work:
+            print("error: nothing is stored that could be drawn: python -m experiments run all", file=sys.stderr)
+            return 2
     failed, unusable = [], False
     for name, write in work.items():
         try:

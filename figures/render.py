@@ -5,20 +5,19 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib as mpl
 
 from experiments import store
+from experiments.catalogue import EXPERIMENTS
 from experiments.registry import DAMAGE, InputError, written_whole
 from figures.style import publication
 
 __all__ = ["RENDERED", "FigureInputError", "drawable", "make"]
 
 RENDERED = Path(__file__).parent / "rendered"
-_HOUSE = {"__main__", "render", "report", "style", "claims"}
 
 
 class FigureInputError(InputError):
@@ -27,8 +26,11 @@ class FigureInputError(InputError):
 
 def drawable() -> list[str]:
     """Names of the figures that have both a module and a stored result."""
-    modules = {m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)])} - _HOUSE
-    return sorted(modules & set(store.load_all()))
+    return sorted(name for name in store.load_all() if _known(name))
+
+
+def _known(name: str) -> bool:
+    return name in EXPERIMENTS and Path(__file__).with_name(f"{name}.py").exists()
 
 
 def make(name: str) -> list[Path]:
@@ -39,8 +41,9 @@ def make(name: str) -> list[Path]:
     Raises:
         FigureInputError: no such figure, or its experiment has not been run.
     """
-    if name in _HOUSE or not (Path(__file__).parent / f"{name}.py").exists():
-        raise FigureInputError(f"unknown figure {name!r}; there are {', '.join(drawable()) or 'none'}")
+    if not _known(name):
+        known = ", ".join(sorted(filter(_known, EXPERIMENTS)))
+        raise FigureInputError(f"unknown figure {name!r}; there are {known}")
     path = store.shown_path(name)
     if not os.path.lexists(path):
         raise FigureInputError(f"figure {name!r} has no stored result; run `python -m experiments run {name}` first")

@@ -54,6 +54,8 @@ def write_report() -> list[Path]:
     the same wherever it is written.
     """
     stored = store.load_all()
+    if not stored:
+        raise InputError(f"no results are stored in {store.results_directory()}: python -m experiments run all")
     text = render_markdown(stored)
     files = {"report.md": text, "report.html": _page(text)}
     if any(run.scale != "full" for run in stored.values()):

@@ -111,6 +111,9 @@ def test_pieces_hold_plain_arrays_only(tmp_path: Path) -> None:
         (["run", "fig1", "--device", "gpu7"], "--device"),
         (["run", "toy", "--jobs", "0"], "--jobs"),
         (["run", "toy", "--seed", "-1"], "--seed"),
+        (["run", "toy", "--seed", "9999999999999"], "--seed"),
+        (["run", "all", "nonsense"], "unknown experiment"),
+        (["run", "table6", "--dataset", "mine=/tmp"], "table1"),
         (["run", "toy", "--data", "/no/such/directory"], "does not exist"),
     ],
 )

@@ -31,7 +31,7 @@ def test_stored_results_draw(name: str, tmp_path: Path, monkeypatch: pytest.Monk
     assert all(path.stat().st_size > 1000 for path in written if path.suffix in (".pdf", ".png", ".gif"))
 
 
-@pytest.mark.parametrize("name", ["fig99", "style"])
+@pytest.mark.parametrize("name", ["fig99", "style", "table_plot", "cost", "../fig1"])
 def test_unknown_figures_exit_with_2(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["make", name]) == 2
     assert "unknown figure" in capsys.readouterr().err

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from experiments.registry import read_arrays, written_whole
 
-__all__ = ["ARCHIVES", "Arrays", "find", "read"]
+__all__ = ["ARCHIVES", "Arrays", "find", "fingerprint", "read"]
 
 ARCHIVES = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".tar.bz2", ".zip")
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp")
@@ -58,14 +58,27 @@ def read(source: Path) -> Arrays:
     return found
 
 
+def fingerprint(source: Path) -> str:
+    """A digest of an archive, or of the names and contents of the files in a folder.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    if not source.is_dir():
+        digest.update(source.read_bytes())
+        return digest.hexdigest()
+    for name, raw in _files(source):
+        digest.update(f"{name}\n{len(raw)}\n".encode())
+        digest.update(raw)
+    return digest.hexdigest()
+
+
 def _cache(source: Path) -> Path:
-    """Folders are known by their path, archives by path, size and time."""
     home = os.environ.get("FENCHEL_CACHE") or Path(
         os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "fenchel"
     )
-    state = source.stat()
-    text = f"{source.resolve()} {state.st_size} {state.st_mtime_ns}"
-    return Path(home) / f"{source.name.split('.')[0]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.npz"
+    return Path(home) / f"{source.name.split('.')[0]}-{fingerprint(source)[:12]}.npz"
 
 
 def _files(source: Path) -> Iterator[tuple[str, bytes]]:
