@@ -121,10 +121,10 @@ def _run(options: argparse.Namespace) -> int:
             print(f"{label}: trains nothing")
             continue
         try:
-            if not (options.force or options.plan) and _finished(experiment.name, key):
-                print(f"{label}: already stored, not repeated (--force repeats it)")
-                continue
-            seconds, path = _run_one(experiment, options, data, key, deadline)
+            stored = not (options.force or options.plan) and _finished(experiment.name, key)
+            done = "already stored, not repeated (--force repeats it)"
+            if not stored:
+                done = "done in {:.1f} s -> {}".format(*_run_one(experiment, options, data, key, deadline))
         except InputError as error:
             if len(experiments) == 1:
                 raise
@@ -143,7 +143,7 @@ def _run(options: argparse.Namespace) -> int:
             print(f"{label}: failed", file=sys.stderr)
             failed.append(experiment.name)
             continue
-        print(f"{label}: done in {seconds:.1f} s -> {path}", flush=True)
+        print(f"{label}: {done}", flush=True)
     if failed:
         print(f"{len(failed)} of {len(experiments)} failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 3 if stopped and not options.plan else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -246,7 +247,13 @@ def test_full_results_come_from_committed_code(monkeypatch: pytest.MonkeyPatch, 
     assert "--allow-dirty" in capsys.readouterr().err
 
 
-def test_a_reader_may_stop_early() -> None:
-    command = f"{sys.executable} -m experiments list | head -1"
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+@pytest.mark.parametrize("end", ["| head -0", ">&-", "> /dev/full"])
+@pytest.mark.parametrize("command", ["experiments list", "figures make fig1", "fenchel check certificate.json"])
+def test_a_reader_may_stop_early(command: str, end: str, results: Path) -> None:
+    home = Path(__file__).parents[1]
+    for path in (home / "experiments" / "results").glob("fig1.*"):
+        shutil.copy(path, results)
+    script = f"{sys.executable} -m {command} {end}"
+    done = subprocess.run(script, shell=True, capture_output=True, text=True, cwd=home)
     assert "Traceback" not in done.stderr
+    assert "full" not in end or "No space left" in done.stderr
