@@ -86,17 +86,21 @@ def _merge(directory: Path) -> int:
 def _run(options: argparse.Namespace) -> int:
     if options.jobs < 1:
         raise InputError(f"--jobs must be at least 1, got {options.jobs}")
-    if options.seed < 0:
-        raise InputError(f"--seed must not be negative, got {options.seed}")
+    if not 0 <= options.seed < 2**31:
+        raise InputError(f"--seed must be in 0..2^31 - 1, got {options.seed}")
     data = options.data or (Path(os.environ["FENCHEL_DATA"]) if os.environ.get("FENCHEL_DATA") else None)
     if data is not None and not data.is_dir():
         raise InputError(f"data directory {str(data)!r} does not exist")
     if options.scale == "full" and not options.allow_dirty and store.is_dirty():
         raise InputError("full results come from committed code: commit your changes, or give --allow-dirty")
-    names = list(EXPERIMENTS) if "all" in options.names else options.names
-    unknown = [name for name in names if name not in EXPERIMENTS]
+    unknown = [name for name in options.names if name not in EXPERIMENTS and name != "all"]
     if unknown:
         raise InputError(f"unknown experiment {unknown[0]!r}; `python -m experiments list` names them all")
+    names = list(EXPERIMENTS) if "all" in options.names else list(dict.fromkeys(options.names))
+    if options.dataset and "table1" not in names:
+        raise InputError("--dataset is for table1; the others have data of their own")
+    if options.dataset and options.scale == "quick":
+        raise InputError("--dataset needs --scale full; quick runs read the embedded digits alone")
     experiments = [EXPERIMENTS[name] for name in names]
     store.check_writable()
     if options.max_seconds is not None and not options.max_seconds > 0:
@@ -109,16 +113,18 @@ def _run(options: argparse.Namespace) -> int:
     for position, experiment in enumerate(experiments, start=1):
         label = f"[{position}/{len(experiments)}] {experiment.name}"
         key = {"scale": options.scale, "seed": options.seed, "data": data is not None}
-        if options.dataset_names:
+        if options.dataset_names and experiment.name == "table1":
             key["datasets"] = options.dataset_names
-        if not (options.force or options.plan) and _finished(experiment.name, key):
-            print(f"{label}: already stored, not repeated (--force repeats it)")
-            continue
+        if options.precision and experiment.trains:
+            key["precision"] = options.precision
         if options.plan and not experiment.trains:
             print(f"{label}: trains nothing")
             continue
         try:
-            seconds, path = _run_one(experiment, options, data, key, deadline)
+            stored = not (options.force or options.plan) and _finished(experiment.name, key)
+            done = "already stored, not repeated (--force repeats it)"
+            if not stored:
+                done = "done in {:.1f} s -> {}".format(*_run_one(experiment, options, data, key, deadline))
         except InputError as error:
             if len(experiments) == 1:
                 raise
@@ -137,7 +143,7 @@ def _run(options: argparse.Namespace) -> int:
             print(f"{label}: failed", file=sys.stderr)
             failed.append(experiment.name)
             continue
-        print(f"{label}: done in {seconds:.1f} s -> {path}", flush=True)
+        print(f"{label}: {done}", flush=True)
     if failed:
         print(f"{len(failed)} of {len(experiments)} failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 3 if stopped and not options.plan else 0
@@ -196,7 +202,7 @@ def _run_one(
     command = f"python -m experiments run {experiment.name} --scale {scale} --seed {options.seed}"
     command += " --data DIR" if data is not None else ""
     command += f" --jobs {options.jobs}" if options.jobs != 1 else ""
-    command += "".join(f" --dataset {name}=PATH" for name in options.dataset_names)
+    command += "".join(f" --dataset {name.rpartition('-')[0]}=PATH" for name in options.dataset_names)
     for name in ("precision", "device", "scheduler"):
         command += f" --{name} {getattr(options, name)}" if getattr(options, name) is not None else ""
     stamp = store.provenance(command, options.seed, seconds, outcome.settings.get("device"))

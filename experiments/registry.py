@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import lzma
 import os
+import pickle
 import sys
+import tarfile
 import zipfile
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 __all__ = [
+    "DAMAGE",
     "Claim",
     "Context",
     "Experiment",
@@ -22,11 +28,18 @@ __all__ = [
     "Outcome",
     "Stopped",
     "piece",
+    "read_arrays",
     "settle",
     "write_arrays",
+    "written_whole",
 ]
 
 Scale = Literal["quick", "full"]
+# What readers of JSON, arrays, archives, images and pickles raise on files that are not what they should be.
+DAMAGE = (
+    *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError),
+    *(TypeError, ValueError, lzma.LZMAError, pickle.UnpicklingError, tarfile.TarError, zipfile.BadZipFile, zlib.error),
+)
 VERDICTS = ("held", "refuted", "held only if", "undecided", "not run")
 
 
@@ -156,35 +169,42 @@ def piece(context: Context, key: str, compute: Callable[[], Mapping[str, Any]]) 
     arrays are refused, since nothing here is ever pickled.
     """
     path = context.partial / f"{key}.npz"
-    stored = _read(path)
+    stored = read_arrays(path)
     if stored is not None:
         return stored
     arrays = {k: np.asarray(v) for k, v in compute().items()}
     bad = [k for k, v in arrays.items() if v.dtype == object]
     if bad:
         raise TypeError(f"piece {key!r} holds object arrays {bad}; only plain arrays can be stored")
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_arrays(path, arrays)
     return arrays
 
 
-def _read(path: Path) -> dict[str, np.ndarray] | None:
+def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
     """The arrays of a stored piece; None where there is none, or where it is damaged and has to be computed again."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as stored:
             return {k: stored[k] for k in stored.files}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except DAMAGE:
         print(f"warning: {path} is damaged; that piece is computed again", file=sys.stderr)
         return None
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write an npz so that it is complete or absent; nothing is left behind by a failure."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp.npz")
+    """Write an npz so that it is complete or absent."""
+    with written_whole(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **{k: np.asarray(v) for k, v in arrays.items()})  # type: ignore[arg-type]
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A temporary file that takes the place of ``path`` once it is complete; a failure leaves neither behind."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        np.savez_compressed(temporary, **{k: np.asarray(v) for k, v in arrays.items()})  # type: ignore[arg-type]
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -12,14 +12,14 @@ import sys
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.registry import Claim, Experiment, InputError, Outcome, write_arrays
+from experiments.registry import DAMAGE, Claim, Experiment, InputError, Outcome, write_arrays, written_whole
 
 __all__ = [
     "Stored",
@@ -55,7 +55,7 @@ _PACKAGES = (
 )
 # What is tried whether there is room for: more than any result takes.
 _ROOM = 4_000_000
-# What a stored result holds, and as what.
+# What a stored result holds, and as what; a claim of it; its provenance.
 _PARTS = {
     "name": str,
     "title": str,
@@ -66,6 +66,8 @@ _PARTS = {
     "provenance": dict,
     "arrays": list,
 }
+_CLAIM = {field.name: dict if field.name == "numbers" else str for field in fields(Claim)}
+_PROVENANCE = {"command": str, "revision": str, "device": str, "date": str, "seed": int, "wall_seconds": int | float}
 
 
 @dataclass(frozen=True)
@@ -95,13 +97,12 @@ def result_path(name: str, scale: str) -> Path:
 def shown_path(name: str) -> Path:
     """The full result of ``name``; where there is none, the quick one."""
     full = result_path(name, "full")
-    return full if full.exists() else result_path(name, "quick")
+    return full if os.path.lexists(full) else result_path(name, "quick")
 
 
 def save(experiment: Experiment, outcome: Outcome, stamp: Mapping[str, Any], scale: str) -> Path:
     """Write the outcome atomically: arrays first, so that a JSON that exists is always complete."""
     path = result_path(experiment.name, scale)
-    path.parent.mkdir(parents=True, exist_ok=True)
     arrays = path.with_suffix(".npz")
     if outcome.arrays:
         write_arrays(arrays, outcome.arrays)
@@ -117,12 +118,8 @@ def save(experiment: Experiment, outcome: Outcome, stamp: Mapping[str, Any], sca
         "provenance": plain(stamp),
         "arrays": sorted(outcome.arrays),
     }
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
+    with written_whole(path) as temporary:
         temporary.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 
@@ -147,10 +144,10 @@ def check_writable() -> None:
 def state(name: str) -> str:
     """What is stored of an experiment, in two words; its arrays are not read."""
     path = shown_path(name)
-    if not path.exists():
+    if not os.path.lexists(path):
         return "not run"
     try:
-        record = _whole(read_json(path))
+        record = _whole(read_json(path), path)
         claims, settings = record["claims"], record["settings"]
         if record["arrays"] and not zipfile.is_zipfile(path.with_suffix(".npz")):
             raise KeyError("arrays")
@@ -159,7 +156,7 @@ def state(name: str) -> str:
         return f"{record['scale']}" if settings.get("complete", True) else f"{record['scale']}, in part"
     except InputError as error:
         print(f"warning: {error}", file=sys.stderr)
-    except (KeyError, TypeError, AttributeError):
+    except DAMAGE:
         print(
             f"warning: {path} or its arrays are damaged; delete them, or restore them with git checkout",
             file=sys.stderr,
@@ -174,12 +171,20 @@ def read_json(path: Path) -> dict[str, Any]:
         InputError: the file cannot be read, naming it and the remedy.
     """
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(), object_pairs_hook=_once)
     except (OSError, ValueError, RecursionError):
         record = None
     if not isinstance(record, dict):
         raise InputError(f"{path} cannot be read as a result; delete it, or restore it with git checkout")
     return record
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of which no name is given twice, as after a merge by hand."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is given twice")
+    return found
 
 
 def load(path: Path) -> Stored:
@@ -190,34 +195,36 @@ def load(path: Path) -> Stored:
     """
     record = read_json(path)
     try:
-        return _stored(_whole(record), path)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        return _stored(_whole(record, path), path)
+    except DAMAGE:
         raise InputError(f"{path} or its arrays are damaged; delete them, or restore them with git checkout") from None
 
 
-def _whole(record: dict[str, Any]) -> dict[str, Any]:
-    """The record itself; KeyError or TypeError where a part is missing or of another kind."""
-    for part, kind in _PARTS.items():
-        if not isinstance(record[part], kind):
-            raise TypeError(part)
+def _whole(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The record itself; KeyError or TypeError where a part is missing or of another kind, or of another run."""
+    _check_kinds(record, _PARTS)
+    _check_kinds(record["provenance"], _PROVENANCE)
+    for claim in record["claims"]:
+        _check_kinds({"condition": "", "would_change": "", **claim}, _CLAIM)
+        Claim(**claim)
+    if path != result_path(record["name"], record["scale"]):
+        raise ValueError("it is the result of another run")
     return record
+
+
+def _check_kinds(parts: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
+    for part, kind in kinds.items():
+        if not isinstance(parts[part], kind):
+            raise TypeError(part)
 
 
 def _stored(record: dict[str, Any], path: Path) -> Stored:
     arrays: dict[str, np.ndarray] = {}
     if record["arrays"]:
         with path.with_suffix(".npz").open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {k: file[k] for k in file.files}
-    return Stored(
-        name=record["name"],
-        title=record["title"],
-        scale=record["scale"],
-        settings=record["settings"],
-        numbers=record["numbers"],
-        claims=tuple(Claim(**claim) for claim in record["claims"]),
-        provenance=record["provenance"],
-        arrays=arrays,
-    )
+            arrays = {k: file[k] for k in record["arrays"]}
+    claims = tuple(Claim(**claim) for claim in record["claims"])
+    return Stored(**{part: record[part] for part in _PARTS} | {"claims": claims, "arrays": arrays})
 
 
 def load_all() -> dict[str, Stored]:

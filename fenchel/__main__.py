@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from fenchel.certificates import check
+from fenchel.console import leave_with
 from fenchel.errors import MissingDependencyError
 
 __all__ = ["main"]
@@ -41,4 +42,4 @@ def _check(file: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave_with(main)

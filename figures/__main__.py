@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 
 try:
     from experiments.registry import InputError
@@ -26,14 +28,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     make_parser.add_argument("names", nargs="+", metavar="NAME", help="figure names, or all")
     commands.add_parser("report", help="write figures/report.md and figures/report.html")
     options = parser.parse_args(arguments)
-    if options.command == "report":
-        for path in write_report():
-            print(path)
-        return 0
+    work: dict[str, Callable[[], list[Path]]] = {"the report": write_report}
+    if options.command == "make":
+        names = [*options.names, *drawable()] if "all" in options.names else options.names
+        work = {name: partial(make, name) for name in names if name != "all"}
+        if not work:
+            print("error: nothing is stored that could be drawn: python -m experiments run all", file=sys.stderr)
+            return 2
     failed, unusable = [], False
-    for name in drawable() if "all" in options.names else options.names:
+    for name, write in work.items():
         try:
-            for path in make(name):
+            for path in write():
                 print(path)
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)

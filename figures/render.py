@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import importlib
 import logging
-import pkgutil
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib as mpl
 
 from experiments import store
-from experiments.registry import InputError
+from experiments.catalogue import EXPERIMENTS
+from experiments.registry import DAMAGE, InputError, written_whole
 from figures.style import publication
 
 __all__ = ["RENDERED", "FigureInputError", "drawable", "make"]
 
 RENDERED = Path(__file__).parent / "rendered"
-_HOUSE = {"__main__", "render", "report", "style", "claims"}
 
 
 class FigureInputError(InputError):
@@ -26,8 +26,11 @@ class FigureInputError(InputError):
 
 def drawable() -> list[str]:
     """Names of the figures that have both a module and a stored result."""
-    modules = {m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)])} - _HOUSE
-    return sorted(modules & set(store.load_all()))
+    return sorted(name for name in store.load_all() if _known(name))
+
+
+def _known(name: str) -> bool:
+    return name in EXPERIMENTS and Path(__file__).with_name(f"{name}.py").exists()
 
 
 def make(name: str) -> list[Path]:
@@ -38,19 +41,30 @@ def make(name: str) -> list[Path]:
     Raises:
         FigureInputError: no such figure, or its experiment has not been run.
     """
-    if name in _HOUSE or not (Path(__file__).parent / f"{name}.py").exists():
-        raise FigureInputError(f"unknown figure {name!r}; there are {', '.join(drawable()) or 'none'}")
+    if not _known(name):
+        known = ", ".join(sorted(filter(_known, EXPERIMENTS)))
+        raise FigureInputError(f"unknown figure {name!r}; there are {known}")
     path = store.shown_path(name)
-    if not path.exists():
+    if not os.path.lexists(path):
         raise FigureInputError(f"figure {name!r} has no stored result; run `python -m experiments run {name}` first")
     mpl.use("Agg")
     # The fonts carry no dates of their own, and fontTools says so for each of them.
     logging.getLogger("fontTools").setLevel(logging.ERROR)
+    stored = store.load(path)
+    try:
+        return _write(name, stored)
+    except OSError as error:
+        raise FigureInputError(f"figures cannot be written to {RENDERED}: {error.strerror or error}") from error
+    except DAMAGE as error:
+        again = f"python -m experiments run {name} --scale {stored.scale} --force"
+        kind = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise FigureInputError(f"{path} does not hold what is drawn ({kind}); compute it again: {again}") from error
+
+
+def _write(name: str, stored: store.Stored) -> list[Path]:
     import matplotlib.pyplot as plt
 
-    stored = store.load(path)
     module = importlib.import_module(f"figures.{name}")
-    RENDERED.mkdir(exist_ok=True)
     written = []
     with publication():
         drawn = module.draw(stored)
@@ -60,13 +74,15 @@ def make(name: str) -> list[Path]:
                 target = RENDERED / f"{name}{'_' if suffix else ''}{suffix}.{kind}"
                 # A fixed date keeps the files equal when the result is equal.
                 metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
-                figure.savefig(target, metadata=metadata)
+                with written_whole(target) as temporary:
+                    figure.savefig(temporary, format=kind, metadata=metadata)
                 written.append(target)
             plt.close(figure)
     if hasattr(module, "tables"):
         for kind, text in module.tables(stored).items():
             target = RENDERED / f"{name}.{kind}"
-            target.write_text(text)
+            with written_whole(target) as temporary:
+                temporary.write_text(text)
             written.append(target)
     if hasattr(module, "animate"):
         written.append(module.animate(stored, RENDERED))

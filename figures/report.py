@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from markdown_it import MarkdownIt
 
 from experiments import store
-from experiments.registry import Claim
+from experiments.registry import Claim, InputError, written_whole
 from figures.claims import CLAIMS, WITHDRAWN
 from figures.render import RENDERED
 
@@ -53,28 +53,36 @@ def write_report() -> list[Path]:
     What there are only quick runs of is shown in `figures/report.quick.html`, which is not kept: the report itself is
     the same wherever it is written.
     """
-    markdown = _HERE / "report.md"
-    markdown.write_text(render_markdown())
-    pages = [_write_page(_HERE / "report.html", render_markdown())]
-    if any(run.scale != "full" for run in store.load_all().values()):
-        pages.append(_write_page(_HERE / "report.quick.html", render_markdown(quick=True)))
-    return [markdown, *pages]
+    stored = store.load_all()
+    if not stored:
+        raise InputError(f"no results are stored in {store.results_directory()}: python -m experiments run all")
+    text = render_markdown(stored)
+    files = {"report.md": text, "report.html": _page(text)}
+    if any(run.scale != "full" for run in stored.values()):
+        files["report.quick.html"] = _page(render_markdown(stored, quick=True))
+    try:
+        for name, content in files.items():
+            with written_whole(_HERE / name) as temporary:
+                temporary.write_text(content)
+    except OSError as error:
+        raise InputError(f"the report cannot be written to {_HERE}: {error.strerror or error}") from error
+    return [_HERE / name for name in files]
 
 
-def _write_page(page: Path, text: str) -> Path:
+def _page(text: str) -> str:
     body = MarkdownIt("commonmark").enable("table").render(text)
-    page.write_text(
+    return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width,initial-scale=1'>"
         f"<title>Claims of SAM as an Optimal Relaxation of Bayes, tested</title><style>{_CSS}</style></head>"
         f"<body>{_embed_images(body)}</body></html>\n"
     )
-    return page
 
 
-def render_markdown(*, quick: bool = False) -> str:
-    """The report as Markdown; with ``quick``, also of what has only been run quickly."""
-    stored = {name: run for name, run in store.load_all().items() if quick or run.scale == "full"}
+def render_markdown(runs: Mapping[str, store.Stored] | None = None, *, quick: bool = False) -> str:
+    """The report of ``runs`` (by default of all that are stored) as Markdown; with ``quick``, also of quick ones."""
+    runs = store.load_all() if runs is None else runs
+    stored = {name: run for name, run in runs.items() if quick or run.scale == "full"}
     found: dict[str, list[_Judged]] = {identity: [] for identity in CLAIMS}
     for run in stored.values():
         for claim in run.claims:

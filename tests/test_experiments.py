@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from experiments import catalogue, cli, store
-from experiments.registry import Claim, Context, Experiment, Outcome, piece
+from experiments.registry import Claim, Context, Experiment, Outcome, piece, written_whole
 
 
 @pytest.fixture(autouse=True)
@@ -111,6 +112,9 @@ def test_pieces_hold_plain_arrays_only(tmp_path: Path) -> None:
         (["run", "fig1", "--device", "gpu7"], "--device"),
         (["run", "toy", "--jobs", "0"], "--jobs"),
         (["run", "toy", "--seed", "-1"], "--seed"),
+        (["run", "toy", "--seed", "9999999999999"], "--seed"),
+        (["run", "all", "nonsense"], "unknown experiment"),
+        (["run", "table6", "--dataset", "mine=/tmp"], "table1"),
         (["run", "toy", "--data", "/no/such/directory"], "does not exist"),
     ],
 )
@@ -191,6 +195,13 @@ def test_damaged_files_are_named_and_the_rest_goes_on(
     whole = (tmp_path / "toy.quick.json").read_text()
     record = json.loads(whole)
     parts = [json.dumps(record | {part: 3}) for part in record]
+    one = record["claims"][0]
+    parts += [json.dumps(record | {"claims": [one | {part: [3]}]}) for part in one]
+    parts += [
+        json.dumps(record | {"provenance": {}}),
+        json.dumps(record | {"name": "fig1"}),
+        whole[:-2] + ', "claims": []}',
+    ]
     for damaged in (whole[: len(whole) // 2], "[]", '{"name": "toy"}', "", "[" * 100_000, *parts):
         (tmp_path / "toy.quick.json").write_text(damaged)
         capsys.readouterr()
@@ -198,10 +209,35 @@ def test_damaged_files_are_named_and_the_rest_goes_on(
         assert "toy.quick.json" in capsys.readouterr().err
         assert cli.main(["run", "toy", "--quiet"]) == 2
         assert "toy.quick.json" in capsys.readouterr().err
+        assert set(store.load_all()) == set()
     (tmp_path / "toy.quick.json").write_text(whole)
     (tmp_path / "toy.quick.npz").write_bytes((tmp_path / "toy.quick.npz").read_bytes()[:100])
     assert cli.main(["list"]) == 0
     assert "toy.quick.json" in capsys.readouterr().err
+    (tmp_path / "toy.quick.json").unlink()
+    (tmp_path / "toy.quick.json").symlink_to("toy.quick.json")
+    assert cli.main(["list"]) == 0
+    assert "toy.quick.json" in capsys.readouterr().err
+
+
+def test_a_damaged_result_does_not_stop_the_others(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _register_toy()
+    catalogue.EXPERIMENTS["second"] = replace(catalogue.EXPERIMENTS["toy"], name="second")
+    (results / "toy.quick.json").write_text("{")
+    assert cli.main(["run", "toy", "second"]) == 1
+    assert "toy.quick.json" in capsys.readouterr().err
+    assert store.load(results / "second.quick.json").numbers == {"x": 1.0}
+
+
+def test_what_fails_to_be_written_leaves_nothing(tmp_path: Path) -> None:
+    def write() -> None:
+        with written_whole(tmp_path / "new" / "file.json") as temporary:
+            temporary.write_text("a part")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="full"):
+        write()
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_full_results_come_from_committed_code(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -211,7 +247,13 @@ def test_full_results_come_from_committed_code(monkeypatch: pytest.MonkeyPatch, 
     assert "--allow-dirty" in capsys.readouterr().err
 
 
-def test_a_reader_may_stop_early() -> None:
-    command = f"{sys.executable} -m experiments list | head -1"
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+@pytest.mark.parametrize("end", ["| head -0", ">&-", "> /dev/full"])
+@pytest.mark.parametrize("command", ["experiments list", "figures make fig1", "fenchel check certificate.json"])
+def test_a_reader_may_stop_early(command: str, end: str, results: Path) -> None:
+    home = Path(__file__).parents[1]
+    for path in (home / "experiments" / "results").glob("fig1.*"):
+        shutil.copy(path, results)
+    script = f"{sys.executable} -m {command} {end}"
+    done = subprocess.run(script, shell=True, capture_output=True, text=True, cwd=home)
     assert "Traceback" not in done.stderr
+    assert "full" not in end or "No space left" in done.stderr

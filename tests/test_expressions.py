@@ -148,3 +148,25 @@ def test_an_expression_without_a_known_growth_is_refused(tree: list[Any]) -> Non
     unit = [(arb(0), arb_mat(2, 1, [int(i == k) for i in range(2)]), arb_mat(2, 2)) for k in range(2)]
     with pytest.raises(Refused, match="growth"):
         over(tree, unit, arb_mat(2, 1), arb(1))
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "-3*exp(-(x - 1)**2/2/0.01**2) + cos(30*y)*sin(x)",
+        "tanh(5*x + y)*2 + atan(3*y - x) + 1/(2 + (x - y)**2)**2",
+        "sqrt(1 + x**2) + softplus(4*x - y) + log(2 + cos(3*x)*sin(y))",
+        "(1 + exp(-x**2))**-3 + tanh(x)**3",
+    ],
+)
+def test_the_hessian_of_a_formula_is_bounded_on_every_box_and_tightly_on_small_ones(formula: str) -> None:
+    loss, rng = losses.from_expression(formula, ["x", "y"]), np.random.default_rng(0)
+    center = rng.normal(size=(2000, 2)) * 10.0 ** rng.uniform(-2.0, 1.5, (2000, 1))
+    half = 10.0 ** rng.uniform(-6.0, 1.0, (2000, 2))
+    upper = loss.local_hessian_upper(center - half, center + half)
+    for _ in range(20):
+        theta = center + half * rng.uniform(-1.0, 1.0, center.shape)
+        assert np.linalg.eigvalsh(upper - loss._hessian(theta))[:, 0].min() >= -1e-9
+    small = half.max(axis=1) < 1e-5
+    top = np.linalg.eigvalsh(loss._hessian(center[small]))[:, -1]
+    assert np.abs(np.linalg.eigvalsh(upper[small])[:, -1] - top).max() < 1e-2 * loss.curvature

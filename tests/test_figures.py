@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ pytest.importorskip("matplotlib")
 
 from markdown_it import MarkdownIt
 
+from experiments import store
 from experiments.store import Stored
 from figures import __main__ as command
 from figures import render, report
@@ -29,7 +31,7 @@ def test_stored_results_draw(name: str, tmp_path: Path, monkeypatch: pytest.Monk
     assert all(path.stat().st_size > 1000 for path in written if path.suffix in (".pdf", ".png", ".gif"))
 
 
-@pytest.mark.parametrize("name", ["fig99", "style"])
+@pytest.mark.parametrize("name", ["fig99", "style", "table_plot", "cost", "../fig1"])
 def test_unknown_figures_exit_with_2(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["make", name]) == 2
     assert "unknown figure" in capsys.readouterr().err
@@ -164,3 +166,32 @@ def test_a_damaged_result_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Mo
         text = capsys.readouterr().err
         assert "fig2.json" in text
         assert len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize("part", ["settings", "numbers", "arrays"])
+def test_a_foreign_result_is_one_sentence(
+    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    record = json.loads(store.result_path("fig3", "full").read_text())
+    monkeypatch.setenv("FENCHEL_RESULTS", str(tmp_path))
+    store.result_path("fig3", "full").write_text(json.dumps(record | {"arrays": [], part: type(record[part])()}))
+    assert command.main(["make", "fig3"]) == 2
+    text = capsys.readouterr().err
+    assert "fig3.json does not hold what is drawn" in text
+    assert "--force" in text
+    assert len(text.splitlines()) == 1
+
+
+def test_what_cannot_be_written_is_one_sentence_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(render, "RENDERED", tmp_path / "file")
+    monkeypatch.setattr(report, "_HERE", tmp_path / "file")
+    monkeypatch.setattr(report, "_embed_images", lambda body: body)
+    for arguments in (["make", "fig1"], ["report"]):
+        assert command.main(arguments) == 2
+        text = capsys.readouterr().err
+        assert "cannot be written to" in text
+        assert len(text.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -146,3 +146,10 @@ def test_well_c_is_lost_where_its_barrier_is() -> None:
     peaks = (slices[1:-1] > slices[:-2]) & (slices[1:-1] > slices[2:])
     assert peaks[:, 0].any()
     assert not peaks[:, 1].any()
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e7, 1e8, 1e12])
+@pytest.mark.parametrize("seed", [0, 2])
+def test_theorem_1_is_not_refuted_by_the_units_of_the_loss(scale: float, seed: int) -> None:
+    for loss in (L.Quadratic([[0.0]], [scale]), L.Quadratic([[scale]], [0.3 * scale], 1.0)):
+        assert verify_theorem1(loss, seed=seed).holds is not False

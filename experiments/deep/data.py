@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from experiments.deep import image_folders
-from experiments.registry import InputError
+from experiments.registry import DAMAGE, InputError
 from fenchel.errors import MissingDependencyError
 
 __all__ = ["DATASETS", "DataSet", "Split", "load", "own_set", "split"]
@@ -105,28 +106,32 @@ def load(name: str, directory: Path | None = None, *, download: bool = False) ->
             data = _folder(name, own or image_folders.find(_FOLDERS[name], place))
         else:
             data = _torchvision(name, place, download)
-    except (RuntimeError, ValueError, AssertionError, OSError, EOFError, KeyError, IndexError, TypeError) as error:
+    except DAMAGE as error:
         raise InputError(_complaint(name, place, error)) from error
     _check(data, place)
     return data
 
 
 def own_set(text: str) -> str:
-    """Make a data set of the user's own known from ``NAME=PATH``, to this process and its workers; returns NAME.
+    """Make a data set of the user's own known from ``NAME=PATH``, to this process and its workers.
+
+    Returns:
+        NAME and a fingerprint of the images: under one name other images are another data set.
 
     Raises:
         InputError: it is not of that form, the name is taken, or there is no such file or folder.
     """
-    name, equals, path = text.partition("=")
-    if not (name and equals and path) or ";" in text:
-        raise InputError(f"--dataset takes NAME=PATH, got {text!r}")
+    name, _, path = text.partition("=")
+    if not (re.fullmatch(r"[\w.-]+", name) and path) or ";" in text:
+        raise InputError(f"--dataset takes NAME=PATH, NAME of letters, digits, '.', '-' and '_', got {text!r}")
     if name in DATASETS:
         raise InputError(f"--dataset {name}: this name is taken by {DATASETS[name]}")
-    if not Path(path).exists():
-        raise InputError(f"--dataset {name}: {path} does not exist")
-    known = {**_own_sets(), name: Path(path).resolve()}
-    os.environ[_OWN] = ";".join(f"{key}={value}" for key, value in known.items())
-    return name
+    try:
+        known = f"{name}-{image_folders.fingerprint(Path(path))[:8]}"
+    except OSError as error:
+        raise InputError(f"--dataset {name}: {path} cannot be read: {error.strerror or error}") from error
+    os.environ[_OWN] = ";".join(f"{key}={value}" for key, value in {**_own_sets(), known: Path(path).resolve()}.items())
+    return known
 
 
 def _own_sets() -> dict[str, Path]:

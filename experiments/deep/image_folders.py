@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import sys
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -18,10 +19,14 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ARCHIVES", "Arrays", "find", "read"]
+from experiments.registry import read_arrays, written_whole
+
+__all__ = ["ARCHIVES", "Arrays", "find", "fingerprint", "read"]
 
 ARCHIVES = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".tar.bz2", ".zip")
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp")
+
+_CACHED = ("train_images", "train_labels", "test_images", "test_labels", "classes")
 
 Arrays = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64], int]
 """Training images (n, 3, height, width) and labels (n,), the same for test, and the number of classes."""
@@ -40,27 +45,40 @@ def read(source: Path) -> Arrays:
         ValueError: it is not laid out as described, or the images differ in size. OSError: it cannot be read.
     """
     cache = _cache(source)
-    if cache.exists():
-        with np.load(cache, allow_pickle=False) as stored:
-            parts = [stored[name] for name in ("train_images", "train_labels", "test_images", "test_labels")]
-            return (*parts, int(stored["classes"]))
+    stored = read_arrays(cache)
+    if stored is not None and set(stored) == set(_CACHED):
+        *parts, classes = (stored[name] for name in _CACHED)
+        return (*parts, int(classes))  # type: ignore[return-value]
     found = _decoded(source)
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    temporary = cache.with_suffix(f".{os.getpid()}.tmp.npz")
-    names = ("train_images", "train_labels", "test_images", "test_labels", "classes")
-    np.savez(temporary, **dict(zip(names, found, strict=True)))  # type: ignore[arg-type]
-    temporary.replace(cache)
+    try:
+        with written_whole(cache) as temporary, temporary.open("wb") as file:
+            np.savez(file, **dict(zip(_CACHED, found, strict=True)))  # type: ignore[arg-type]
+    except OSError as error:
+        print(f"warning: the decoded images are not kept in {cache.parent}: {error.strerror or error}", file=sys.stderr)
     return found
 
 
+def fingerprint(source: Path) -> str:
+    """A digest of an archive, or of the names and contents of the files in a folder.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    if not source.is_dir():
+        digest.update(source.read_bytes())
+        return digest.hexdigest()
+    for name, raw in _files(source):
+        digest.update(f"{name}\n{len(raw)}\n".encode())
+        digest.update(raw)
+    return digest.hexdigest()
+
+
 def _cache(source: Path) -> Path:
-    """Folders are known by their path, archives by path, size and time."""
     home = os.environ.get("FENCHEL_CACHE") or Path(
         os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "fenchel"
     )
-    state = source.stat()
-    text = f"{source.resolve()} {state.st_size} {state.st_mtime_ns}"
-    return Path(home) / f"{source.name.split('.')[0]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.npz"
+    return Path(home) / f"{source.name.split('.')[0]}-{fingerprint(source)[:12]}.npz"
 
 
 def _files(source: Path) -> Iterator[tuple[str, bytes]]:

@@ -10,11 +10,19 @@ from typing import Any
 
 from experiments import store
 from experiments.deep.config import Config
-from experiments.registry import InputError
+from experiments.deep.evaluate import METRICS
+from experiments.registry import DAMAGE, InputError, written_whole
 
 __all__ = ["Row", "RowStore", "committed_directory", "merge", "write_committed"]
 
 Row = dict[str, Any]
+_KINDS = {
+    **dict.fromkeys(("key", "device", "date", "revision", "ran", "torch"), str),
+    "settings": dict,
+    "metrics": dict,
+    "diverged": bool,
+    "seconds": int | float,
+}
 
 
 def committed_directory() -> Path:
@@ -36,24 +44,19 @@ class RowStore:
         """The finished row of ``config``, or None."""
         key = config.key()
         path = self.directory / f"{key}.json"
-        if path.exists():
-            return store.read_json(path)
-        return self._committed.get(key)
+        return _read(path) if os.path.lexists(path) else self._committed.get(key)
 
     def every(self) -> list[Row]:
         """All finished rows."""
         found = dict(self._committed)
         for path in sorted(self.directory.glob("*.json")):
-            found[path.stem] = store.read_json(path)
+            found[path.stem] = _read(path)
         return list(found.values())
 
     def put(self, row: Mapping[str, Any]) -> None:
         """Store a finished row."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        path = self.directory / f"{row['key']}.json"
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(store.plain(row)) + "\n")
-        temporary.replace(path)
+        with written_whole(self.directory / f"{row['key']}.json") as temporary:
+            temporary.write_text(json.dumps(store.plain(row)) + "\n")
 
     def forget(self, configs: Iterable[Config]) -> None:
         """Delete the finished rows and the checkpoints of ``configs`` from the directory."""
@@ -74,33 +77,38 @@ def merge(source: Path, target: RowStore) -> tuple[int, int]:
     """Take finished rows and checkpoints over from the folder of another machine; how many of each were new.
 
     Raises:
-        InputError: a row is damaged, does not belong to its settings, or differs from ours of the same key.
+        InputError: a row is damaged, does not belong to its settings, or differs from ours of the same key; what is
+            in order is taken over.
     """
     if not source.is_dir():
         raise InputError(f"{source} is not a folder of rows")
     new = checkpoints = 0
+    refused: list[str] = []
     for path in sorted(source.glob("*.json")):
-        row = store.read_json(path)
         try:
-            config = Config.from_settings(row["settings"])
-            whole = row["key"] == config.key() == path.stem and {"metrics", "date", "revision", "device"} <= set(row)
-        except (KeyError, TypeError, ValueError):
-            whole = False
-        if not whole:
-            raise InputError(f"{path} is not a finished row of this version; delete it")
-        ours = target.get(config)
-        if ours is None:
-            target.put(row)
-            new += 1
-        elif ours["metrics"] != row["metrics"]:
-            raise InputError(f"{path} and our row of the same key have different metrics; delete one of them")
+            new += _take(path, target)
+        except InputError as error:
+            refused.append(str(error))
     for path in sorted(source.glob("*.pt")):
         kept = target.directory / path.name
         if not kept.exists() and not kept.with_suffix(".json").exists():
-            target.directory.mkdir(parents=True, exist_ok=True)
-            kept.write_bytes(path.read_bytes())
+            with written_whole(kept) as temporary:
+                temporary.write_bytes(path.read_bytes())
             checkpoints += 1
+    if refused:
+        others = f", and so are {len(refused) - 1} others" if len(refused) > 1 else ""
+        raise InputError(f"{refused[0]}{others}; {new} finished runs and {checkpoints} begun ones are taken over")
     return new, checkpoints
+
+
+def _take(path: Path, target: RowStore) -> bool:
+    row = _read(path)
+    ours = target.get(Config.from_settings(row["settings"]))
+    if ours is not None and ours["metrics"] != row["metrics"]:
+        raise InputError(f"{path} has other metrics than our row of the same key; delete one of them")
+    if ours is None:
+        target.put(row)
+    return ours is None
 
 
 def write_committed(rows: Iterable[Row]) -> None:
@@ -113,11 +121,9 @@ def write_committed(rows: Iterable[Row]) -> None:
         by_file.setdefault(name, {})[row["key"]] = row
     for name, new in by_file.items():
         merged = {row["key"]: row for row in _read_lines(directory / name)} | new
-        directory.mkdir(parents=True, exist_ok=True)
-        temporary = directory / f"{name}.{os.getpid()}.tmp"
         lines = (json.dumps(store.plain(merged[key]), sort_keys=True) for key in sorted(merged))
-        temporary.write_text("\n".join(lines) + "\n")
-        temporary.replace(directory / name)
+        with written_whole(directory / name) as temporary:
+            temporary.write_text("\n".join(lines) + "\n")
 
 
 def _read_lines(path: Path) -> list[Row]:
@@ -126,6 +132,25 @@ def _read_lines(path: Path) -> list[Row]:
     if not path.exists():
         return []
     try:
-        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, ValueError):
-        raise InputError(f"{path} cannot be read as rows; restore it (git checkout) or delete it") from None
+        rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+        if all(map(_is_row, rows)):
+            return rows
+    except (OSError, ValueError, RecursionError):
+        pass
+    raise InputError(f"{path} cannot be read as rows; restore it (git checkout) or delete it") from None
+
+
+def _read(path: Path) -> Row:
+    row = store.read_json(path)
+    if not (_is_row(row) and row["key"] == path.stem):
+        raise InputError(f"{path} is not a finished row of this version; delete it")
+    return row
+
+
+def _is_row(row: Any) -> bool:
+    try:
+        metrics = [float(group[name]) for group in row["metrics"].values() for name in METRICS]
+        kinds = all(isinstance(row[name], kind) for name, kind in _KINDS.items())
+        return kinds and bool(metrics) and row["key"] == Config.from_settings(row["settings"]).key()
+    except DAMAGE:
+        return False

@@ -90,4 +90,5 @@ def mean_interval(values: Sequence[float] | NDArray[Any]) -> Difference:
 def spread(values: Sequence[float] | NDArray[Any]) -> tuple[float, float]:
     """Mean and standard deviation over seeds."""
     d = np.asarray(values, dtype=float)
-    return float(d.mean()), float(d.std(ddof=1)) if len(d) > 1 else 0.0
+    with np.errstate(invalid="ignore"):  # of networks that diverged
+        return float(d.mean()), float(d.std(ddof=1)) if len(d) > 1 else 0.0

@@ -18,7 +18,7 @@ from experiments.deep import distributed, methods, models
 from experiments.deep.config import Config
 from experiments.deep.data import Split
 from experiments.deep.feed import Feed
-from experiments.registry import InputError
+from experiments.registry import InputError, written_whole
 
 __all__ = ["Training", "allow_precision", "train"]
 
@@ -133,10 +133,8 @@ class Training:
                 "total": self._total,
                 **{name: getattr(self, name) for name in ("epoch", "step", "train_loss", "seconds")},
             }
-            self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self.checkpoint.with_suffix(".tmp")
-            torch.save(record, temporary)
-            temporary.replace(self.checkpoint)
+            with written_whole(self.checkpoint) as temporary:
+                torch.save(record, temporary)
 
     def _resume(self) -> None:
         assert self.checkpoint is not None

@@ -5,6 +5,7 @@ Both work in coordinates u with theta = center + factor u, in which the main mod
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ __all__ = ["Nodes", "adaptive_nodes", "uniform_nodes"]
 
 Array = NDArray[np.float64]
 LogDensity = Callable[[Array], Array]
+Coarse = Callable[[Array], NDArray[np.bool_]]
 
 # Gauss-Kronrod (7, 15) on [-1, 1]: the usual table, right half; the Gauss nodes are every second one.
 _XK = np.array(
@@ -41,24 +43,15 @@ _WK = np.array(
         0.209482141084727828012999174891714,
     ]
 )
-_WG = np.array(
-    [
-        0.0,
-        0.129484966168869693270611432679082,
-        0.0,
-        0.279705391489276667901467771423780,
-        0.0,
-        0.381830050505118944950369775488975,
-        0.0,
-        0.417959183673469387755102040816327,
-    ]
-)
 _NODES = np.r_[-_XK, _XK[-2::-1]]
 _KRONROD = np.r_[_WK, _WK[-2::-1]]
-_GAUSS = np.r_[_WG, _WG[-2::-1]]
+_GAUSS = np.zeros(15)
+_GAUSS[1::2] = np.polynomial.legendre.leggauss(7)[1]
 # exp(-45) of the maximum, over the area of any box that matters, is below rounding.
 _NEGLIGIBLE = -45.0
 _NARROWEST = 1e-12
+# Boxes that a mesh may start with, in one and in two dimensions.
+_MOST = (400_000, 20_000)
 
 
 @dataclass(frozen=True)
@@ -66,7 +59,7 @@ class Nodes:
     """A discrete measure that integrates exp(log density): points (n, P) in u, weights (n,) that sum to 1.
 
     ``log_mass`` is the log of the integral over u; ``error`` estimates the relative error of the integral and the
-    absolute error of first and second moments in units of u.
+    absolute error of first and second moments in units of u. ``finest``: half the smallest box of the first mesh.
     """
 
     points: Array
@@ -74,6 +67,8 @@ class Nodes:
     log_mass: float
     error: float
     evaluations: int
+    complete: bool = True
+    finest: float = np.inf
 
 
 def adaptive_nodes(
@@ -84,14 +79,17 @@ def adaptive_nodes(
     widths: Array | None = None,
     *,
     cuts: Array | None = None,
+    coarse: Coarse | None = None,
     tol: float = 1e-11,
     max_boxes: int = 60_000,
+    end: float = np.inf,
 ) -> Nodes:
     """Integrate over the box lo, hi (P,) with bisections where Gauss and Kronrod differ.
 
     ``modes`` (K, P), with their ``widths`` (K,), are points around which the mesh starts out graded, so that no narrow
     peak is stepped over. A peak higher than every mode that turns up on the way is added to them. On the line no box
-    reaches across any of the ``cuts`` (c,).
+    reaches across any of the ``cuts`` (c,). The mesh starts without boxes that are ``coarse``: (B, 2, P) -> (B,);
+    ``complete`` says whether that could be done. After ``end`` (of `time.perf_counter`) no box is divided.
     """
     widths = np.ones(len(modes)) if widths is None else widths
     dim = lo.size
@@ -99,13 +97,15 @@ def adaptive_nodes(
     kronrod, gauss = _tensor(_KRONROD, dim), _tensor(_GAUSS, dim)
     top = float(log_density(modes).max())
     while True:
-        boxes = _graded(lo, hi, modes, widths, np.zeros(0) if cuts is None else cuts)
+        boxes, complete = _graded(*(lo, hi, modes, widths, np.zeros(0) if cuts is None else cuts), coarse, end)
+        room = len(boxes) + max_boxes
+        finest = 0.5 * float((boxes[:, 1] - boxes[:, 0]).max(axis=1).min())
         done: list[tuple[Array, Array, Array]] = []  # points, weights * density, error a box
         evaluations, total, restart = 0, 0.0, False
         while True:
             center, half = 0.5 * (boxes[:, 0] + boxes[:, 1]), 0.5 * (boxes[:, 1] - boxes[:, 0])
             points = center[:, None, :] + half[:, None, :] * grid
-            values = log_density(points.reshape(-1, dim)).reshape(len(boxes), -1)
+            values = _in_parts(log_density, points.reshape(-1, dim), end).reshape(len(boxes), -1)
             evaluations += values.size
             if values.max() > top + 1.0:
                 k = int(values.argmax())
@@ -127,7 +127,8 @@ def adaptive_nodes(
             done.append((points[~bad], mass[~bad], error[~bad]))
             if not bad.any():
                 break
-            if count + len(boxes) * 2**dim > max_boxes or pending + float(error.sum()) < tol * total:
+            late = time.perf_counter() > end
+            if late or count + len(boxes) * 2**dim > room or pending + float(error.sum()) < tol * total:
                 done.append((points[bad], mass[bad], error[bad]))
                 break
             boxes = _split(boxes[bad])
@@ -137,16 +138,34 @@ def adaptive_nodes(
         if not restart:
             break
     if total == 0.0:
-        return Nodes(np.zeros((0, dim)), np.zeros(0), -np.inf, np.inf, evaluations)
+        return Nodes(np.zeros((0, dim)), np.zeros(0), -np.inf, np.inf, evaluations, complete)
     weights = np.concatenate([d[1].ravel() for d in done])
     points = np.concatenate([d[0].reshape(-1, dim) for d in done])
     keep = weights > 0.0
     error_sum = sum(float(d[2].sum()) for d in done)
-    return Nodes(points[keep], weights[keep] / total, top + float(np.log(total)), error_sum / total, evaluations)
+    log_mass = top + float(np.log(total))
+    return Nodes(points[keep], weights[keep] / total, log_mass, error_sum / total, evaluations, complete, finest)
+
+
+def _in_parts(log_density: LogDensity, points: Array, end: float) -> Array:
+    """The values at the points (n, P), in parts that fit into memory; -inf for those whose turn is after ``end``."""
+    parts = np.array_split(points, max(1, points.size // 400_000))
+    return np.concatenate(
+        [
+            log_density(part) if i == 0 or time.perf_counter() <= end else np.full(len(part), -np.inf)
+            for i, part in enumerate(parts)
+        ]
+    )
 
 
 def uniform_nodes(
-    log_density: LogDensity, lo: Array, hi: Array, *, tol: float = 1e-11, max_points: int = 4_000_000
+    log_density: LogDensity,
+    lo: Array,
+    hi: Array,
+    *,
+    tol: float = 1e-11,
+    max_points: int = 4_000_000,
+    end: float = np.inf,
 ) -> Nodes:
     """The trapezoidal rule on lo, hi (P,), halving the step until integral and moments settle.
 
@@ -159,7 +178,7 @@ def uniform_nodes(
     while True:
         axes = [np.linspace(lo[j], hi[j], count) for j in range(dim)]
         points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, dim)
-        values = np.concatenate([log_density(part) for part in np.array_split(points, max(1, points.size // 400_000))])
+        values = _in_parts(log_density, points, np.inf)
         evaluations += values.size
         top = float(values.max())
         density = np.exp(np.maximum(values - top, -745.0))
@@ -169,7 +188,7 @@ def uniform_nodes(
         moments = np.r_[log_mass, (density @ _moments(points[None])[0][:, 1:]) / total]
         scale = np.maximum(1.0, np.abs(moments))
         change = np.inf if previous is None else float((np.abs(moments - previous) / scale).max())
-        if change < tol or (2 * count - 1) ** dim > max_points:
+        if change < tol or (2 * count - 1) ** dim > max_points or time.perf_counter() > end:
             return Nodes(points, density / total, float(log_mass), change, evaluations)
         previous, count = moments, 2 * count - 1
 
@@ -193,9 +212,15 @@ def _split(boxes: Array) -> Array:
     return boxes
 
 
-def _graded(lo: Array, hi: Array, modes: Array, widths: Array, cuts: Array) -> Array:
-    """Boxes (b, 2, P) over lo, hi: about 4 widths at the modes, and nowhere larger than their distance to one."""
-    boxes, ready = np.stack([lo, hi])[None], []
+def _graded(
+    lo: Array, hi: Array, modes: Array, widths: Array, cuts: Array, coarse: Coarse | None, end: float
+) -> tuple[Array, bool]:
+    """Boxes (b, 2, P) over lo, hi: about 4 widths at the modes, and nowhere larger than their distance to one.
+
+    None is ``coarse`` unless there would be too many of them; returns whether that was so.
+    """
+    most, complete = _MOST[lo.size - 1], True
+    boxes, ready = np.stack([lo, hi])[None], [np.zeros((0, 2, lo.size))]
     inside = cuts[(cuts > lo[0]) & (cuts < hi[0])]
     if inside.size:
         edges = np.concatenate([lo, inside, hi])
@@ -204,11 +229,16 @@ def _graded(lo: Array, hi: Array, modes: Array, widths: Array, cuts: Array) -> A
         size = (boxes[:, 1] - boxes[:, 0]).max(axis=1)
         gap = np.maximum(boxes[:, None, 0] - modes, modes - boxes[:, None, 1]).max(axis=2)
         large = (size[:, None] > np.maximum(4.0 * widths, gap)).any(axis=1)
+        if coarse is not None:
+            if sum(len(part) for part in ready) + len(boxes) > most or time.perf_counter() > end:
+                coarse, complete = None, False
+            else:
+                large[~large] = coarse(boxes[~large])
         ready.append(boxes[~large])
         if not large.any():
             break
         boxes = _halve_longest(boxes[large])
-    return np.concatenate(ready)
+    return np.concatenate(ready), complete
 
 
 def _halve_longest(boxes: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -9,9 +10,10 @@ from numpy.typing import NDArray
 from scipy import optimize
 
 from fenchel.bayes.cubature import Nodes, adaptive_nodes, uniform_nodes
-from fenchel.bayes.modes import line_features, relevant_modes
+from fenchel.bayes.energy import Energy
+from fenchel.bayes.modes import DEPTH, line_features, relevant_modes
 from fenchel.bayes.posterior import ExactPosterior
-from fenchel.checks import check_problem, check_tolerance
+from fenchel.checks import check_problem, check_seconds, check_tolerance
 from fenchel.errors import DomainError
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
@@ -89,6 +91,7 @@ def exact_posterior(
     rng: np.random.Generator | None = None,
     draws: int = 4000,
     chains: int = 4,
+    max_seconds: float | None = None,
 ) -> ExactPosterior:
     """The exact posterior p(theta) exp(-l(theta)) / Z of the total loss ``loss`` under the Gaussian ``prior``.
 
@@ -96,6 +99,7 @@ def exact_posterior(
         method: "quadrature" (P <= 2), "nuts" (logistic regressions of any P), or "auto": quadrature where possible.
         tol: relative tolerance of the quadrature.
         rng, draws, chains: for NUTS: seed source, draws a chain, chains.
+        max_seconds: of the quadrature; what was reached by then is returned, with its error.
 
     Raises:
         DomainError: the posterior is improper.
@@ -106,18 +110,19 @@ def exact_posterior(
     if method not in ("auto", "quadrature", "nuts"):
         raise ValueError(f"method must be auto, quadrature or nuts, got {method!r}.")
     check_tolerance(tol)
+    end = time.perf_counter() + check_seconds(max_seconds)
     if method == "quadrature" and loss.dim > 2:
         raise ValueError(f"quadrature is for P <= 2, the loss has P = {loss.dim}; use method='nuts'.")
     if method == "nuts" or loss.dim > 2:
         from fenchel.bayes.mcmc import nuts_posterior
 
         return nuts_posterior(loss, prior, rng=rng or np.random.default_rng(0), draws=draws, chains=chains)
-    return _quadrature_posterior(loss, prior, tol)
+    return _quadrature_posterior(loss, prior, tol, end)
 
 
-def _quadrature_posterior(loss: Loss, prior: Gaussian, tol: float) -> ExactPosterior:
+def _quadrature_posterior(loss: Loss, prior: Gaussian, tol: float, end: float) -> ExactPosterior:
     log_joint = joint_log_density(loss, prior)
-    known = relevant_modes(loss, prior, posterior_modes(loss, prior), _PRIOR_REACH)
+    known = relevant_modes(loss, prior, posterior_modes(loss, prior), _PRIOR_REACH, end=end)
     modes = known.points
     center, factor = modes[0], _scale(loss, prior, modes[0])
     inverse = np.linalg.inv(factor)
@@ -130,29 +135,42 @@ def _quadrature_posterior(loss: Loss, prior: Gaussian, tol: float) -> ExactPoste
     widths = np.array([_narrowest(loss, prior, mode, factor) for mode in modes])
     cuts = (line_features(loss) - center[0]) * inverse[0, 0]
     peaks = (modes - center) @ inverse.T
-    first = adaptive_nodes(log_density, lo, hi, peaks, widths, cuts=cuts, tol=tol)
+    energy = Energy(loss, prior)
+    level = float(energy.value(modes).min()) + DEPTH
+
+    def coarse(boxes: Array) -> NDArray[np.bool_]:
+        return energy.hides(boxes, center, factor, level)
+
+    fine = None if loss.convex else coarse
+    first = adaptive_nodes(log_density, lo, hi, peaks, widths, cuts=cuts, coarse=fine, tol=tol, end=end)
     if not np.isfinite(first.log_mass):
         raise DomainError("the posterior has no finite mass within the prior's range.")
     support_lo, support_hi = _support(first, lo, hi)
     # What is much narrower than the rest slips through a uniform grid, and jumps spoil it: then the mesh of boxes is
     # laid out anew.
-    narrow = min(widths.min(), np.diff(cuts).min(initial=np.inf))
+    narrow = min(widths.min(), first.finest, np.diff(cuts).min(initial=np.inf))
     if loss.continuous and (support_hi - support_lo).max() < 90.0 * narrow:
-        second = uniform_nodes(log_density, support_lo, support_hi, tol=10.0 * tol)
+        second = uniform_nodes(log_density, support_lo, support_hi, tol=10.0 * tol, end=end)
     else:
+        again = fine if first.complete else None
         room = np.array([0.0731, 0.1137])[: lo.size] * (hi - lo)
-        second = adaptive_nodes(log_density, lo - room, hi + room, peaks, 0.3 * widths, cuts=cuts, tol=tol)
+        second = adaptive_nodes(
+            log_density, lo - room, hi + room, peaks, 0.3 * widths, cuts=cuts, coarse=again, tol=tol, end=end
+        )
     mean, cov = _moments(first, center, factor)
     mean2, cov2 = _moments(second, center, factor)
     log_evidence = first.log_mass + log_volume
     log_second = second.log_mass + log_volume
+    missed = "" if first.complete else "wells narrower than the mesh could resolve may have been missed"
+    late = "the time limit came first" if time.perf_counter() > end else ""
+    doubt = known.doubt or missed
     estimate = max(first.error, abs(log_evidence - log_second), 1e-15 * abs(log_evidence))
     return ExactPosterior(
         mean=mean,
         cov=cov,
         log_evidence=log_evidence,
-        message=known.doubt,
-        error=np.inf if known.doubt else estimate,
+        message="; ".join(text for text in (late, known.doubt, missed) if text),
+        error=np.inf if doubt else estimate,
         method="quadrature",
         nodes=center + first.points @ factor.T,
         node_weights=first.weights,

@@ -7,6 +7,7 @@ until the center tells the height to one unit, and descended from.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,16 +15,17 @@ from numpy.typing import NDArray
 from scipy import optimize
 from scipy.spatial import cKDTree
 
+from fenchel.bayes.energy import Energy
 from fenchel.errors import DomainError
 from fenchel.gaussian import Gaussian
-from fenchel.losses import LinearPredictorLoss, Loss
+from fenchel.losses import Loss
 
-__all__ = ["Modes", "line_features", "relevant_modes"]
+__all__ = ["DEPTH", "Modes", "line_features", "relevant_modes"]
 
 Array = NDArray[np.float64]
 
-# Where the density is below exp(-_DEPTH) of its maximum nothing is noticed.
-_DEPTH = 50.0
+# Where the density is below exp(-DEPTH) of its maximum nothing is noticed.
+DEPTH = 50.0
 _MOST_MODES = 200
 # So many descents begin inside a mode already known, where the height is not that of its parabola.
 _MOST_AGAIN = 200
@@ -36,7 +38,7 @@ _MOST_ROWS = 64
 class Modes:
     """Local minima (K, P), lowest first, and the box [lo, hi] (P,) that holds all that matters.
 
-    ``doubt`` is empty where both are proved, and else says what may have been missed.
+    ``doubt`` is empty where the box is proved, and else says what may have been missed.
     """
 
     points: Array
@@ -59,64 +61,23 @@ def line_features(loss: Loss) -> Array:
     return np.unique(np.concatenate(found))
 
 
-class _Energy:
-    """l + the prior's quadratic, with its kinked and jumping terms set apart."""
-
-    def __init__(self, loss: Loss, prior: Gaussian) -> None:
-        self.loss, self.mean, self.precision = loss, prior.mean, prior.precision
-        self.kinks: list[tuple[Array, Array]] = []
-        self.jump = 0.0
-        self.smooth = loss
-        linear = loss.in_predictors()
-        if linear is not None:
-            plain = []
-            for group in linear.groups:
-                if not group.link.continuous:
-                    self.jump += float(group.weights.sum())
-                elif group.link.kinks and group.link.convex:
-                    self.kinks.append((np.abs(group.rows), group.weights * np.ptp(group.link.slopes)))
-                else:
-                    plain.append(group)
-            self.smooth = LinearPredictorLoss(plain, dim=loss.dim, H=linear.H, b=linear.b, c=linear.c)
-
-    def value(self, theta: Array) -> Array:
-        step = theta - self.mean
-        return np.asarray(self.loss._value(theta) + 0.5 * np.einsum("ni,ij,nj->n", step, self.precision, step))
-
-    def one(self, theta: Array) -> tuple[float, Array]:
-        step = theta - self.mean
-        slope = self.loss._gradient(theta[None, :])[0] + self.precision @ step
-        return float(self.value(theta[None, :])[0]), slope
-
-    def room(self, lo: Array, hi: Array) -> Array:
-        """How far stationary points in the boxes may lie below the values at their centers (B,)."""
-        half = 0.5 * (hi - lo)
-        bends = self.smooth.hessian_upper(lo, hi) + self.precision
-        finite = np.isfinite(bends).all(axis=(1, 2))
-        top = np.full(len(lo), np.inf)
-        if finite.any():
-            top[finite] = np.maximum(np.linalg.eigvalsh(bends[finite])[:, -1], 0.0)
-        with np.errstate(invalid="ignore"):
-            room = 0.5 * top * np.square(half).sum(axis=1)
-        for rows, jumps in self.kinks:
-            room = room + half @ (rows.T @ jumps)
-        return np.asarray(room + self.jump)
-
-
-def relevant_modes(loss: Loss, prior: Gaussian, known: Array, reach: float, *, max_boxes: int = 100_000) -> Modes:
+def relevant_modes(
+    loss: Loss, prior: Gaussian, known: Array, reach: float, *, end: float = np.inf, max_boxes: int = 100_000
+) -> Modes:
     """The modes of the posterior exp(-l) prior, from those ``known`` (K, P) already; ``reach`` in prior sds.
+
+    After ``end`` (of `time.perf_counter`) no more are looked for.
 
     Raises:
         DomainError: the posterior is improper.
     """
-    energy = _Energy(loss, prior)
+    energy = Energy(loss, prior)
     best = float(energy.value(known).min())
-    lo, hi, doubt = _region(loss, prior, best + _DEPTH + energy.jump, reach)
+    lo, hi, doubt = _region(loss, prior, best + DEPTH + energy.jump, reach)
     if loss.convex:
         return Modes(known, lo, hi, doubt)
     found = list(known)
-    cells, missed = _cells(energy, lo, hi, best, max_boxes)
-    doubt = "; ".join(text for text in (doubt, missed) if text)
+    cells = _cells(energy, lo, hi, best, max_boxes, end)
     box = None if loss.bounds is None else list(zip(lo, hi, strict=True))
     shapes = [_Shape.of(energy, point) for point in found]
     heights, again = energy.value(cells), 0
@@ -127,8 +88,7 @@ def relevant_modes(loss: Loss, prior: Gaussian, known: Array, reach: float, *, m
         if any(shape.explains(cell, heights[k]) for shape in around) or (around and again >= _MOST_AGAIN):
             continue
         again += bool(around)
-        if len(found) >= _MOST_MODES:
-            doubt = "; ".join(text for text in (doubt, f"only {_MOST_MODES} modes are followed") if text)
+        if len(found) >= _MOST_MODES or time.perf_counter() > end:
             break
         method = "BFGS" if box is None else "L-BFGS-B"
         point = optimize.minimize(energy.one, cell, jac=True, method=method, bounds=box).x
@@ -138,7 +98,7 @@ def relevant_modes(loss: Loss, prior: Gaussian, known: Array, reach: float, *, m
     points = np.array(found)
     values = energy.value(points)
     order = np.argsort(values, kind="stable")
-    return Modes(points[order][values[order] <= values.min() + _DEPTH], lo, hi, doubt)
+    return Modes(points[order][values[order] <= values.min() + DEPTH], lo, hi, doubt)
 
 
 @dataclass(frozen=True)
@@ -151,7 +111,7 @@ class _Shape:
     width: Array
 
     @classmethod
-    def of(cls, energy: _Energy, point: Array) -> _Shape:
+    def of(cls, energy: Energy, point: Array) -> _Shape:
         bend = energy.loss._hessian(point[None, :])[0] + energy.precision
         values, vectors = np.linalg.eigh(bend)
         values = np.maximum(values, 1e-3 * np.linalg.eigvalsh(energy.precision)[0])
@@ -174,8 +134,8 @@ def _lowest_around(cells: Array, heights: Array) -> NDArray[np.bool_]:
     return np.asarray(heights <= heights[near].min(axis=1))
 
 
-def _cells(energy: _Energy, lo: Array, hi: Array, best: float, max_boxes: int) -> tuple[Array, str]:
-    """Centers (K, P) of the boxes that may hold a stationary point that matters, and what could not be excluded."""
+def _cells(energy: Energy, lo: Array, hi: Array, best: float, max_boxes: int, end: float) -> Array:
+    """Centers (K, P) of the boxes that may hold a stationary point that matters, as far as the limits allow."""
     low, high = lo[None, :], hi[None, :]
     kept = [np.zeros((0, lo.size))]
     boxes = 0
@@ -185,14 +145,14 @@ def _cells(energy: _Energy, lo: Array, hi: Array, best: float, max_boxes: int) -
         room = energy.room(low, high)
         value = energy.value(center)
         best = min(best, float(value.min()))
-        alive = value - room <= best + _DEPTH
+        alive = value - room <= best + DEPTH
         # The jumps' own height does not shrink with the box.
         done = alive & (room - energy.jump <= 1.0)
         kept.append(center[done])
         rest = alive & ~done
-        if boxes + 2 * int(rest.sum()) > max_boxes:
+        if boxes + 2 * int(rest.sum()) > max_boxes or time.perf_counter() > end:
             kept.append(center[rest])
-            return np.concatenate(kept), "wells narrower than the search could resolve may have been missed"
+            break
         low, high, center = low[rest], high[rest], center[rest]
         if not len(low):
             break
@@ -202,7 +162,7 @@ def _cells(energy: _Energy, lo: Array, hi: Array, best: float, max_boxes: int) -
         right, left = low.copy(), high.copy()
         right[rows, axis], left[rows, axis] = cut, cut
         low, high = np.concatenate([low, right]), np.concatenate([left, high])
-    return np.concatenate(kept), ""
+    return np.concatenate(kept)
 
 
 def _region(loss: Loss, prior: Gaussian, level: float, reach: float) -> tuple[Array, Array, str]:
@@ -238,7 +198,7 @@ def _refuse_improper(loss: Loss, prior: Gaussian) -> None:
     if prior.dim > 1:
         extra = np.random.default_rng(0).normal(size=(64, prior.dim))
         directions = np.concatenate([directions, extra / np.linalg.norm(extra, axis=1, keepdims=True)])
-    energy = _Energy(loss, prior)
+    energy = Energy(loss, prior)
     size = float(np.sqrt(np.diag(prior.cov)).max())
     near, far = (energy.value(prior.mean + r * size * directions) for r in (1e3, 1e4))
     if (far <= near + 1.0).any():

@@ -93,6 +93,10 @@ class Loss(ABC):
     def hessian_upper(self, lo: Array, hi: Array) -> Array:
         """Boxes lo, hi (B, P) -> matrices (B, P, P) that dominate the Hessian on each box (inf where none is known)."""
 
+    def local_hessian_upper(self, lo: Array, hi: Array) -> Array:
+        """The same, where more is spent on tight bounds in small boxes."""
+        return self.hessian_upper(lo, hi)
+
     def _points(self, theta: Any) -> tuple[Array, bool]:
         points = np.asarray(theta, dtype=float)
         if points.ndim == 0 and self.dim == 1:

@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-__all__ = ["Node", "jets"]
+from fenchel.losses.intervals import Interval
+
+__all__ = ["Node", "hessian_ranges", "jets"]
 
 Array = NDArray[np.float64]
 Node = list[Any]
@@ -33,6 +35,16 @@ def jets(node: Node, theta: Array, order: int) -> tuple[Array, Array, Array]:
     for (i, j), entry in jet.bend.items():
         bend[:, i, j] = bend[:, j, i] = entry
     return np.broadcast_to(jet.value, (n,)).astype(float), gradient, bend
+
+
+def hessian_ranges(node: Node, lo: Array, hi: Array) -> dict[tuple[int, int], tuple[Array, Array]]:
+    """The entries i <= j of the Hessian on boxes lo, hi (B, P): those that are not zero, as bounds (B,) or numbers."""
+    ranges: list[Values] = [Interval(*ends) for ends in zip(lo.T, hi.T, strict=True)]
+    jet = _jet(node, ranges, 2)
+    return {
+        pair: (entry.lo, entry.hi) if isinstance(entry, Interval) else (entry, entry)
+        for pair, entry in jet.bend.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,7 @@ def _summed(a: dict[Any, Values], b: dict[Any, Values]) -> dict[Any, Values]:
     return a | {key: a[key] + value if key in a else value for key, value in b.items()}
 
 
-def _jet(node: Node, x: list[Array], order: int) -> _Jet:
+def _jet(node: Node, x: list[Values], order: int) -> _Jet:
     name, *parts = node
     if name == "const":
         return _Jet(float.fromhex(parts[0]), {}, {})
@@ -100,7 +112,7 @@ def _power(k: int) -> Callable[[Values, int], Outer]:
     def outer(x: Values, order: int) -> Outer:
         if k == 2:
             return x * x, 2.0 * x, 2.0
-        x = np.asarray(x, dtype=float)
+        x = np.multiply(1.0, x)
         value = x ** float(k)
         first = k * x ** (k - 1.0) if k and order > 0 else 0.0
         return value, first, k * (k - 1) * x ** (k - 2.0) if k * (k - 1) and order > 1 else 0.0

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fenchel.errors import MissingDependencyError
 from fenchel.losses.builtin import Quadratic
-from fenchel.losses.calculus import Node, jets
+from fenchel.losses.calculus import Node, hessian_ranges, jets
 from fenchel.losses.curvature_bounds import curvature_bound
 from fenchel.losses.exact_text import hexes
 from fenchel.losses.formula import ZERO, read, simplified
@@ -64,6 +64,24 @@ class ExpressionLoss(UserLoss):
         trees = [part for part in parts if part[0] == "softplus"] + ([["add", *rest]] if rest[1:] else rest)
         groups = [{"tree": tree, "rows": [eye], "offsets": [zero], "weights": hexes([1.0])} for tree in trees]
         return {"dim": self.dim, **names, **quadratic, "groups": groups}
+
+    def local_hessian_upper(self, lo: Array, hi: Array) -> Array:
+        """Matrices (B, P, P) above the Hessian on each box, by ranges of its entries; nowhere above ``curvature``."""
+        total = np.zeros((len(lo), self.dim, self.dim))
+        for (i, j), (least, most) in hessian_ranges(self.remainder, lo, hi).items():
+            if i == j:
+                total[:, i, i] += most
+                continue
+            with np.errstate(invalid="ignore"):
+                total[:, i, j] = total[:, j, i] = 0.5 * (least + most)
+                for k in (i, j):
+                    total[:, k, k] += 0.5 * (most - least)
+        total += self.H
+        known = np.flatnonzero(np.isfinite(total).all(axis=(1, 2)))
+        better = known[np.linalg.eigvalsh(total[known])[:, -1] < self.curvature]
+        upper = self.hessian_upper(lo, hi)
+        upper[better] = total[better]
+        return upper
 
     def minorant(self) -> tuple[float, Array, Array] | None:
         """The polynomial part less a quadratic above the remainder's negative; None where none is known."""

@@ -63,9 +63,10 @@ def supremum_over_gaussians(
     problem = _Problem(loss, first, np.asarray(lam2, dtype=float), structure, time.perf_counter() + max_seconds)
     rng = np.random.default_rng(seed)
     center, spread = problem.region()
-    grown = problem.unbounded(rng, center)
+    grown = problem.unbounded(rng, center, max(1.0, float(spread.max())))
     if grown is not None:
-        return GaussianSupremum(np.inf, None, np.zeros((0, 2)), problem.evaluations, grown)
+        height, text = grown
+        return GaussianSupremum(np.inf, None, np.array([[1e-3, height]]), problem.evaluations, text)
     tried, heights = [], np.zeros(0)
     for _ in range(samples):
         tried.append(problem.random(rng, center, spread))
@@ -113,17 +114,18 @@ class _Problem:
         shift = np.abs(np.linalg.solve(precision, self.loss.gradient(center[None, :])[0]))
         return np.asarray(center), np.asarray(2.0 * (np.sqrt(np.diag(np.linalg.inv(precision))) + shift))
 
-    def unbounded(self, rng: np.random.Generator, center: Array) -> str | None:
-        """Gaussians along a ray whose objective grows without bound, seen up to 1e8 units away."""
+    def unbounded(self, rng: np.random.Generator, center: Array, unit: float) -> tuple[float, str] | None:
+        """Gaussians along a ray whose objective grows without bound, as seen up to 1e12 units away, and how far."""
         for direction in (*np.linalg.eigh(self.full)[1].T, *rng.normal(size=(4, self.dim))):
             for sign in (1.0, -1.0):
                 ray = sign * direction / np.linalg.norm(direction)
                 with np.errstate(all="ignore"):
-                    heights = np.array([self.at(center + 10.0**k * ray, 1e-3) for k in (4, 6, 8)])
+                    heights = np.array([self.at(center + unit * 10.0**k * ray, 1e-3) for k in (4, 8, 12)])
                 if not np.isfinite(heights).all():
                     continue
-                if heights[2] > 50.0 * max(heights[1], 1.0) and heights[1] > 50.0 * max(heights[0], 1.0):
-                    return f"the objective grows without bound along {np.round(ray, 3).tolist()}: {heights[2]:.3g}"
+                if heights[2] > 5e3 * max(heights[1], 1.0) and heights[1] > 5e3 * max(heights[0], 1.0):
+                    text = f"the objective grows without bound along {np.round(ray, 3).tolist()}: {heights[2]:.3g}"
+                    return float(heights[2]), text
         return None
 
     def at(self, mean: Array, sd: float) -> float:

@@ -186,6 +186,10 @@ def _sentence(m: dict[str, Any], outer: OuterMinimum) -> tuple[bool | None, dict
             + ("" if m["prior_valid"] else ", which no prior has")
             if m["maps_to_global"]
             else f"and a duality gap of {m['duality_gap_lower']:.3g} or more keeps relaxed Bayes from it"
+            if m["duality_gap_lower"] > 0.0
+            else "and relaxed Bayes has its minimum elsewhere at the dual multiplier"
+            if m["maps_to_global"] is False
+            else "and whether relaxed Bayes has its minimum there at the dual multiplier is not decided"
         )
         count = m["worst_perturbations"]
         text = f"the SAM minimizer ({proof}) is a kink with {count} worst perturbations and no pair; {tail}"

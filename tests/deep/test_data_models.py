@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import lzma
 import struct
 import tarfile
 import zipfile
@@ -163,18 +164,54 @@ def test_folders_and_archives_of_images(kind: str, tmp_path: Path, monkeypatch: 
                 info = tarfile.TarInfo(name)
                 info.size = len(_png(value))
                 tar.addfile(info, io.BytesIO(_png(value)))
-    assert data.own_set(f"pets={source}") == "pets"
+    name = data.own_set(f"pets={source}")
     for _ in range(2):  # decoded, then from the cache
-        pets = data.load("pets")
+        pets = data.load(name)
         assert pets.train_images[:, 0, 0, 0].tolist() == [10, 20, 30]
         assert pets.train_labels.tolist() == [0, 0, 1]
         assert pets.test_images[:, 0, 0, 0].tolist() == [40, 50]
         assert pets.classes == 2
     assert len(list((tmp_path / "cache").glob("*.npz"))) == 1
-    with pytest.raises(InputError, match="does not exist"):
+    (cache,) = (tmp_path / "cache").glob("*.npz")
+    for damaged in (b"", cache.read_bytes()[:300]):
+        cache.write_bytes(damaged)
+        assert data.load(name).classes == 2
+    with pytest.raises(InputError, match="cannot be read: No such file"):
         data.own_set("pets=nowhere")
+    for text in ("pets", "=x", "../pets=x", "a b=x"):
+        with pytest.raises(InputError, match="NAME=PATH"):
+            data.own_set(text)
     with pytest.raises(InputError, match="is taken"):
         data.own_set(f"mnist={source}")
+
+
+def test_other_images_under_one_name_are_another_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FENCHEL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("FENCHEL_DATASETS", raising=False)
+    for name, value in FILES.items():
+        (tmp_path / "pets" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pets" / name).write_bytes(_png(value))
+    first = data.own_set(f"pets={tmp_path / 'pets'}")
+    assert data.load(first).train_images[0, 0, 0, 0] == 10
+    (tmp_path / "pets" / "top/train/cat/a.png").write_bytes(_png(11))
+    second = data.own_set(f"pets={tmp_path / 'pets'}")
+    assert second != first
+    assert data.load(second).train_images[0, 0, 0, 0] == 11
+
+
+@pytest.mark.parametrize("name", ["pets.zip", "pets.tar", "pets.tar.xz", "pets.tgz"])
+def test_damaged_archives_give_one_sentence(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FENCHEL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("FENCHEL_DATASETS", raising=False)
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for path, value in FILES.items():
+            archive.writestr(path, _png(value))
+    for raw in (b"", b"text" * 100, stream.getvalue()[:400], lzma.compress(b"text")[:-3]):
+        (tmp_path / name).write_bytes(raw)
+        known = data.own_set(f"pets={tmp_path / name}")
+        with pytest.raises(InputError, match=name):
+            data.load(known)
 
 
 def test_validation_images_by_annotations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

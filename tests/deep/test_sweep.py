@@ -158,12 +158,22 @@ def test_rows_are_merged_and_checked(tmp_path: Path) -> None:
     assert row is not None
     row["metrics"]["mean"]["nll"] += 1
     here.put(row)
-    with pytest.raises(InputError, match="different metrics"):
+    with pytest.raises(InputError, match="other metrics"):
         merge(tmp_path / "there", here)
     path = tmp_path / "there" / f"{TWELVE[0].key()}.json"
-    path.write_text(path.read_text().replace('"epochs": 2', '"epochs": 3'))
-    with pytest.raises(InputError, match="not a finished row"):
-        merge(tmp_path / "there", RowStore(tmp_path / "new"))
+    whole = path.read_text()
+    for damaged in (
+        whole.replace('"epochs": 2', '"epochs": 3'),
+        "{",
+        "[]",
+        '{"key": 3}',
+        whole.replace('"nll"', '"n"'),
+    ):
+        path.write_text(damaged)
+        new = RowStore(tmp_path / f"new {len(damaged)}")
+        with pytest.raises(InputError, match=f"{path.name}.*1 finished runs"):
+            merge(tmp_path / "there", new)
+        assert len(new.every()) == 1
     with pytest.raises(InputError, match="not a folder"):
         merge(tmp_path / "nowhere", here)
 
