@@ -110,7 +110,9 @@ def _atlas(stored: Stored) -> Figure:
     handles = [Patch(facecolor=_COLORS[c], label=labels[c]) for c in used]
     figure.legend(handles=handles, loc="outside upper center", ncols=2, columnspacing=2.0, handlelength=1.2)
     coarse = [names[k] for k in range(len(names)) if stored.arrays[f"rhos{k}"].size < stored.arrays["rhos"].size]
-    note = f"On a coarser and shorter grid: {', '.join(coarse)}; white is not computed." if coarse else ""
+    note = f"On a coarser and shorter grid: {', '.join(coarse)}; white is not computed. " if coarse else ""
+    open_ = [row["loss"] for row in stored.numbers["table"] if row["undecided"]]
+    note += f"Of the best minimizer found, which is not proved: {', '.join(open_)}." if open_ else ""
     caption(figure, _ATLAS_CAPTION + note)
     return figure
 
