@@ -43,12 +43,13 @@ class WhiteLoss:
 
         Along an affine direction the best quadratic is flat, so that the supremum would be attained on whole planes.
         """
-        linear = loss.in_predictors()
-        if linear is None or frame.structure == "isotropic":
-            return cls(loss, frame)
-        found = affine_directions(linear, frame.mean, frame.factor, frame.structure)
+        whole = cls(loss, frame)
+        linear, white = whole._linear, whole._white
+        if linear is None or white is None or frame.structure == "isotropic":
+            return whole
+        found = affine_directions(linear, white, frame.factor, frame.structure)
         if found is None:
-            return cls(loss, frame)
+            return whole
         slope = frame.factor.T @ (linear.b + linear.H @ frame.mean)
         return cls(loss, frame.reduced(found.kept, found.left, found.left.T @ slope), found.allowance)
 

@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 _BATCH_ENTRIES = 400_000
 _MOST_ANCHORS = 24
 _ANCHORS_A_BOX = 2
-_FIRST_CUTS = {1: 4, 2: 4, 3: 2}
+_FIRST_CUTS = {1: 4, 2: 7, 3: 2}
 
 
 class BranchAndBound:
