@@ -129,18 +129,18 @@ class WhiteLoss:
         factor = self.frame.factor
         return np.asarray(factor.T @ self.loss._hessian(self.frame.to_theta(x)) @ factor)
 
-    def local_maximizers(self, c: Array, starts: Array) -> tuple[Array, Array]:
+    def local_maximizers(self, c: Array, starts: Array, deadline: float | None = None) -> tuple[Array, Array]:
         """Local maximizers (K, P) of l - Q reached from ``starts``, and the values of l - Q there (K,).
 
         Both are empty where l - Q is proved unbounded.
         """
         if self._white is not None:
             u, v, w = self.frame.quadratic(c)
-            points, values = local_maximizers(self._white, -v, -w, starts)
+            points, values = local_maximizers(self._white, -v, -w, starts, deadline)
             values = values - u
         else:
             t, lam1, lam2 = self.frame.to_natural(c)
-            theta, values = local_maximizers(self.loss, lam1, lam2, self.frame.to_theta(starts))
+            theta, values = local_maximizers(self.loss, lam1, lam2, self.frame.to_theta(starts), deadline)
             points, values = self.frame.to_white(theta), values - t
         keep = self._maximal(c, points, values)
         points, values = points[keep], values[keep]

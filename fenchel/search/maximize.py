@@ -105,13 +105,18 @@ def maximize(
     return _result(search, loss, lam1, lam2)
 
 
-def local_maximizers(loss: Loss, lam1: Any, lam2: Any, starts: Any) -> tuple[Array, Array]:
-    """Distinct local maximizers (K, P) of h reached from starts (S, P), best first, and their values (K,); no proof."""
+def local_maximizers(
+    loss: Loss, lam1: Any, lam2: Any, starts: Any, deadline: float | None = None
+) -> tuple[Array, Array]:
+    """Distinct local maximizers (K, P) of h reached from starts (S, P), best first, and their values (K,); no proof.
+
+    After ``deadline`` (of `time.perf_counter`) the points are handed back as they are.
+    """
     lam1, lam2 = _parameters(loss, lam1, lam2)
     setting = prepare(loss, lam1, lam2)
     if isinstance(setting, Unbounded):
         return np.empty((0, loss.dim)), np.empty(0)
-    u, _ = climb(setting, given_starts(setting.model, starts, loss.dim))
+    u, _ = climb(setting, given_starts(setting.model, starts, loss.dim), deadline)
     theta = setting.model.theta(u)
     values = _objective(loss, lam1, lam2, theta)
     keep = distinct(theta, values)
