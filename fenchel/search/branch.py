@@ -136,7 +136,7 @@ class BranchAndBound:
         if open_.size:
             apart = np.square(center[open_, None, :] - self.anchors.u).sum(axis=2)
             if self.model.dim >= _MANY and self.model.continuous:
-                near = apart.min(axis=1) <= np.square(half[open_]).sum(axis=1)
+                near = apart.min(axis=1) <= 2.0 * np.square(half[open_]).sum(axis=1)
                 open_, apart = open_[near], apart[near]
             nearest = np.argsort(apart, axis=1)[:, : self.anchors_a_box]
             for k in range(nearest.shape[1]):
