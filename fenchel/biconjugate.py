@@ -108,6 +108,7 @@ def _cutting_plane(
     start = known_start(loss, q, white.frame, warm)
     if start.active is None:
         start = nested_start(white, start, tol, budget)
+        budget = replace(budget, max_seconds=max(1e-3, budget.max_seconds - (time.perf_counter() - begin)))
     master = None if reference is None else partial(reference, white.frame)
     state = cutting_plane(white, tol=tol, start=start, budget=budget, master=master)
     return of_state(white.frame, state, tol, begin)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 import fenchel
 from fenchel import Gaussian, losses
+from fenchel.search.maximize import maximize
 
 ROOT = Path(__file__).parents[1]
 
@@ -103,3 +105,38 @@ def test_the_second_theorem_is_checked_within_its_time() -> None:
     loss = losses.from_expression(formula, ["x", "y", "z"])
     verdict = fenchel.verify_theorem2(loss, rho=0.3, delta=0.1, max_seconds=2.0)
     assert verdict.holds is None  # undecided in so short a time; a wrong answer is no alternative
+
+
+def test_many_parameters_keep_the_time_limit() -> None:
+    rng = np.random.default_rng(0)
+    # A few directions carry most of the data, so that the problem in these is solved first.
+    rows = rng.normal(size=(400, 4)) @ rng.normal(size=(4, 24)) + 0.05 * rng.normal(size=(400, 24))
+    loss = losses.LogisticRegression(rows, rng.integers(0, 2, 400))
+    begin = time.perf_counter()
+    found = fenchel.biconjugate(loss, Gaussian(np.zeros(24), np.eye(24)), tol=1e-3, max_seconds=3.0)
+    assert time.perf_counter() - begin < 12.0
+    assert found.lower <= found.upper < 0.0
+
+
+@pytest.mark.parametrize(
+    ("wells", "mean"),
+    [
+        ("1.39*exp(-((x + 1.02)/0.00081)**2/2) - 0.85*exp(-((x - 0.23)/0.00229)**2/2)", -1.01919),
+        ("2.92*exp(-((x + 2.34)/0.00088)**2/2) - 2.39*exp(-((x + 1.78)/0.00087)**2/2) - 0.1*x**2", -2.33966),
+    ],
+)
+def test_narrow_wells_far_from_zero_are_certified(wells: str, mean: float) -> None:
+    # The best quadratic bends by 1e7 here: about zero its terms of size 1e8 would cancel to less than 1e-8.
+    loss = losses.from_expression(f"3 - {wells}", ["x"])
+    found = fenchel.biconjugate(loss, Gaussian([mean], [[1e-8]]))
+    assert found.certified, found.message
+
+
+def test_a_quadratic_about_a_point_is_the_same_quadratic() -> None:
+    loss = losses.from_expression("log(1 + (x - 3)**2) + exp(-(y - 2)**2)", ["x", "y"])
+    lam1, lam2, about = np.array([0.3, -0.2]), -np.array([[0.6, 0.1], [0.1, 0.4]]), np.array([2.5, 1.5])
+    found = maximize(loss, lam1, lam2, about=about)
+    plain = maximize(loss, lam1 - 2.0 * lam2 @ about, lam2).shifted(float(lam1 @ about - about @ lam2 @ about))
+    assert found.certified
+    assert found.lower == pytest.approx(plain.lower, abs=1e-8)
+    np.testing.assert_allclose(found.argmax, plain.argmax, atol=1e-6)

@@ -88,7 +88,7 @@ def test_the_majorants_of_a_box_are_above_h_on_it_and_touch_where_they_say(name:
         return np.asarray(value[:, None] + np.einsum("bki,bi->bk", d, slope) + 0.5 * bent)
 
     at_center, anchored = model.majorant(center, half), model.anchored(model.anchors(points), which, center, half)
-    for majorant in (at_center, anchored):
+    for majorant in (at_center, anchored, model.majorant(center, half, 0.7)):
         assert (above(majorant, d) >= truth - 1e-10).all()
         np.testing.assert_allclose(majorant[2], np.swapaxes(majorant[2], 1, 2), atol=1e-12)
     zero = np.zeros((8, 1, 3))
@@ -109,6 +109,18 @@ def test_the_majorants_of_a_box_are_above_h_on_it_and_touch_where_they_say(name:
             np.testing.assert_allclose(above(declared, d).ravel(), exact, rtol=1e-12)
         else:
             assert declared is None
+
+
+def test_parabolas_chosen_for_the_box_bound_a_large_one_better() -> None:
+    rng = np.random.default_rng(0)
+    loss = L.LogisticRegression(rng.normal(size=(100, 6)), rng.integers(0, 2, 100))
+    model = prepare(loss, np.zeros(6), -0.6 * np.eye(6)).model  # type: ignore[union-attr]
+    center, half = 10.0 * rng.normal(size=(40, 6)), np.full((40, 6), 4.0)
+    plain, chosen = (
+        value + box_maximum(slope, matrix, half) - model.value(center)
+        for value, slope, matrix in (model.majorant(center, half, spread) for spread in (0.0, 0.7))
+    )
+    assert np.median(chosen / plain) < 0.7
 
 
 def test_turned_axes_change_nothing() -> None:

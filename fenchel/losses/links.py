@@ -120,9 +120,10 @@ class _EvenLink(Link):
         near = np.abs(step) < _SHORT_STEP
         safe = np.where(near, 1.0, step)
         excess = self.value(z) - value - slope * step
-        kappa = 2.0 * np.maximum(excess, 0.0) / (safe * safe)
+        kappa = np.asarray(2.0 * np.maximum(excess, 0.0) / (safe * safe))
         if near.any():
-            kappa = np.where(near, self.curvature_sup(np.minimum(z, z0), np.maximum(z, z0)), kappa)
+            ends = z[near], np.broadcast_to(z0, z.shape)[near]
+            kappa[near] = self.curvature_sup(np.minimum(*ends), np.maximum(*ends))
         return np.asarray(kappa * (1.0 + 1e-11), dtype=float)
 
     def sup(self, lo: Array, hi: Array) -> Array:

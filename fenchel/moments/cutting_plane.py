@@ -18,7 +18,7 @@ from fenchel.errors import SolverError
 from fenchel.moments.atoms import design
 from fenchel.moments.certificate import make_upper
 from fenchel.moments.ensemble import ensemble
-from fenchel.moments.local_steps import improve, lift, look, merged, starts
+from fenchel.moments.local_steps import highest, improve, lift, look, merged, starts
 from fenchel.moments.moment_problem import MasterSolution, MomentProblem
 from fenchel.moments.polish import ActiveSet, polish
 from fenchel.moments.proof_steps import certify, sigma_bound, superquadratic, unbounded
@@ -80,14 +80,14 @@ def _begin(problem: Problem, start: Start) -> State:
             return replace(state, done=True)
     state = replace(state, done=False).with_atoms(problem, design(frame.dim))
     near, quadratics = start.points, start.coefficients
-    found = ensemble(white, _ENSEMBLE * (frame.dim + 1)) if frame.dim > _FEW else None
+    found = ensemble(white, _ENSEMBLE * (frame.dim + 1), problem.deadline) if frame.dim > _FEW else None
     if found is not None:  # in many dimensions the design says little
         points, c = found
         state = state.with_upper(make_upper(white, points, np.full(len(points), 1.0 / len(points))))
         state = state.with_atoms(problem, points)
         near, quadratics = np.concatenate([near, points]), (*quadratics, c)
     for c in quadratics:
-        state = state.considering(problem, look(problem, c, starts(problem, state, c, near)))
+        state = state.considering(problem, look(problem, c, starts(problem, state, c, highest(problem, c, near))))
     return state
 
 

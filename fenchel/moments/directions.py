@@ -32,9 +32,14 @@ class Affine:
     allowance: float
 
 
-def affine_directions(loss: LinearPredictorLoss, mean: Array, factor: Array, structure: str) -> Affine | None:
-    """The directions in which the loss bends, and those in which it does not; None where one of the two is empty."""
-    white, sizes = loss.compose(factor, mean), np.abs(factor)
+def affine_directions(
+    loss: LinearPredictorLoss, white: LinearPredictorLoss, factor: Array, structure: str
+) -> Affine | None:
+    """The directions in which the loss bends, and those in which it does not; None where one of the two is empty.
+
+    ``white`` is the loss composed with ``factor`` and the mean.
+    """
+    sizes = np.abs(factor)
     rows = _weighted_rows(white)
     parts = [sizes.T @ np.abs(loss.H) @ sizes, *(np.abs(g.rows[g.weights > 0.0]) @ sizes for g in loss.groups)]
     scales = np.linalg.norm(np.concatenate(parts), axis=1)

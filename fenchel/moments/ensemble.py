@@ -7,6 +7,8 @@ moments are kept by projecting the slopes on the tangent space and by the affine
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,7 +21,7 @@ Array = NDArray[np.float64]
 _STEPS = 1000
 
 
-def ensemble(white: WhiteLoss, count: int) -> tuple[Array, Array] | None:
+def ensemble(white: WhiteLoss, count: int, deadline: float = np.inf) -> tuple[Array, Array] | None:
     """Atoms (count, P), each of weight 1 / count, and the coefficients (D,) of the quadratic; None where l is infinite.
 
     The quadratic touches l from above at its highest point over the atoms.
@@ -43,7 +45,7 @@ def ensemble(white: WhiteLoss, count: int) -> tuple[Array, Array] | None:
             continue
         stalled = stalled + 1 if trial - value < 1e-7 * max(1.0, abs(value)) else 0
         x, value, length = moved[0], trial, 1.3 * length
-        if stalled > 3:
+        if stalled > 3 or time.perf_counter() > deadline:
             break
     v, w = _quadratic(white, x, white.gradient(x))
     c = frame.coefficients(0.0, v, w)

@@ -13,16 +13,17 @@ from fenchel.moments.certificate import make_upper
 from fenchel.moments.polish import ActiveSet, polish
 from fenchel.moments.rounds import Candidate, Problem, State
 
-__all__ = ["improve", "lift", "look", "merged", "starts", "steepest"]
+__all__ = ["highest", "improve", "lift", "look", "merged", "starts", "steepest"]
 
 Array = NDArray[np.float64]
 _ACTIVE_STEPS = 6
+_MOST_STARTS = 256
 _LIFTS = np.array([1e-12, 1e-10, 1e-8, 1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4])
 
 
 def look(problem: Problem, c: Array, near: Array) -> Candidate:
     """The local maximizers of l - Q reached from ``near``; a runaway or non-finite one makes Q worthless."""
-    points, values = problem.white.local_maximizers(c, near)
+    points, values = problem.white.local_maximizers(c, near, problem.deadline)
     good = np.isfinite(values) & np.all(np.isfinite(points), axis=1)
     lower = -np.inf
     if np.all(good) and values.size:
@@ -38,6 +39,14 @@ def starts(problem: Problem, state: State, c: Array, active: Array) -> Array:
     count = min(slackness.size, 24 + 4 * problem.white.frame.dim, 64)
     nearest = np.argpartition(-slackness, count - 1)[:count]
     return np.concatenate([active, state.points[nearest]])
+
+
+def highest(problem: Problem, c: Array, points: Array) -> Array:
+    """Those of many points at which l - Q is largest: a climb in many dimensions is dear."""
+    if points.shape[0] <= _MOST_STARTS:
+        return points
+    above = problem.white.value(points) - problem.white.frame.features(points) @ c
+    return points[np.argpartition(-above, _MOST_STARTS)[:_MOST_STARTS]]
 
 
 def merged(problem: Problem, candidate: Candidate, active: Array, weights: Array) -> ActiveSet | None:

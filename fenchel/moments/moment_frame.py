@@ -176,17 +176,19 @@ class MomentFrame:
             out[:, :, 1 + p] = 2.0 * x
         return out
 
-    def to_natural(self, c: Array) -> tuple[float, Array, Array]:
-        """Coefficients to (t, lam1, lam2) with Q(theta) = t - lam1.theta - theta^T lam2 theta; lam2 is (P, P)."""
+    def about_mean(self, c: Array) -> tuple[float, Array, Array]:
+        """Coefficients to (u, lam1, lam2) with Q(theta) = u - lam1.d - d^T lam2 d, d = theta - mean; lam2 is (P, P)."""
         u, v, w = self.quadratic(c)
         lam2 = -(self.inverse.T @ w @ self.inverse)
         if self.structure != "full":
             lam2 = np.diag(np.diag(lam2))
-        lam2 = 0.5 * (lam2 + lam2.T)
-        slope = self.inverse.T @ v + self.tilt
-        lam1 = -slope - 2.0 * lam2 @ self.mean
-        t = u - slope @ self.mean - self.mean @ lam2 @ self.mean
-        return float(t), lam1, lam2
+        return u, -(self.inverse.T @ v + self.tilt), 0.5 * (lam2 + lam2.T)
+
+    def to_natural(self, c: Array) -> tuple[float, Array, Array]:
+        """Coefficients to (t, lam1, lam2) with Q(theta) = t - lam1.theta - theta^T lam2 theta; lam2 is (P, P)."""
+        u, slope, lam2 = self.about_mean(c)
+        t = u + slope @ self.mean - self.mean @ lam2 @ self.mean
+        return float(t), slope - 2.0 * lam2 @ self.mean, lam2
 
     def from_natural(self, t: float, lam1: Array, lam2: Array) -> Array:
         """Inverse of `to_natural`."""

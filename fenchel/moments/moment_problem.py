@@ -8,6 +8,7 @@ so it stays small however many atoms there are; its dual is the least quadratic 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,10 @@ class MomentProblem:
     def __init__(self, frame: MomentFrame) -> None:
         self.frame = frame
         self._count = 0
-        self._model = _empty_model(frame.target)
+
+    @cached_property
+    def _model(self) -> Any:
+        return _empty_model(self.frame.target)
 
     def _extend(self, points: Array, values: Array) -> None:
         """Append atoms as columns."""

@@ -83,7 +83,7 @@ def _newton(white: WhiteLoss, start: ActiveSet, normals: Array) -> ActiveSet | N
             best = ActiveSet(x, w, c, residual)
         else:
             stalled += 1
-        if residual < 1e-16 or stalled > 2:
+        if residual < 1e-15 or stalled > 2:
             break
         curvature = 2.0 * frame.quadratic(c)[2] - hessian
         if not np.all(np.isfinite(curvature)) or float(np.max(np.abs(curvature))) < 1e-12:

@@ -43,12 +43,13 @@ class WhiteLoss:
 
         Along an affine direction the best quadratic is flat, so that the supremum would be attained on whole planes.
         """
-        linear = loss.in_predictors()
-        if linear is None or frame.structure == "isotropic":
-            return cls(loss, frame)
-        found = affine_directions(linear, frame.mean, frame.factor, frame.structure)
+        whole = cls(loss, frame)
+        linear, white = whole._linear, whole._white
+        if linear is None or white is None or frame.structure == "isotropic":
+            return whole
+        found = affine_directions(linear, white, frame.factor, frame.structure)
         if found is None:
-            return cls(loss, frame)
+            return whole
         slope = frame.factor.T @ (linear.b + linear.H @ frame.mean)
         return cls(loss, frame.reduced(found.kept, found.left, found.left.T @ slope), found.allowance)
 
@@ -128,19 +129,20 @@ class WhiteLoss:
         factor = self.frame.factor
         return np.asarray(factor.T @ self.loss._hessian(self.frame.to_theta(x)) @ factor)
 
-    def local_maximizers(self, c: Array, starts: Array) -> tuple[Array, Array]:
+    def local_maximizers(self, c: Array, starts: Array, deadline: float | None = None) -> tuple[Array, Array]:
         """Local maximizers (K, P) of l - Q reached from ``starts``, and the values of l - Q there (K,).
 
         Both are empty where l - Q is proved unbounded.
         """
         if self._white is not None:
             u, v, w = self.frame.quadratic(c)
-            points, values = local_maximizers(self._white, -v, -w, starts)
+            points, values = local_maximizers(self._white, -v, -w, starts, deadline)
             values = values - u
         else:
-            t, lam1, lam2 = self.frame.to_natural(c)
-            theta, values = local_maximizers(self.loss, lam1, lam2, self.frame.to_theta(starts))
-            points, values = self.frame.to_white(theta), values - t
+            u, lam1, lam2 = self.frame.about_mean(c)
+            theta = self.frame.to_theta(starts)
+            theta, values = local_maximizers(self.loss, lam1, lam2, theta, deadline, self.frame.mean)
+            points, values = self.frame.to_white(theta), values - u
         keep = self._maximal(c, points, values)
         points, values = points[keep], values[keep]
         jumps = self._white_jumps.lowest(*self.frame.quadratic(c)[1:])
@@ -180,13 +182,12 @@ class WhiteLoss:
         slope = self.slope(c, points)
         norm = np.linalg.norm(slope, axis=1)
         size = 1.0 + np.linalg.norm(points, axis=1)
-        steep = norm > 1e-7 * (1.0 + np.abs(values)) * size
+        steep = norm / size > 1e-7 * (1.0 + np.abs(values))
         # The best point is kept in any case: it carries the largest violation known.
         steep[np.argmax(values)] = False
         if steep.any():
             ahead = points[steep] + (1e-6 * size[steep] / norm[steep])[:, None] * slope[steep]
-            climbs = self.value(ahead) - self.frame.features(ahead) @ c > values[steep]
-            steep[steep] = climbs
+            steep[steep] = self.value(ahead) - self.frame.features(ahead) @ c > values[steep]
         return np.asarray(~steep, dtype=np.bool_)
 
     def shortfall(self, c: Array) -> float | None:
@@ -218,7 +219,7 @@ class WhiteLoss:
 
     def slope(self, c: Array, points: Array) -> Array:
         """Gradient of l - Q, (K, P)."""
-        _, v, w = self.frame.quadratic(c)
+        v, w = self.frame.quadratic(c)[1:]
         return np.asarray(self.gradient(points) - v - 2.0 * points @ w)
 
     def supremum(
@@ -233,11 +234,11 @@ class WhiteLoss:
             u, v, w = self.frame.quadratic(c)
             found = maximize(self._white, -v, -w, tol=tol / max(1.0, abs(u)), starts=starts, **budget)
             return found.shifted(u), float(c @ self.frame.target), float(np.abs(c) @ np.abs(self.frame.target))
-        t, lam1, lam2 = self.frame.to_natural(c)
-        theta = None if starts is None else self.frame.to_theta(starts)
-        found = maximize(self.loss, lam1, lam2, tol=tol / max(1.0, abs(t)), starts=theta, **budget)
-        pairing, size = self.frame.pairing(lam1, lam2)
-        return found.shifted(t, self.frame.to_white), t - pairing, size + abs(t)
+        u, lam1, lam2 = self.frame.about_mean(c)
+        budget |= {"tol": tol / max(1.0, abs(u)), "starts": None if starts is None else self.frame.to_theta(starts)}
+        found = maximize(self.loss, lam1, lam2, about=self.frame.mean, **budget)
+        second = lam2 * (self.frame.factor @ self.frame.factor.T)
+        return found.shifted(u, self.frame.to_white), u - float(second.sum()), abs(u) + float(np.abs(second).sum())
 
 
 @dataclass(frozen=True)

@@ -99,15 +99,24 @@ class LinearModel(_Frame):
             matrix = matrix + outer_sum(g.link.curvature(z) * g.weights, g.rows)
         return value, slope, matrix
 
-    def majorant(self, center: Array, half: Array) -> Majorant:
-        """One quadratic a box, tangent to h at the box's center wherever the links allow."""
+    def majorant(self, center: Array, half: Array, spread: float = 0.0) -> Majorant:
+        """One quadratic a box, tangent to h at the box's center wherever the links allow.
+
+        With ``spread`` > 0 the terms' parabolas are best on average over box points of ``spread`` times the variance of
+        the corners, and touch their terms elsewhere.
+        """
         value, slope = self._quadratic(center)
         matrix = np.broadcast_to(-self.concave, (center.shape[0], self.dim, self.dim))
         for g, size in zip(self.groups, self._sizes, strict=True):
             z, reach = g.predictors(center), half @ size
-            v, s, kappa = g.link.majorant(z, z - reach, z + reach)
-            value = value + v @ g.weights
-            slope = slope + (s * g.weights) @ g.rows
+            at = z
+            if spread and g.link.rule is not None:
+                at = _contacts(z, reach, spread * (np.square(half) @ np.square(size)))
+            v, s, kappa = g.link.majorant(at, z - reach, z + reach)
+            off = z - at
+            kappa = np.minimum(kappa, _STEEPEST)
+            value = value + (v + (s + 0.5 * kappa * off) * off) @ g.weights
+            slope = slope + ((s + kappa * off) * g.weights) @ g.rows
             matrix = matrix + outer_sum(np.minimum(kappa, _STEEPEST) * g.weights, g.rows)
         return value, slope, matrix
 
@@ -167,7 +176,7 @@ class UserModel(_Frame):
         hessian = self.basis.T @ self.loss._hessian(self.theta(u)) @ self.basis - self.concave
         return value, slope, hessian
 
-    def majorant(self, center: Array, half: Array) -> Majorant:
+    def majorant(self, center: Array, half: Array, spread: float = 0.0) -> Majorant:
         value, slope = self.tangent(center)
         shape = (center.shape[0], self.dim, self.dim)
         bound = self._steep(shape) if self._bound is None else np.broadcast_to(self._bound, shape)
@@ -196,6 +205,18 @@ class UserModel(_Frame):
 
     def error_weights(self, matrix: Array) -> Array:
         return np.asarray(np.ones(matrix.shape[:2]) * np.einsum("ij,ij->j", self.basis, self.basis))
+
+
+def _contacts(z: Array, reach: Array, variance: Array) -> Array:
+    """Where the least mean of a parabola above an even function touches it, for mean z and ``variance`` in z +- reach.
+
+    On the whole line at +- sqrt(z^2 + variance); where that leaves the interval, the nearer end is the other contact.
+    """
+    size = np.abs(z)
+    touch = np.sqrt(z * z + variance)
+    beyond = touch > reach - size
+    touch = np.where(beyond, size + variance / np.maximum(reach, 1e-300), touch)
+    return np.asarray(np.where(z < 0.0, -touch, touch))
 
 
 def _recentred(anchors: Anchors, which: Index, matrix: Array, center: Array) -> Majorant:

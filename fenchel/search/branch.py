@@ -22,7 +22,11 @@ Array = NDArray[np.float64]
 _BATCH_ENTRIES = 400_000
 _MOST_ANCHORS = 24
 _ANCHORS_A_BOX = 2
-_FIRST_CUTS = {1: 4, 2: 4, 3: 2}
+# From this dimension on the terms' parabolas are chosen for the box as a whole, which matters where boxes are large
+# beside the scale on which the terms bend, and anchors are tried only near them, where they alone help.
+_MANY = 3
+_SPREAD = 0.7
+_FIRST_CUTS = {1: 4, 2: 7, 3: 2}
 
 
 class BranchAndBound:
@@ -52,6 +56,7 @@ class BranchAndBound:
         self.batch = max(64, _BATCH_ENTRIES // (width + self.model.dim**2))
         # Beside a jump the anchor that bounds may be any.
         self.anchors_a_box = _ANCHORS_A_BOX if self.model.continuous else _MOST_ANCHORS
+        self.spread = _SPREAD if self.model.dim >= _MANY else 0.0
         self._adopt(points, values)
 
     def run(self) -> None:
@@ -123,12 +128,16 @@ class BranchAndBound:
         A bound that came out as NaN is no bound, hence fmin.
         """
         self.boxes += center.shape[0]
-        value, slope, matrix = self.model.majorant(center, half)
-        self._improve(center, value)
+        value, slope, matrix = self.model.majorant(center, half, self.spread)
         bound = np.fmin(inherited, value + box_maximum(slope, matrix, half))
+        rising = np.flatnonzero(bound > self.best)
+        self._improve(center[rising], self.model.value(center[rising]) if self.spread else value[rising])
         open_ = np.flatnonzero(bound > self._target())
         if open_.size:
             apart = np.square(center[open_, None, :] - self.anchors.u).sum(axis=2)
+            if self.model.dim >= _MANY and self.model.continuous:
+                near = apart.min(axis=1) <= 2.0 * np.square(half[open_]).sum(axis=1)
+                open_, apart = open_[near], apart[near]
             nearest = np.argsort(apart, axis=1)[:, : self.anchors_a_box]
             for k in range(nearest.shape[1]):
                 c, w = center[open_], half[open_]

@@ -39,10 +39,14 @@ class Setting:
     note: str = ""
 
 
-def prepare(loss: Loss, lam1: Array, lam2: Array) -> Setting | Unbounded:
-    """Coordinates for sup_theta l(theta) + lam1.theta + theta^T lam2 theta, or a proof that it is infinite."""
+def prepare(loss: Loss, lam1: Array, lam2: Array, about: Array | None = None) -> Setting | Unbounded:
+    """Coordinates for sup_theta l(theta) + lam1.d + d^T lam2 d, d = theta - about, or a proof that it is infinite.
+
+    ``about`` other than 0 is for losses that are not of linear predictors.
+    """
     linear = loss.in_predictors()
-    return _prepare_user(loss, lam1, lam2) if linear is None else _prepare_linear(linear, lam1, lam2)
+    about = np.zeros(loss.dim) if about is None else about
+    return _prepare_user(loss, lam1, lam2, about) if linear is None else _prepare_linear(linear, lam1, lam2)
 
 
 def _prepare_linear(loss: LinearPredictorLoss, lam1: Array, lam2: Array) -> Setting | Unbounded:
@@ -125,13 +129,13 @@ def _varies(rows: Array, weights: Array, null: Array) -> bool:
     return bool((weights * along > 1e-12 * weights * np.linalg.norm(rows, axis=1)).any())
 
 
-def _prepare_user(loss: Loss, lam1: Array, lam2: Array) -> Setting | Unbounded:
+def _prepare_user(loss: Loss, lam1: Array, lam2: Array, about: Array) -> Setting | Unbounded:
     dim = loss.dim
     if loss.bounds is not None:
         lo, hi = loss.bounds
         basis = np.diag(0.5 * (hi - lo))
         origin = 0.5 * (lo + hi)
-        model = UserModel(loss, *_transformed(lam1, lam2, origin, basis))
+        model = UserModel(loss, *_transformed(lam1, lam2, origin, basis, about))
         return Setting(model, domain=(np.zeros(dim), np.ones(dim)))
     if np.isinf(loss.curvature) and loss.majorizer is None:
         return Unbounded("the loss is declared with infinite curvature and no majorizer: no quadratic majorizes it")
@@ -140,7 +144,7 @@ def _prepare_user(loss: Loss, lam1: Array, lam2: Array) -> Setting | Unbounded:
     values, axes, units = _scaled_eigen(concave, 2.0 * np.abs(lam2) + np.abs(majorizer.H))
     if values[0] > _FLAT * dim:
         basis = units[:, None] * axes / np.sqrt(values)
-        return Setting(UserModel(loss, *_transformed(lam1, lam2, np.zeros(dim), basis)))
+        return Setting(UserModel(loss, *_transformed(lam1, lam2, about, basis, about)))
     values, axes, units = _scaled_eigen(-2.0 * lam2, 2.0 * np.abs(lam2))
     if values[0] < -_FLAT * dim:
         return Unbounded(
@@ -152,7 +156,7 @@ def _prepare_user(loss: Loss, lam1: Array, lam2: Array) -> Setting | Unbounded:
     if (np.abs(lam1 @ null) > 1e-12 * (np.abs(lam1) @ np.abs(null))).any():
         return Unbounded("h drifts to infinity along a direction in which lam2 vanishes, for a loss is bounded below")
     basis = units[:, None] * axes / np.sqrt(np.where(flat, 1.0, values))
-    model = UserModel(loss, *_transformed(lam1, lam2, np.zeros(dim), basis))
+    model = UserModel(loss, *_transformed(lam1, lam2, about, basis, about))
     note = (
         "the search is not confined: the quadratic grows no faster than the declared "
         + ("majorizer" if loss.majorizer is not None else "curvature allows the loss to")
@@ -162,10 +166,13 @@ def _prepare_user(loss: Loss, lam1: Array, lam2: Array) -> Setting | Unbounded:
     return Setting(model, confined=False, note=note)
 
 
-def _transformed(lam1: Array, lam2: Array, origin: Array, basis: Array) -> tuple[Array, Array, Array, Array, float]:
+def _transformed(
+    lam1: Array, lam2: Array, origin: Array, basis: Array, about: Array
+) -> tuple[Array, Array, Array, Array, float]:
+    shift = origin - about
     concave = -2.0 * basis.T @ lam2 @ basis
-    linear = basis.T @ (lam1 + 2.0 * lam2 @ origin)
-    constant = float(lam1 @ origin + origin @ lam2 @ origin)
+    linear = basis.T @ (lam1 + 2.0 * lam2 @ shift)
+    constant = float(lam1 @ shift + shift @ lam2 @ shift)
     return origin, basis, 0.5 * (concave + concave.T), linear, constant
 
 

@@ -73,8 +73,12 @@ def maximize(
     starts: Any = None,
     max_boxes: int = 200_000,
     max_seconds: float | None = None,
+    about: Array | None = None,
 ) -> SearchResult:
     """sup_theta l(theta) + lam1.theta + theta^T lam2 theta with a proof; lam1 (P,), lam2 (P, P) symmetric.
+
+    With ``about`` (P,), theta - about stands in place of theta in the quadratic, whose terms would cancel where a large
+    mean meets a small covariance (for losses that are not of linear predictors; those are composed with the shift).
 
     The bracket is asked to be no wider than tol * max(1, |value|), in units of the loss. ``starts`` (S, P) are points
     to climb from, such as the maximizers of a nearby problem. The search stops with a valid but wider bracket after
@@ -83,7 +87,8 @@ def maximize(
     lam1, lam2 = _parameters(loss, lam1, lam2)
     if not tol > 0.0:
         raise ValueError(f"tol must be positive, got {tol}")
-    setting = prepare(loss, lam1, lam2)
+    about = np.zeros(loss.dim) if about is None else about
+    setting = prepare(loss, lam1, lam2, about)
     if isinstance(setting, Unbounded):
         nothing = np.empty((0, loss.dim))
         nowhere, proved = np.full(loss.dim, np.nan), setting.proved
@@ -101,47 +106,56 @@ def maximize(
         search.run()
     else:
         search.message = setting.note
-        search.upper = _unconfined_upper(loss, lam1, lam2, tol)
-    return _result(search, loss, lam1, lam2)
+        search.upper = _unconfined_upper(loss, lam1, lam2, about, tol)
+    return _result(search, loss, lam1, lam2, about)
 
 
-def local_maximizers(loss: Loss, lam1: Any, lam2: Any, starts: Any) -> tuple[Array, Array]:
-    """Distinct local maximizers (K, P) of h reached from starts (S, P), best first, and their values (K,); no proof."""
+def local_maximizers(
+    loss: Loss, lam1: Any, lam2: Any, starts: Any, deadline: float | None = None, about: Array | None = None
+) -> tuple[Array, Array]:
+    """Distinct local maximizers (K, P) of h reached from starts (S, P), best first, and their values (K,); no proof.
+
+    After ``deadline`` (of `time.perf_counter`) the points are handed back as they are.
+    """
     lam1, lam2 = _parameters(loss, lam1, lam2)
-    setting = prepare(loss, lam1, lam2)
+    about = np.zeros(loss.dim) if about is None else about
+    setting = prepare(loss, lam1, lam2, about)
     if isinstance(setting, Unbounded):
         return np.empty((0, loss.dim)), np.empty(0)
-    u, _ = climb(setting, given_starts(setting.model, starts, loss.dim))
+    u, _ = climb(setting, given_starts(setting.model, starts, loss.dim), deadline)
     theta = setting.model.theta(u)
-    values = _objective(loss, lam1, lam2, theta)
+    values = _objective(loss, lam1, lam2, theta, about)
     keep = distinct(theta, values)
     return theta[keep], values[keep]
 
 
-def _result(search: BranchAndBound, loss: Loss, lam1: Array, lam2: Array) -> SearchResult:
+def _result(search: BranchAndBound, loss: Loss, lam1: Array, lam2: Array, about: Array) -> SearchResult:
     """Back to theta, where values are computed anew, with room for rounding."""
     theta = search.model.theta(search.points)
     if loss.bounds is not None:
         theta = np.clip(theta, *loss.bounds)
-    values = _objective(loss, lam1, lam2, theta)
+    values = _objective(loss, lam1, lam2, theta, about)
     order = np.argsort(-values, kind="stable")
     theta, values = theta[order], values[order]
     best = float(values[0])
-    margin = _rounding(loss, theta, lam1, lam2)
+    margin = _rounding(loss, theta, lam1, lam2, about)
     upper = max(search.upper, best) + margin
     certified = upper - best <= search.tol * max(1.0, abs(best)) + 2.0 * margin
-    lower = _feasible(loss, theta[:1], lam1, lam2)
+    lower = _feasible(loss, theta[:1], lam1, lam2, about)
     message = search.message
     if loss.bounds is not None:
         message = (message + "; " if message else "") + "the supremum is over the loss's bounds only"
     return SearchResult(lower, upper, theta[0], theta, values, bool(certified), search.boxes, message)
 
 
-def _unconfined_upper(loss: Loss, lam1: Array, lam2: Array, tol: float) -> float:
+def _unconfined_upper(loss: Loss, lam1: Array, lam2: Array, about: Array, tol: float) -> float:
     """An upper bound where nothing confines the search: bounded terms at their suprema, or the declared majorizer."""
     linear = loss.in_predictors()
     if linear is None:
-        return np.inf if loss.majorizer is None else maximize(loss.majorizer, lam1, lam2).upper
+        if loss.majorizer is None:
+            return np.inf
+        constant = float(about @ lam2 @ about - lam1 @ about)
+        return maximize(loss.majorizer, lam1 - 2.0 * lam2 @ about, lam2).upper + constant
     kept = [g for g in linear.groups if g.link.convex]
     if len(kept) == len(linear.groups):
         return np.inf
@@ -156,29 +170,31 @@ def _quadratic_result(model: LinearModel, loss: Loss, lam1: Array, lam2: Array) 
     top = model.linear[None, :]
     value = float(model.value(top)[0])
     theta = model.theta(top)
-    values = _objective(loss, lam1, lam2, theta)
-    upper = max(value, float(values[0])) + _rounding(loss, theta, lam1, lam2)
-    return SearchResult(_feasible(loss, theta, lam1, lam2), upper, theta[0], theta, values, True, 0, "")
+    zero = np.zeros(loss.dim)
+    values = _objective(loss, lam1, lam2, theta, zero)
+    upper = max(value, float(values[0])) + _rounding(loss, theta, lam1, lam2, zero)
+    return SearchResult(_feasible(loss, theta, lam1, lam2, zero), upper, theta[0], theta, values, True, 0, "")
 
 
-def _rounding(loss: Loss, theta: Array, lam1: Array, lam2: Array) -> float:
+def _rounding(loss: Loss, theta: Array, lam1: Array, lam2: Array, about: Array) -> float:
     """What rounding can do to the best value of h and to bounds of it, at the maximizers theta (K, P).
 
     A few units in the last place of its parts, more where many are summed, and what it does to the loss itself.
     """
     linear = loss.in_predictors()
     terms = 0 if linear is None else sum(g.rows.shape[0] for g in linear.groups)
-    size = abs(float(_objective(loss, lam1, lam2, theta[:1])[0])) + float(_sizes(lam1, lam2, theta[:1])[0])
+    size = abs(float(_objective(loss, lam1, lam2, theta[:1], about)[0]))
+    size += float(_sizes(lam1, lam2, theta[:1] - about)[0])
     own = loss.rounding(theta, 1)
     most = float(own[np.isfinite(own)].max(initial=0.0)) if loss.continuous else 0.0
     return (32.0 + 2.0 * float(np.sqrt(terms))) * EPS * size + most
 
 
-def _feasible(loss: Loss, theta: Array, lam1: Array, lam2: Array) -> float:
+def _feasible(loss: Loss, theta: Array, lam1: Array, lam2: Array, about: Array) -> float:
     """A lower bound of sup h that its own rounding cannot lift above: h at theta (1, P), on the upper side of jumps."""
     theta = past_jumps(loss, theta)
-    error = loss.rounding(theta, -1) + EPS * (loss.dim + 2) * _sizes(lam1, lam2, theta)
-    return float((_objective(loss, lam1, lam2, theta) * (1.0 - 2.0 * EPS) - error).max())
+    error = loss.rounding(theta, -1) + EPS * (loss.dim + 2) * _sizes(lam1, lam2, theta - about)
+    return float((_objective(loss, lam1, lam2, theta, about) * (1.0 - 2.0 * EPS) - error).max())
 
 
 def _sizes(lam1: Array, lam2: Array, theta: Array) -> Array:
@@ -196,8 +212,9 @@ def past_jumps(loss: Loss, theta: Array) -> Array:
     return np.concatenate([theta, theta + ((off - z) / length)[near] @ planes.rows[near]])
 
 
-def _objective(loss: Loss, lam1: Array, lam2: Array, theta: Array) -> Array:
-    return np.asarray(loss(theta) + theta @ lam1 + np.einsum("ni,ij,nj->n", theta, lam2, theta))
+def _objective(loss: Loss, lam1: Array, lam2: Array, theta: Array, about: Array) -> Array:
+    apart = theta - about
+    return np.asarray(loss(theta) + apart @ lam1 + np.einsum("ni,ij,nj->n", apart, lam2, apart))
 
 
 def _parameters(loss: Loss, lam1: Any, lam2: Any) -> tuple[Array, Array]:
