@@ -11,6 +11,7 @@ from pathlib import Path
 
 try:
     from experiments.registry import InputError
+    from fenchel.console import leave_with
     from figures.render import drawable, make
     from figures.report import write_report
 except ModuleNotFoundError as error:
@@ -37,19 +38,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
     failed, unusable = [], False
     for name, write in work.items():
+        paths: list[Path] = []
         try:
-            for path in write():
-                print(path)
+            paths = write()
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             unusable = True
         except Exception:
             traceback.print_exc()
             failed.append(name)
+        for path in paths:
+            print(path)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 2 if unusable else 1 if failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave_with(main)
