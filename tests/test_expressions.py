@@ -71,6 +71,14 @@ def test_the_same_loss_as_a_formula_and_as_a_class_has_the_same_biconjugate() ->
         assert found.value == pytest.approx(fenchel.biconjugate(loss, q).value, abs=2e-8)
 
 
+@pytest.mark.parametrize("width", [1e-3, 1e-5])
+def test_a_narrow_well_is_no_false_declaration(width: float) -> None:
+    loss = losses.from_expression(f"0.1 * x**2 - exp(-((x - 0.7) / {width})**2 / 2)", variables=["x"])
+    found = fenchel.biconjugate(loss, Gaussian([0.7], width**2))
+    assert found.certified
+    assert fenchel.check(found.certificate()).valid
+
+
 def test_sympy_expressions_are_taken() -> None:
     x = sympy.Symbol("x")
     loss = losses.from_expression(sympy.log(1 + (x - 1) ** 2), [x])

@@ -49,6 +49,9 @@ class ExpressionLoss(UserLoss):
         """Nothing: all bounds are derived from the expression."""
         return ()
 
+    def examine(self, points: Array) -> None:
+        """Nothing is declared, so nothing can be false."""
+
     def __repr__(self) -> str:
         return f"from_expression({self.text!r}, variables={list(self.variables)})"
 

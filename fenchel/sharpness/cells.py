@@ -6,6 +6,7 @@ E_SAM(theta) >= l(p) + delta/2 |theta|^2 for every p in that ball. One good p, f
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -79,15 +80,19 @@ def cover(loss: Loss, rho: float, delta: float, lo: Array, hi: Array) -> Cells |
     return Cells.of(loss, rho, delta, centers, half)
 
 
-def lower_bound(cells: Cells, best: float, tol: float) -> float:
-    """A lower bound of min E_SAM over the cells, given that E_SAM takes the value ``best``: no sharper than ``tol``."""
+def lower_bound(cells: Cells, best: float, tol: float, end: float = np.inf) -> float:
+    """A lower bound of min E_SAM over the cells, given that E_SAM takes the value ``best``: no sharper than ``tol``.
+
+    After ``end`` on the clock no further cells are cut.
+    """
     aim = best - tol * max(1.0, abs(best))
     rounding = 1e-12 * max(1.0, abs(best))
     spent = 0
     for level in _levels(cells, aim):
         spent += len(level.centers)
         low = min(float(level.lower.min(initial=np.inf)), aim)
-        if low >= aim or spent + len(level.centers) * 2**level.half.size > _SPENT:
+        most = spent + len(level.centers) * 2**level.half.size
+        if low >= aim or most > _SPENT or time.perf_counter() > end:
             return low - rounding
     return aim - rounding
 

@@ -133,7 +133,7 @@ def minimize_sam(
         top = sam_objective(loss, best.theta, rho, delta, tol=0.1 * tol)
     lower = _lower_bound(loss, best, delta)
     if cells is not None and confined and lower < top.upper - _CELL_TOL * max(1.0, abs(top.upper)):
-        lower = max(lower, min(lower_bound(cells, top.upper, _CELL_TOL), min(run.value for run in runs)))
+        lower = max(lower, min(lower_bound(cells, top.upper, _CELL_TOL, end), min(run.value for run in runs)))
     return gathered(runs, top.value, lower, top.upper, tol)
 
 
