@@ -92,6 +92,15 @@ def test_a_quadratic_is_solved_at_the_border_of_the_domain():
     np.testing.assert_allclose(found.posterior.precision, np.diag([2.0, 0.5]) + np.eye(2) / 3.0, rtol=1e-6)
 
 
+def test_a_search_without_time_returns_what_it_has():
+    loss, prior = losses.ThreeWells(), Gaussian([0.0], 4.0)
+    found, best = minimize_relaxed(loss, prior, max_seconds=1e-9), minimize_relaxed(loss, prior)
+    assert len(found.minima) == found.iterations == 1
+    assert not found.converged
+    assert "stopped" in found.message
+    assert found.upper >= best.value
+
+
 def test_local_searches_give_the_certified_answer_where_both_can_be_had():
     prior = Gaussian(np.zeros(2), 1.0)
     local, certified = minimize_relaxed(MURPHY, prior, certify=False), minimize_relaxed(MURPHY, prior)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -42,10 +43,12 @@ class _Point:
 class Bundle:
     """One run: the current point, the multipliers of its branches, and counters."""
 
-    def __init__(self, loss: Loss, prior: Gaussian, structure: str, search: Search, search_tol: float) -> None:
+    def __init__(
+        self, loss: Loss, prior: Gaussian, structure: str, search: Search, search_tol: float, end: float
+    ) -> None:
         self.loss, self.prior = loss, prior
         self.statistics = Statistics(loss.dim, structure)
-        self.search, self.search_tol = search, search_tol
+        self.search, self.search_tol, self.end = search, search_tol, end
         self.evaluations = self.iterations = 0
         self.residual, self.converged, self.by_value = np.inf, False, False
         self.point: _Point
@@ -86,10 +89,12 @@ class Bundle:
             if self.residual <= tol:
                 self.converged = True
                 return
+            if time.perf_counter() > self.end:
+                return
             moved = self.descend(model, trust)
             if moved is None:
                 # The value cannot fall any more at the resolution of f*.
-                self.converged = self.residual <= 100.0 * tol
+                self.converged = self.residual <= 100.0 * tol and time.perf_counter() <= self.end
                 return
             trust = moved
         model = _Model(self.loss, self.statistics, self.point)
@@ -123,7 +128,7 @@ class Bundle:
                 model = model.with_branches(trial.atoms)
                 weights = model.stationarity()[0]
             extra = max(4.0 * extra, 0.1)
-            if extra > 1e10:
+            if extra > 1e10 or time.perf_counter() > self.end:
                 break
         return None
 

@@ -8,6 +8,7 @@ the linearized log Z', with the Lagrangian's curvature; f* itself is certified b
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,9 +19,9 @@ from fenchel.bayes.bundle import Bundle
 from fenchel.bayes.exact import posterior_modes
 from fenchel.bayes.learning_result import family_member, parameter_distance
 from fenchel.bayes.objectives import objective_at, raise_block
-from fenchel.bayes.relaxed_search import certified_search, local_search
+from fenchel.bayes.relaxed_search import certified_search, local_search, seconds_left
 from fenchel.biconjugate import biconjugate
-from fenchel.checks import check_count, check_problem, check_tolerance
+from fenchel.checks import check_count, check_problem, check_seconds, check_tolerance
 from fenchel.closed.sums import sum_of_biconjugates
 from fenchel.errors import DomainError
 from fenchel.gaussian import Gaussian
@@ -81,7 +82,7 @@ def minimize_relaxed(
     tol: float = 1e-7,
     max_iterations: int = 200,
     search_tol: float = 1e-10,
-    max_seconds: float | None = 20.0,
+    max_seconds: float | None = None,
     certify: bool = True,
     rng: np.random.Generator | None = None,
 ) -> RelaxedResult:
@@ -92,7 +93,8 @@ def minimize_relaxed(
         starts: Gaussians q whose grad f** is where a run begins; by default the prior and Gaussians at the modes of the
             posterior. The problem is not convex: every distinct local minimum is reported.
         tol: a run has converged when the stationarity residual is at most ``tol``, in q*'s units.
-        search_tol, max_seconds: relative tolerance and time limit of each global maximization for f*.
+        search_tol: relative tolerance of each global maximization for f*, which takes 20 seconds at most.
+        max_seconds: after that no run nor iteration begins, and what was reached is returned.
         certify: with False, f* comes from local searches (``rng`` draws their starts), all that can be afforded
             for P > 3 or so. ``upper`` is then infinite and the value may be too small.
 
@@ -104,18 +106,21 @@ def minimize_relaxed(
     check_tolerance(tol)
     check_count(max_iterations, "max_iterations")
     prior_member = family_member(prior, structure)
+    end = time.perf_counter() + check_seconds(max_seconds)
     named = relaxed_starts(loss, prior_member, structure) if starts is None else _named(starts, structure)
     runs: list[tuple[str, Bundle]] = []
     for name, q in named:
-        first = biconjugate(loss, q, tol=1e-6, max_seconds=max_seconds) if certify else None
+        if runs and time.perf_counter() > end:
+            break
+        first = biconjugate(loss, q, tol=1e-6, max_seconds=seconds_left(end)) if certify else None
         natural = first.natural if first is not None else sum_of_biconjugates(loss, q).natural
         if natural is None:
             continue
-        search = certified_search(search_tol, max_seconds) if certify else local_search(prior.dim, rng)
-        run = Bundle(loss, prior_member, structure, search, search_tol)
+        search = certified_search(search_tol, end) if certify else local_search(prior.dim, rng)
+        run = Bundle(loss, prior_member, structure, search, search_tol, end)
         if run.start(natural, np.zeros((0, loss.dim)) if first is None else first.atoms):
             run.minimize(max_iterations, tol)
-            if certify and not run.converged:
+            if certify and not run.converged and time.perf_counter() <= end:
                 run.check_by_value(tol)
             runs.append((name, run))
     if not runs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,20 +13,26 @@ from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
 from fenchel.search.maximize import local_maximizers, maximize
 
-__all__ = ["Search", "certified_search", "local_search", "sharpened"]
+__all__ = ["Search", "certified_search", "local_search", "seconds_left", "sharpened"]
 
 Array = NDArray[np.float64]
+_SEARCH_SECONDS = 20.0
 
 # (loss, lam1, lam2, starts, q) -> maximizers (K, P), lower and upper bound of f*, certified; None outside the domain.
 Search = Callable[[Loss, Array, Array, Array, Gaussian], tuple[Array, float, float, bool] | None]
 
 
-def certified_search(tol: float, max_seconds: float | None) -> Search:
-    """f* by branch and bound, to the relative tolerance ``tol`` or the time limit."""
+def seconds_left(end: float) -> float:
+    """What one global search may take: 20 seconds, and no more than what is left until ``end`` on the clock."""
+    return min(_SEARCH_SECONDS, max(1e-3, end - time.perf_counter()))
+
+
+def certified_search(tol: float, end: float) -> Search:
+    """f* by branch and bound, to the relative tolerance ``tol``, or as far as it comes in `seconds_left`."""
 
     def search(loss: Loss, lam1: Array, lam2: Array, starts: Array, q: Gaussian) -> Any:
         given = starts if len(starts) else None
-        found = maximize(loss, lam1, lam2, tol=tol, starts=given, max_seconds=max_seconds)
+        found = maximize(loss, lam1, lam2, tol=tol, starts=given, max_seconds=seconds_left(end))
         if not np.isfinite(found.lower):
             return None
         return found.maximizers, found.lower, found.upper, found.certified
