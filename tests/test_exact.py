@@ -85,6 +85,19 @@ def test_a_higher_peak_than_the_given_modes_is_found_on_the_way():
     assert uniform_nodes(log_density, lo, hi).log_mass == pytest.approx(nodes.log_mass, abs=1e-9)
 
 
+def test_a_mesh_that_was_not_looked_into_as_a_whole_is_not_complete() -> None:
+    def log_density(u: np.ndarray) -> np.ndarray:
+        return -0.5 * np.square(u).sum(axis=1)
+
+    box = np.array([-9.0]), np.array([9.0]), np.zeros((1, 1))
+    cuts = np.linspace(-9.0, 9.0, 60_001)
+    whole, late = (adaptive_nodes(log_density, *box, cuts=cuts, end=end) for end in (np.inf, 0.0))
+    assert whole.complete
+    assert whole.log_mass == pytest.approx(0.5 * np.log(2.0 * np.pi), abs=1e-12)
+    assert not late.complete
+    assert late.log_mass < whole.log_mass - 1e-3
+
+
 def test_density_marginals_and_samples_agree_with_the_moments():
     found = exact_posterior(MURPHY, Gaussian(np.zeros(2), 10.0))
     for index in (0, 1):

@@ -52,6 +52,7 @@ _NEGLIGIBLE = -45.0
 _NARROWEST = 1e-12
 # Boxes that a mesh may start with, in one and in two dimensions.
 _MOST = (400_000, 20_000)
+_MOST_POINTS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -89,15 +90,17 @@ def adaptive_nodes(
     ``modes`` (K, P), with their ``widths`` (K,), are points around which the mesh starts out graded, so that no narrow
     peak is stepped over. A peak higher than every mode that turns up on the way is added to them. On the line no box
     reaches across any of the ``cuts`` (c,). The mesh starts without boxes that are ``coarse``: (B, 2, P) -> (B,);
-    ``complete`` says whether that could be done. After ``end`` (of `time.perf_counter`) no box is divided.
+    ``complete`` says whether that could be done, and every box was looked into. After ``end`` (of `time.perf_counter`)
+    no box is divided.
     """
     widths = np.ones(len(modes)) if widths is None else widths
+    cuts = np.zeros(0) if cuts is None else cuts
     dim = lo.size
     grid = np.stack(np.meshgrid(*[_NODES] * dim, indexing="ij"), axis=-1).reshape(-1, dim)
     kronrod, gauss = _tensor(_KRONROD, dim), _tensor(_GAUSS, dim)
     top = float(log_density(modes).max())
     while True:
-        boxes, complete = _graded(*(lo, hi, modes, widths, np.zeros(0) if cuts is None else cuts), coarse, end)
+        boxes, complete = _graded(lo, hi, modes, widths, cuts, coarse, end)
         room = len(boxes) + max_boxes
         finest = 0.5 * float((boxes[:, 1] - boxes[:, 0]).max(axis=1).min())
         done: list[tuple[Array, Array, Array]] = []  # points, weights * density, error a box
@@ -105,7 +108,8 @@ def adaptive_nodes(
         while True:
             center, half = 0.5 * (boxes[:, 0] + boxes[:, 1]), 0.5 * (boxes[:, 1] - boxes[:, 0])
             points = center[:, None, :] + half[:, None, :] * grid
-            values = _in_parts(log_density, points.reshape(-1, dim), end).reshape(len(boxes), -1)
+            values, whole = _in_parts(log_density, points.reshape(-1, dim), end)
+            values, complete = values.reshape(len(boxes), -1), complete and whole
             evaluations += values.size
             if values.max() > top + 1.0:
                 k = int(values.argmax())
@@ -147,26 +151,21 @@ def adaptive_nodes(
     return Nodes(points[keep], weights[keep] / total, log_mass, error_sum / total, evaluations, complete, finest)
 
 
-def _in_parts(log_density: LogDensity, points: Array, end: float) -> Array:
-    """The values at the points (n, P), in parts that fit into memory; -inf for those whose turn is after ``end``."""
-    parts = np.array_split(points, max(1, points.size // 400_000))
-    return np.concatenate(
-        [
-            log_density(part) if i == 0 or time.perf_counter() <= end else np.full(len(part), -np.inf)
-            for i, part in enumerate(parts)
-        ]
-    )
+def _in_parts(log_density: LogDensity, points: Array, end: float) -> tuple[Array, bool]:
+    """The values (n,) at the points (n, P), in parts that fit into memory, and whether all could be had before ``end``.
+
+    The first part is evaluated in any case; for those whose turn is after ``end`` the value is -inf.
+    """
+    found: list[Array] = []
+    for part in np.array_split(points, max(1, points.size // 400_000)):
+        if found and time.perf_counter() > end:
+            break
+        found.append(log_density(part))
+    left = len(points) - sum(map(len, found))
+    return np.concatenate([*found, np.full(left, -np.inf)]), left == 0
 
 
-def uniform_nodes(
-    log_density: LogDensity,
-    lo: Array,
-    hi: Array,
-    *,
-    tol: float = 1e-11,
-    max_points: int = 4_000_000,
-    end: float = np.inf,
-) -> Nodes:
+def uniform_nodes(log_density: LogDensity, lo: Array, hi: Array, *, tol: float = 1e-11, end: float = np.inf) -> Nodes:
     """The trapezoidal rule on lo, hi (P,), halving the step until integral and moments settle.
 
     For a smooth density that vanishes at the border the convergence is exponential; ``error`` is the last change.
@@ -178,7 +177,7 @@ def uniform_nodes(
     while True:
         axes = [np.linspace(lo[j], hi[j], count) for j in range(dim)]
         points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, dim)
-        values = _in_parts(log_density, points, np.inf)
+        values, _ = _in_parts(log_density, points, np.inf)
         evaluations += values.size
         top = float(values.max())
         density = np.exp(np.maximum(values - top, -745.0))
@@ -188,7 +187,7 @@ def uniform_nodes(
         moments = np.r_[log_mass, (density @ _moments(points[None])[0][:, 1:]) / total]
         scale = np.maximum(1.0, np.abs(moments))
         change = np.inf if previous is None else float((np.abs(moments - previous) / scale).max())
-        if change < tol or (2 * count - 1) ** dim > max_points or time.perf_counter() > end:
+        if change < tol or (2 * count - 1) ** dim > _MOST_POINTS or time.perf_counter() > end:
             return Nodes(points, density / total, float(log_mass), change, evaluations)
         previous, count = moments, 2 * count - 1
 

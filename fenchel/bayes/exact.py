@@ -161,7 +161,8 @@ def _quadrature_posterior(loss: Loss, prior: Gaussian, tol: float, end: float) -
     mean2, cov2 = _moments(second, center, factor)
     log_evidence = first.log_mass + log_volume
     log_second = second.log_mass + log_volume
-    missed = "" if first.complete else "wells narrower than the mesh could resolve may have been missed"
+    what = "parts of the mesh" if loss.convex else "wells narrower than the mesh could resolve"
+    missed = "" if first.complete else f"{what} may have been missed"
     late = "the time limit came first" if time.perf_counter() > end else ""
     doubt = known.doubt or missed
     estimate = max(first.error, abs(log_evidence - log_second), 1e-15 * abs(log_evidence))
