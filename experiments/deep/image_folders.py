@@ -64,10 +64,10 @@ def fingerprint(source: Path) -> str:
     Raises:
         OSError: it cannot be read.
     """
-    digest = hashlib.sha256()
     if not source.is_dir():
-        digest.update(source.read_bytes())
-        return digest.hexdigest()
+        with source.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
     for name, raw in _files(source):
         digest.update(f"{name}\n{len(raw)}\n".encode())
         digest.update(raw)

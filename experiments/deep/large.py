@@ -166,8 +166,8 @@ def _said(rows: Sequence[Row], count: int) -> str:
     seconds = sum(row["seconds"] for row in rows)
     accuracy = [100.0 * row["metrics"]["mean"]["accuracy"] for row in rows]
     return (
-        f"{begun}: {len(rows)} of {count} runs, every method and every task among them, were trained, evaluated on "
-        f"the whole test set and stored ({tasks}; "
+        f"{begun}: {len(rows)} of {count} runs (every method and every task once) were trained, evaluated on the "
+        f"whole test set and stored ({tasks}; "
         f"{seconds:.0f} s of {rows[0]['device']}, accuracies {min(accuracy):.1f} to {max(accuracy):.1f} %)"
     )
 

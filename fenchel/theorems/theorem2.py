@@ -180,19 +180,8 @@ def _judged(
 def _sentence(m: dict[str, Any], outer: OuterMinimum) -> tuple[bool | None, dict[str, Any], str]:
     proof = "certified" if outer.certified else "the best found, not proved global"
     if m["kink"]:
-        tail = (
-            f"relaxed Bayes still has its global minimum there at the dual multiplier, sigma = {m['sigma']:.4g}"
-            + (", the edge of its domain" if m["edge"] else "")
-            + ("" if m["prior_valid"] else ", which no prior has")
-            if m["maps_to_global"]
-            else f"and a duality gap of {m['duality_gap_lower']:.3g} or more keeps relaxed Bayes from it"
-            if m["duality_gap_lower"] > 0.0
-            else "and relaxed Bayes has its minimum elsewhere at the dual multiplier"
-            if m["maps_to_global"] is False
-            else "and whether relaxed Bayes has its minimum there at the dual multiplier is not decided"
-        )
         count = m["worst_perturbations"]
-        text = f"the SAM minimizer ({proof}) is a kink with {count} worst perturbations and no pair; {tail}"
+        text = f"the SAM minimizer ({proof}) is a kink with {count} worst perturbations and no pair; {_at_kink(m)}"
         return False, m, text
     if not m["prior_valid"]:
         text = f"the minimizer is a stationary pair ({proof}), but delta sigma^2 >= 1: no prior has this delta'"
@@ -214,3 +203,17 @@ def _sentence(m: dict[str, Any], outer: OuterMinimum) -> tuple[bool | None, dict
         f"sigma = {m['sigma']:.4g}: the relaxed minimizer is {m.get('distance', np.inf):.3g} away"
     )
     return False, m, text
+
+
+def _at_kink(m: dict[str, Any]) -> str:
+    """Where relaxed Bayes has its minimum at the dual multiplier."""
+    if m["maps_to_global"]:
+        edge = ", the edge of its domain" if m["edge"] else ""
+        prior = "" if m["prior_valid"] else ", which no prior has"
+        sigma = f"sigma = {m['sigma']:.4g}{edge}{prior}"
+        return f"relaxed Bayes still has its global minimum there at the dual multiplier, {sigma}"
+    if m["duality_gap_lower"] > 0.0:
+        return f"and a duality gap of {m['duality_gap_lower']:.3g} or more keeps relaxed Bayes from it"
+    if m["maps_to_global"] is False:
+        return "and relaxed Bayes has its minimum elsewhere at the dual multiplier"
+    return "and whether relaxed Bayes has its minimum there at the dual multiplier is not decided"
