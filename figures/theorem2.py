@@ -112,7 +112,7 @@ def _atlas(stored: Stored) -> Figure:
     coarse = [names[k] for k in range(len(names)) if stored.arrays[f"rhos{k}"].size < stored.arrays["rhos"].size]
     note = f"On a coarser and shorter grid: {', '.join(coarse)}; white is not computed. " if coarse else ""
     open_ = [row["loss"] for row in stored.numbers["table"] if row["undecided"]]
-    note += f"Of the best minimizer found, which is not proved: {', '.join(open_)}." if open_ else ""
+    note += f"For {', '.join(open_)} the minimizer is the best one found, and not proved." if open_ else ""
     caption(figure, _ATLAS_CAPTION + note)
     return figure
 
