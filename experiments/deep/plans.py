@@ -22,6 +22,7 @@ __all__ = [
     "prepared",
     "quick",
     "rows_of",
+    "search_settings",
     "seeded",
     "tasks",
     "tuned",
@@ -62,19 +63,26 @@ def _search(name: str) -> dict[str, Any]:
     return record if record.get("scale") == "full" else {}
 
 
-def weakness(model: str) -> str:
-    """Why the stored search may have missed bSAM's best settings; empty if it may not.
+def search_settings(model: str) -> dict[str, Any]:
+    """The settings of the stored full search of the paper's methods on ``model``; empty if there was none."""
+    settings: dict[str, Any] = _search(f"search_{model.replace('-', '_')}").get("settings", {})
+    return settings
+
+
+def weakness(model: str, entry: str = "bsam") -> str:
+    """Why the stored search may have missed the best settings of ``entry``; empty if it may not.
 
     A search of fewer than `DRAWS_A_SETTING` draws for each setting, or whose best lies at an edge, refutes nothing.
     """
-    record = _search(f"search_{model.replace('-', '_')}")
+    record = _search(f"search_{model.replace('-', '_')}{'_extra' if entry in spaces.EXTRAS else ''}")
     if not record:
         return ""
-    draws = sum(line["entry"] == "bsam" and line["rung"] == 1 for line in record["numbers"]["log"])
-    settings, edges = len(record["numbers"]["chosen"]["bsam"]), record["numbers"]["at the edge in the end"]["bsam"]
+    name = "bSAM" if entry == "bsam" else entry
+    draws = sum(line["entry"] == entry and line["rung"] == 1 for line in record["numbers"]["log"])
+    settings, edges = len(record["numbers"]["chosen"][entry]), record["numbers"]["at the edge in the end"][entry]
     if draws < DRAWS_A_SETTING * settings:
-        return f"{model}: a search of {draws} draws over {settings} settings may have missed bSAM's best"
-    return f"{model}: bSAM's best {', '.join(edges)} is at the edge of what was searched" if edges else ""
+        return f"{model}: a search of {draws} draws over {settings} settings may have missed {name}'s best"
+    return f"{model}: {name}'s best {', '.join(edges)} is at the edge of what was searched" if edges else ""
 
 
 def tasks(context: Context) -> list[str]:

@@ -8,7 +8,7 @@ schedule. Where the best setting touches a bound, that bound is moved and the se
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -135,9 +135,15 @@ class _Entry:
         ]
 
 
+def _plan(context: Context, model: str, names: Sequence[str]) -> Plan:
+    """The plan of the scale; beside a stored search of the paper's methods that search's own, for equal budgets."""
+    stored = plans.search_settings(model) if context.scale == "full" and tuple(names) == spaces.EXTRAS else {}
+    return Plan(**{field.name: stored[field.name] for field in fields(Plan)}) if stored else PLANS[context.scale]
+
+
 def outcome(context: Context, model: str, names: Sequence[str]) -> Outcome:
     """Search for the methods called ``names`` on the task of ``model`` and keep the whole log."""
-    plan = PLANS[context.scale]
+    plan = _plan(context, model, names)
     entries = [_Entry(context, model, name, plan) for name in names]
     active = list(entries)
     for widening in range(plan.widenings + 1):

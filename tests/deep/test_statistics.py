@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.deep import best, large, sensitivity, spaces, sqrtn, table3, table4, table5, verdicts
+from experiments.deep import (
+    best,
+    large,
+    plans,
+    search,
+    sensitivity,
+    spaces,
+    sqrtn,
+    table3,
+    table4,
+    table5,
+    verdicts,
+)
 from experiments.deep.config import Config
 from experiments.deep.statistics import paired
 from experiments.deep.summary import NAMES, Groups
+from experiments.registry import Context
 
 METRICS = ("accuracy", "nll", "ece", "auroc")
 
@@ -56,6 +71,30 @@ def test_verdicts_follow_the_numbers(shift: float, noise: float, word: str) -> N
         for j, (m, s) in enumerate([("1", 0), ("2", shift / 2), ("4", shift)])
     }
     assert table5.judge(parts).verdict == word
+
+
+def test_a_weak_search_refutes_nothing_and_holds_with_a_condition() -> None:
+    """The doubt about the search is the condition of D7."""
+    words = {}
+    for shift in (0.1, -0.1):
+        factor: Groups = {("T", sqrtn.WITH): shifted(0, 0), ("T", sqrtn.WITHOUT): shifted(shift, 1)}
+        claim = sqrtn.judge(factor, factor, doubt="few draws")
+        words[shift] = claim.verdict, claim.condition
+    assert words == {0.1: ("held only if", "at the settings found: few draws"), -0.1: ("undecided", "few draws")}
+
+
+def test_the_other_methods_are_searched_as_much_as_the_papers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Beside a stored search of the paper's methods its plan holds; without one the usual plan."""
+    few = asdict(search.Plan(draws=12, first=8))
+    log = [{"entry": "bsam", "rung": 1}] * 12
+    numbers = {"chosen": {"bsam": dict.fromkeys("abcd", 1.0)}, "at the edge in the end": {"bsam": {}}, "log": log}
+    stored = {"search_lenet5": {"settings": {**few, "device": "cpu"}, "numbers": numbers}}
+    monkeypatch.setattr(plans, "_search", lambda name: stored.get(name, {}))
+    full = Context("full", 0, None, 1, tmp_path, False)
+    assert search._plan(full, "lenet5", spaces.EXTRAS) == search.Plan(draws=12, first=8)
+    assert search._plan(full, "lenet5", spaces.PAPERS) == search._plan(full, "mlp", spaces.EXTRAS) == search.Plan()
+    assert plans.weakness("lenet5") == "lenet5: a search of 12 draws over 4 settings may have missed bSAM's best"
+    assert not plans.weakness("lenet5", "bsam-sqrt-n")
 
 
 def test_a_condition_names_the_task() -> None:
