@@ -59,6 +59,7 @@ OPERATORS = [
     "keyword",
 ]
 ALIASES = ("__all__", "Array", "Index", "Majorant", "Scalar", "ClosedForm", "Master", "Uncertainty")
+OPTIONS = ["-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
 BROKEN = 70
 KILLED, SURVIVED, TIMEOUT, UNREACHED = "killed", "survived", "timeout", "unreached"
 
@@ -202,7 +203,7 @@ def cover(files: list[str]) -> int:
     measured = coverage.Coverage(data_file=None, include=include, config_file=False)
     recorder = _Recorder(lambda name: measured.switch_context(name) if measured._started else None)
     measured.start()
-    pytest.main(["-q", "-p", "no:cacheprovider", *files], plugins=[recorder])
+    pytest.main([*OPTIONS, *files], plugins=[recorder])
     measured.stop()
     data = measured.get_data()
     lines = {
@@ -291,8 +292,7 @@ def tried(mutant: Mutant, names: list[str], seconds: dict[str, float]) -> tuple[
 
     def work() -> int:
         SourceFileLoader.get_code = get_code  # type: ignore[method-assign]
-        options = ["-x", "-q", "--tb=no", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
-        return int(pytest.main([*options, *names], plugins=[_Limits(seconds)]))
+        return int(pytest.main(["-x", "--tb=no", *OPTIONS, *names], plugins=[_Limits(seconds)]))
 
     (FOLDER / "failed").write_text("")
     status = apart(work, wall=120.0 + 4.0 * sum(seconds[name] for name in names))
