@@ -100,15 +100,29 @@ class DiagonalOptimizer(DiagonalPosterior, BaseOptimizer):
         }
         if "step" in self.state_names:
             state["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
-        if dtype != p.dtype:
-            state["mean"] = p.detach().to(dtype)
         return state
 
     def _state_of(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        """The state of a parameter, made if need be; only 16-bit weights have a "mean", whenever they became so.
+
+        Raises:
+            ValueError: the parameter has another precision or device than its state.
+        """
         state: dict[str, Tensor] = self.state[p]
-        if "momentum" not in state:
-            with torch.inference_mode(False):  # the state is to be trained on, wherever it is first looked at
+        dtype = work_dtype(p)
+        with torch.inference_mode(False):  # the state is to be trained on, wherever it is first looked at
+            if "momentum" not in state:
                 state.update(self.initial_state(p, group))
+            if dtype == p.dtype:
+                state.pop("mean", None)
+            elif "mean" not in state:
+                state["mean"] = p.detach().to(dtype)
+        kept: Tensor = state["momentum"]
+        if (kept.dtype, kept.device) != (dtype, p.device):
+            raise ValueError(
+                f"a parameter is {p.dtype} on {p.device} now, its state {kept.dtype} on {kept.device}: convert or move "
+                "the network before the first step, or load the optimizer's state_dict() into a new optimizer"
+            )
         return state
 
     @torch.no_grad()

@@ -15,6 +15,7 @@ from fenchel.optim.amp import enabled
 from fenchel.optim.batch_norm import check_policy, pass_statistics
 from fenchel.optim.closures import Closure
 from fenchel.optim.stepping import ClosureOptimizer
+from fenchel.optim.vectorized import as_rows
 
 __all__ = ["TwoPassOptimizer"]
 
@@ -76,8 +77,11 @@ class TwoPassOptimizer(ClosureOptimizer):
 
         Returns:
             The mean over the sub-batches of the losses at the adversarial points.
+
+        Raises:
+            TypeError, ValueError: ``batches`` is not such a sequence of tensors.
         """
-        batches, params, scaler = tuple(batches), self.trainable(), enabled(grad_scaler)
+        batches, params, scaler = as_rows(batches), self.trainable(), enabled(grad_scaler)
         m = int(batches[0].shape[0])
         scale = None if scaler is None else scaler.scale(torch.ones((), device=params[0].device))
         scaled = loss_fn if scale is None else lambda values, batch: loss_fn(values, batch) * scale

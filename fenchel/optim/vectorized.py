@@ -7,13 +7,13 @@ normalization in training mode, no other state that a forward pass changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torch.func import functional_call
 
-__all__ = ["functional_loss", "split_batch"]
+__all__ = ["as_rows", "functional_loss", "split_batch"]
 
 
 def functional_loss(
@@ -52,3 +52,19 @@ def split_batch(batch: Sequence[Tensor], parts: int) -> tuple[Tensor, ...]:
     if parts < 1 or rows % parts:
         raise ValueError(f"a minibatch of {rows} rows cannot be split in {parts} equal sub-batches")
     return tuple(t.reshape(parts, rows // parts, *t.shape[1:]) for t in batch)
+
+
+def as_rows(batches: Any) -> tuple[Tensor, ...]:
+    """``batches`` as `step_vectorized` takes them: tensors whose leading axes are of one length m >= 1.
+
+    Raises:
+        TypeError: not a sequence of tensors. ValueError: no tensors, no rows, or leading axes of different lengths.
+    """
+    alone = isinstance(batches, Tensor) or not isinstance(batches, Iterable)
+    tensors = (batches,) if alone else tuple(batches)
+    if alone or not all(isinstance(t, Tensor) for t in tensors):
+        raise TypeError("batches must be a sequence of tensors, each with a leading axis of m sub-batches: split_batch")
+    lengths = [int(t.shape[0]) if t.dim() else 0 for t in tensors]
+    if not all(lengths) or len(set(lengths)) != 1:
+        raise ValueError(f"batches must have leading axes of one length m >= 1, got {lengths}")
+    return tensors

@@ -61,6 +61,25 @@ def test_vectorized_exception_leaves_the_mean() -> None:
         opt.collect()
 
 
+@pytest.mark.parametrize(
+    ("batches", "error", "message"),
+    [
+        (torch.ones(2, 3), TypeError, "a sequence of tensors"),
+        ([[1.0, 2.0]], TypeError, "a sequence of tensors"),
+        (None, TypeError, "a sequence of tensors"),
+        ([], ValueError, r"one length m >= 1, got \[\]"),
+        ([torch.ones(())], ValueError, r"got \[0\]"),
+        ([torch.ones(2, 3), torch.ones(3)], ValueError, r"got \[2, 3\]"),
+    ],
+)
+def test_sub_batches_of_another_form_are_refused(batches: Any, error: type[Exception], message: str) -> None:
+    net, opt = train(steps=1)
+    before = flat(net)
+    with pytest.raises(error, match=message):
+        opt.step_vectorized(lambda values, batch: batch[0].sum(), batches)
+    assert torch.equal(flat(net), before)
+
+
 @pytest.mark.parametrize("parts", [1, 4])
 @pytest.mark.parametrize("kwargs", [{}, {"noise": False}, {"maximize": True}, {"max_grad_norm": 0.1}])
 def test_vectorized_equals_sequential(parts: int, kwargs: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import torch
 from optim_cases import SETTINGS, closure_for, closures_for, data, flat, minimizing, network, state
 from torch import Tensor, nn
 
-from fenchel.optim import BSAM, SAM, functional_loss, split_batch
+from fenchel.optim import BSAM, IVON, SAM, functional_loss, split_batch
 
 
 def make(kind: str, net: nn.Module, **kwargs: Any) -> Any:
@@ -72,6 +72,23 @@ def test_bfloat16_weights_follow_the_float32_algorithm() -> None:
     torch.testing.assert_close(ends[1][0], ends[0][0], rtol=0, atol=1e-6)
     torch.testing.assert_close(ends[1][1], ends[0][1], rtol=0, atol=1e-6)
     assert torch.equal(ends[1][2], ends[1][0].to(torch.bfloat16))
+
+
+def test_a_network_converted_between_steps_has_a_mean_if_and_only_if_it_is_16_bit() -> None:
+    """What float32 state can go on with goes on; what it cannot is refused in one sentence, and loads anew."""
+    for kind in (BSAM, IVON):
+        net, (x, y) = network(dtype=torch.float32), data(dtype=torch.float32)
+        opt = kind(net.parameters(), 0.1, num_data=100, **({"rho": 0.05} if kind is BSAM else {}))
+        for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float32):
+            net.to(dtype)
+            opt.step(closure_for(net, opt, x.to(dtype), y))
+            wide = dtype == torch.float32
+            assert all(("mean" in opt.state[p]) != wide and opt.state[p]["momentum"].any() for p in net.parameters())
+        net.double()
+        with pytest.raises(ValueError, match=r"float64 on cpu now, its state torch\.float32 on cpu: convert or move"):
+            opt.step(closure_for(net, opt, x.double(), y))
+        opt.load_state_dict(opt.state_dict())
+        opt.step(closure_for(net, opt, x.double(), y))
 
 
 def test_16_bit_weights_changed_from_outside_are_what_counts() -> None:
