@@ -350,3 +350,15 @@ def test_the_best_of_narrow_wells_is_found_and_bracketed(seed: int) -> None:
     grid = np.max([loss(theta + eps) for eps in (*ring, *(0.5 * ring))], axis=0) + 0.5 * delta * (theta**2).sum(axis=1)
     assert found.value <= grid.min() + 1e-6
     assert found.value - 0.01 * max(1.0, abs(found.value)) <= found.lower <= found.value
+
+
+@pytest.mark.parametrize("seed", [0, 2, 3])
+def test_the_minimum_beside_several_worst_perturbations_is_proved_in_the_plane(seed: int) -> None:
+    """Bumps along lines, whose worst perturbation jumps: the minimum is proved to 1e-7, and no lower value is met."""
+    rng = np.random.default_rng(seed)
+    terms = Terms(BumpLink(), 1.5 * rng.normal(size=(5, 2)), 2.0 * rng.normal(size=5), rng.uniform(0.5, 2.0, 5))
+    loss = LinearPredictorLoss([terms], H=0.3 * np.eye(2))
+    found = minimize_sam(loss, 0.5, 1.0)
+    assert found.value - 1e-7 * abs(found.value) <= found.lower <= found.value
+    for theta in found.argmin + np.vstack([1e-3, 0.03, 0.5])[:, None] * rng.normal(size=(3, 3, 2)):
+        assert min(sam_objective(loss, t, 0.5, 1.0).value for t in theta) >= found.lower

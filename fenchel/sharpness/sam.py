@@ -32,7 +32,7 @@ _BOXES_HIGH = 2_000
 _CELL_DIM = 3
 _STARTS = 12
 _FEW = 100_000
-_CELL_TOL = 1e-4
+_CELL_TOL = 5e-10
 
 
 def sam_objective(
@@ -88,9 +88,9 @@ def minimize_sam(
     """argmin over theta of E_SAM(theta; rho, delta); rho > 0, delta >= 0.
 
     P = 1: branch and bound over theta, ``certified`` globally. P >= 2: descent from many starts, at whose best point
-    the inner maximum is certified; the minimum itself is certified for convex losses only (by a subgradient). For
-    others ``lower`` comes from branch and bound (P <= 3, to 1e-4 of the value where the budget allows), or from a
-    minorant of the loss. After ``max_seconds`` no further descent begins (P >= 2).
+    the inner maximum is certified; the minimum itself is certified for convex losses by a subgradient, for others by
+    branch and bound (P <= 3) where the budget allows: else ``lower`` is what that proved, or comes from a minorant of
+    the loss. After ``max_seconds`` no further descent begins (P >= 2).
     ValueError for discontinuous losses and where the objective has no minimizer.
     """
     check_loss(loss)

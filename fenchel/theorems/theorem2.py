@@ -47,9 +47,9 @@ def verify_theorem2(
 
     ``holds`` is True where the SAM minimizer is a stationary pair (|eps*| = rho) whose image is a global minimizer of
     Eq. 12 at sigma^2 = rho/|grad l|, False where it is not, None where the certificate (``tol``, relative to 1 + |l|)
-    cannot tell, among the reasons because the minimum of E_SAM is not proved (for P >= 2 it is for convex losses only):
-    ``measured["holds_at_best_found"]`` is then what the best minimizer found says. ``measured`` holds every part, True,
-    False or None (undecided):
+    cannot tell, among the reasons because the minimum of E_SAM is not proved (beyond P = 3 it is for convex losses
+    only): ``measured["holds_at_best_found"]`` is then what the best minimizer found says. ``measured`` holds every
+    part, True, False or None (undecided):
 
     - pairs_map (a): all stationary pairs map both ways; pairs, pair_residual, pair_distance: how many, how exactly;
     - proximal_maximizer (b): the SAM perturbation is the global proximal maximizer at the mapped sigma;
