@@ -46,6 +46,8 @@ def test_where_the_hull_cannot_answer_it_says_who_did() -> None:
     assert found.method == "cutting-plane"
     assert found.message.startswith("by cutting planes: the hull cannot resolve")
     assert found.value == pytest.approx(-float(np.logaddexp(0.0, 1.0)), rel=1e-12)
+    near = fenchel.biconjugate(L.Softplus(), fenchel.Gaussian(np.array([1.0]), np.array([[1e-8]])), "hull")
+    assert (near.method, near.message) == ("hull", "")
     # Neither closes its bracket: the narrower one is returned.
     narrow = fenchel.biconjugate(L.ThreeWells(), Q, "hull", tol=1e-16, max_boxes=1)
     assert narrow.method == "hull"

@@ -185,6 +185,24 @@ def test_an_atom_at_a_jump_keeps_its_loss_whatever_rounding_does(threshold: floa
     np.testing.assert_array_equal(white.snap(far), far)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_the_local_maximizer_on_a_jump_has_the_upper_value(seed: int) -> None:
+    """Where the quadratic is least on the plane of the jump, which rounding alone would put on either side."""
+    rng = np.random.default_rng(seed)
+    threshold = float(rng.uniform(0.1, 3.0))
+    loss = L.Indicator(threshold).compose(rng.normal(size=(1, 2)))
+    white = WhiteLoss(loss, frame_of("full", 2, seed))
+    c = white.frame.from_natural(0.0, rng.normal(size=2), -0.5 * np.eye(2))
+    points, values = white.local_maximizers(c, np.zeros((1, 2)))
+    on = np.abs(white.rounding(points, -1)) < 1e-12
+    assert on.all()  # no value may be a jump smaller for rounding
+    np.testing.assert_allclose(values, white.value(points) - white.frame.features(points) @ c, rtol=1e-12)
+    (plane,) = loss.groups[0].rows
+    beside = np.abs(white.frame.to_theta(points) @ plane - threshold) < 1e-9
+    assert beside.any()
+    assert (white.value(points[beside]) == 1.0).all()
+
+
 def test_reduced_frame_keeps_the_moments_of_what_it_leaves_out() -> None:
     rows = np.array([[1.0, 2.0, -1.0]])
     loss = L.LogisticRegression(rows, [1]) + L.Quadratic(np.zeros((3, 3)), [0.3, -0.2, 0.9], 0.0)

@@ -16,6 +16,7 @@ from fenchel.search.bounds import LinearModel, UserModel
 from fenchel.search.box_quadratic import box_maximum
 from fenchel.search.branch import BranchAndBound, _grid, _split
 from fenchel.search.confine import Setting, _scaled_eigen, descent_majorizer, prepare
+from fenchel.search.enclose import global_majorants
 from fenchel.search.maximize import local_maximizers, maximize
 from fenchel.search.starts import climb, given_starts, starting_points
 
@@ -399,3 +400,32 @@ def test_a_datum_of_zeros_adds_a_constant() -> None:
     rest = maximize(L.LogisticRegression(rows[1:], [0, 1]), lam1, lam2, tol=1e-8)
     assert whole.certified
     assert whole.lower == pytest.approx(rest.lower + np.log(2.0), rel=1e-12)
+
+
+def test_a_few_boxes_at_a_time_bound_as_many_do() -> None:
+    """The boxes that wait are cut later, as they are."""
+    setting = models()["linear"]
+    points, values = climb(setting, starting_points(setting.model))
+    found = []
+    for batch in (3, 10_000):
+        search = BranchAndBound(setting, points, values, tol=1e-7, max_boxes=20_000, deadline=None)
+        search.batch = batch
+        search.run()
+        assert not search.message
+        found.append((search.best, search.upper))
+    assert found[0] == pytest.approx(found[1], rel=1e-7)
+
+
+def test_a_declared_majorizer_is_itself_in_the_coordinates_of_the_search() -> None:
+    """About a point away from zero, with a curvature of its own."""
+    majorizer = L.Quadratic(np.diag([0.5, 0.9, 0.3]), np.array([0.3, -0.2, 0.1]), 60.0)
+    about = np.array([1.0, -2.0, 0.5])
+    setting = prepare(as_user(smooth(), majorizer=majorizer), LAM1, LAM2, about)
+    assert isinstance(setting, Setting)
+    (declared,) = global_majorants(setting, 0.0, np.zeros(3), 1e-9)
+    u = 4.0 * np.random.default_rng(3).normal(size=(50, 3))
+    above = declared.constant + u @ declared.linear - 0.5 * np.einsum("ni,ij,nj->n", u, declared.concave, u)
+    theta = setting.model.theta(u)
+    apart = theta - about
+    exact = majorizer(theta) + apart @ LAM1 + np.einsum("ni,ij,nj->n", apart, LAM2, apart)
+    np.testing.assert_allclose(above, exact, rtol=1e-9)
