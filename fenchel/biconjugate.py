@@ -108,7 +108,7 @@ def _cutting_plane(
     start = known_start(loss, q, white.frame, warm)
     if start.active is None:
         start = nested_start(white, start, tol, budget)
-        budget = replace(budget, max_seconds=max(1e-3, budget.max_seconds - (time.perf_counter() - begin)))
+        budget = budget.since(begin)
     master = None if reference is None else partial(reference, white.frame)
     state = cutting_plane(white, tol=tol, start=start, budget=budget, master=master)
     return of_state(white.frame, state, tol, begin)
@@ -116,10 +116,11 @@ def _cutting_plane(
 
 def _hull(loss: Loss, q: Gaussian, frame: MomentFrame, tol: float, warm: Any, budget: Budget) -> BiconjugateResult:
     """By the hull, or by cutting planes where these bring a narrower bracket."""
+    begin = time.perf_counter()
     hull, failure = _hull_alone(loss, q, frame.structure, tol, budget.max_seconds)
     if hull is not None and (hull.certified or np.isinf(hull.value)):
         return hull
-    found = _cutting_plane(loss, q, frame, tol, warm, budget)
+    found = _cutting_plane(loss, q, frame, tol, warm, budget.since(begin))
     if hull is not None and hull.gap <= found.gap:
         return hull
     return replace(found, message="; ".join(text for text in (f"by cutting planes: {failure}", found.message) if text))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from fenchel import losses as L
 from fenchel.moments.brackets import _in_order, _value, of_state
 from fenchel.moments.certificate import LowerBound, UpperBound
 from fenchel.moments.moment_frame import MomentFrame
-from fenchel.moments.rounds import State
+from fenchel.moments.rounds import Budget, State
 from fenchel.moments.starting import known_start
 
 Q = fenchel.Gaussian(np.array([0.4]), np.array([[0.7]]))
@@ -69,6 +71,25 @@ def test_a_hull_that_fails_is_named_and_replaced(how: str, monkeypatch: pytest.M
     assert found.method == "cutting-plane"
     said = "the hull failed (IndexError: no facet)" if how == "raises" else "the hull gave no number"
     assert found.message == f"by cutting planes: {said}"
+
+
+def test_cutting_planes_have_the_time_that_the_hull_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_: object, **__: object) -> fenchel.BiconjugateResult:
+        time.sleep(0.2)
+        raise IndexError("no facet")
+
+    module, given = sys.modules["fenchel.biconjugate"], list[float]()
+    solve = module.cutting_plane
+
+    def watched(*args: Any, budget: Budget, **options: Any) -> Any:
+        given.append(budget.max_seconds)
+        return solve(*args, budget=budget, **options)
+
+    monkeypatch.setattr("fenchel.hull.hull_bracket.hull_biconjugate", slow)
+    monkeypatch.setattr(module, "cutting_plane", watched)
+    assert fenchel.biconjugate(L.Softplus(), Q, "hull", max_seconds=30.0).certified
+    assert len(given) == 1
+    assert given[0] <= 29.8
 
 
 def test_a_bracket_left_open_says_how_wide_it_is() -> None:

@@ -29,6 +29,10 @@ class Budget:
     max_seconds: float = 60.0
     max_boxes: int = 10_000_000
 
+    def since(self, begin: float) -> Budget:
+        """What is left of it, when it began at ``begin`` on `time.perf_counter`."""
+        return replace(self, max_seconds=max(1e-3, self.max_seconds - (time.perf_counter() - begin)))
+
 
 @dataclass(frozen=True)
 class Start:
