@@ -61,7 +61,6 @@ class Context:
     jobs: int
     partial: Path
     progress: bool
-    scheduler: str | None = None
     precision: str | None = None
     """Of all deep runs, in place of what is planned."""
     device: str | None = None

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from experiments.deep import distributed
 from experiments.deep.config import Config
 from experiments.deep.data import Split
 
@@ -50,8 +49,8 @@ class Feed:
             self._moves.copy_(torch.cat([crops, flips], 1))
 
     def batch(self) -> tuple[Tensor, Tensor]:
-        """The images and labels of the present step (this process's share of them); goes on to the next."""
-        index = distributed.shard(self._order.index_select(0, self._position)[0])
+        """The images and labels of the present step ; goes on to the next."""
+        index = self._order.index_select(0, self._position)[0]
         self._position += 1
         images, labels = self._split.images.index_select(0, index), self._split.labels.index_select(0, index)
         if self._moves is not None:

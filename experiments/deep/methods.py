@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.deep import distributed
 from experiments.deep.config import Config
 
 __all__ = ["Method", "build"]
@@ -47,7 +46,6 @@ class Method:
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.loss(x, y)
         loss.backward()
-        distributed.average_gradients(list(self.model.parameters()))
         self.optimizer.step()
         return loss.detach()
 
@@ -179,7 +177,7 @@ def _sam(kind: type[torch.optim.Optimizer]) -> Callable[[Config, nn.Module, int]
         from fenchel.optim import SAM
 
         settings = _base(config, model, kind)
-        return _TwoPasses(config, model, SAM(model.parameters(), kind, config.rho, **_group(model), **settings))
+        return _TwoPasses(config, model, SAM(model.parameters(), kind, config.rho, **settings))
 
     return make
 
@@ -203,7 +201,6 @@ def _bsam(config: Config, model: nn.Module, num_data: int) -> Method:
         sqrt_num_data=config.sqrt_n,
         capturable=next(model.parameters()).is_cuda,
         **_variational(config, model, num_data),
-        **_group(model),
     )
     return _TwoPasses(config, model, optimizer)
 
@@ -240,10 +237,6 @@ def _variational(config: Config, model: nn.Module, num_data: int) -> dict[str, A
         "data_factor": config.data_factor,
         "seed": config.seed,
     }
-
-
-def _group(model: nn.Module) -> dict[str, Any]:
-    return {"module": model, "distributed": True} if distributed.size() > 1 else {}
 
 
 @contextmanager

@@ -18,7 +18,6 @@ import torch
 
 from experiments import store
 from experiments.deep import data as data_sets
-from experiments.deep import distributed
 from experiments.deep.config import Config
 from experiments.deep.data import Split
 from experiments.deep.evaluate import evaluate
@@ -53,7 +52,7 @@ def _split(name: str, directory: Path | None, select: bool, limit: int, device: 
 
 def at_once(config: Config, device: torch.device) -> int:
     """How many runs like ``config`` share a device: enough to fill a GPU, as its memory allows."""
-    if device.type != "cuda" or distributed.size() > 1:
+    if device.type != "cuda":
         return 1
     return 8 if config.model == "resnet18" else 16 if config.model.startswith("resnet") else 64
 
@@ -109,7 +108,7 @@ def train_all(
             active = [training for training in active if not training.finished]
             for training in done:
                 finish(row_of(training, together=(len(active) + len(done)) * processes))
-                if training.checkpoint is not None and distributed.rank() == 0:
+                if training.checkpoint is not None:
                     training.checkpoint.unlink(missing_ok=True)
             if _over(deadline) or (now - saved > SAVE_SECONDS and now - begin > SAVE_SECONDS):
                 for training in active:
@@ -129,7 +128,6 @@ def row_of(training: Training, *, together: int = 1) -> Row:
     begin = time.perf_counter()
     metrics, config, device = evaluate(training), training.config, training.split.images.device
     on_gpu = device.type == "cuda"
-    processes = distributed.size()
     return {
         "key": config.key(),
         "settings": config.settings(),
@@ -139,13 +137,7 @@ def row_of(training: Training, *, together: int = 1) -> Row:
         "seconds": round(training.seconds, 3),
         "evaluation_seconds": round(time.perf_counter() - begin, 3),
         "parameters": sum(p.numel() for p in training.model.parameters()),
-        "ran": (
-            f"captured steps, {together} runs at once"
-            if on_gpu
-            else f"torchrun, {processes} processes"
-            if processes > 1
-            else "eager, one thread"
-        ),
+        "ran": f"captured steps, {together} runs at once" if on_gpu else "eager, one thread",
         "device": device_name(device),
         **trained_by(),
     }

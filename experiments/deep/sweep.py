@@ -1,8 +1,8 @@
 """A sweep: a list of configurations, run wherever there is a machine, each exactly once.
 
-On a GPU many runs share the device; on a CPU every run is one thread of a process (joblib), or a task of a Dask
-cluster, so that its numbers do not depend on how many run at once. A finished run is a row on disk, a run under way a
-checkpoint beside it: what is stopped, or killed, goes on from there, in another folder or on another machine too.
+On a GPU many runs share the device; on a CPU every run is one thread of a process (joblib), so that its numbers do
+not depend on how many run at once. A finished run is a row on disk, a run under way a checkpoint beside it: what is
+stopped, or killed, goes on from there, in another folder or on another machine too.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from pathlib import Path
 import torch
 
 from experiments.deep import data as data_sets
-from experiments.deep import distributed
 from experiments.deep.config import Config
 from experiments.deep.progress import Progress
-from experiments.deep.queue import Splits, device_name, row_of, train_all
+from experiments.deep.queue import Splits, device_name, train_all
 from experiments.deep.rows import Row, RowStore
 from experiments.deep.training import Training, allow_precision
-from experiments.registry import InputError, Stopped
+from experiments.registry import Stopped
 from fenchel.errors import MissingDependencyError
 
 __all__ = ["estimate", "run"]
@@ -35,7 +34,6 @@ def run(
     *,
     data: Path | None = None,
     jobs: int = 1,
-    scheduler: str | None = None,
     progress: bool = False,
     device: str | None = None,
     deadline: float | None = None,
@@ -44,24 +42,19 @@ def run(
 
     Args:
         jobs: processes; on a GPU they share it, so that one captures while others compute.
-        scheduler: the address of a Dask cluster. deadline: the `time.monotonic` at which to
-            stop; runs under way are kept.
+        deadline: the `time.monotonic` at which to stop; runs under way are kept.
 
     Raises:
-        InputError: the data cannot be read. MissingDependencyError: joblib or Dask is needed and not installed.
+        InputError: the data cannot be read. MissingDependencyError: joblib is needed and not installed.
         Stopped: the deadline came first. RuntimeError: runs failed; the others have their rows.
     """
-    distributed.start()
     pending = rows.missing(configs)
     place = _device(device)
     for config in pending:
-        if scheduler is None:
-            allow_precision(config.precision, place)
-    bar = Progress(sum(config.epochs for config in pending), "epochs of runs", progress and distributed.rank() == 0)
+        allow_precision(config.precision, place)
+    bar = Progress(sum(config.epochs for config in pending), "epochs of runs", progress)
     failed: list[str] = []
-    if pending and scheduler is not None:
-        _run_dask(pending, rows, data, scheduler, bar)
-    elif pending and jobs > 1 and distributed.size() == 1:
+    if pending and jobs > 1:
         failed = _run_joblib(pending, rows, data, place, jobs, deadline, bar)
     elif pending:
         failed = _run_here(pending, rows, data, place, deadline, bar)
@@ -69,7 +62,7 @@ def run(
     found = [rows.get(config) for config in configs]
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(pending)} runs failed, the first: {failed[0]}")
-    if distributed.rank() == 0 and None in found:
+    if None in found:
         raise Stopped(
             f"stopped with {len(rows.missing(configs))} of {len(configs)} runs to go; the same command goes on"
         )
@@ -77,7 +70,7 @@ def run(
 
 
 def _device(name: str | None) -> torch.device:
-    return distributed.device() or torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _run_here(
@@ -89,15 +82,9 @@ def _run_here(
     bar: Progress,
     processes: int = 1,
 ) -> list[str]:
-    alone = sorted({c.method for c in configs} & {"vogn", "ivon"})
-    if alone and distributed.size() > 1:
-        raise InputError(f"torchrun cannot share the batches of {', '.join(alone)}; run them in one process")
-
     def finish(row: Row) -> None:
-        if distributed.rank() == 0:
-            rows.put(row)
-            _journal(rows.directory, row["key"])
-        distributed.barrier()
+        rows.put(row)
+        _journal(rows.directory, row["key"])
 
     with _one_thread(device):
         splits = Splits(data, device)
@@ -163,31 +150,6 @@ def _work(
     silent = Progress(0, "", False)
     failed = _run_here(pending, RowStore(directory), data, device, deadline, silent, processes=jobs)
     return sum(config.epochs for config in pending), failed
-
-
-def _run_dask(configs: Sequence[Config], rows: RowStore, data: Path | None, scheduler: str, bar: Progress) -> None:
-    try:
-        from distributed import Client, as_completed
-    except ImportError as error:
-        raise MissingDependencyError("--scheduler needs Dask; install the extra cluster") from error
-    with Client(scheduler) as client:
-        futures = client.map(_remote, list(configs), data=data, pure=False, key=[c.key() for c in configs])
-        # A worker may have no disk in common with us: rows travel back and are written here, as they come.
-        for future in as_completed(futures):
-            row = future.result()
-            rows.put(row)
-            _journal(rows.directory, row["key"])
-            for _ in range(row["settings"]["epochs"]):
-                bar.advance()
-
-
-def _remote(config: Config, data: Path | None) -> Row:
-    device = _device(None)
-    with _one_thread(device):
-        training = Training(config, Splits(data, device).of(config))
-        while not training.finished:
-            training.advance()
-        return row_of(training)
 
 
 def _journal(directory: Path, key: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.deep import distributed, methods, models
+from experiments.deep import methods, models
 from experiments.deep.config import Config
 from experiments.deep.data import Split
 from experiments.deep.feed import Feed
@@ -65,8 +65,7 @@ class Training:
             begun = checkpoint is not None and checkpoint.exists()
             if begun:
                 self._resume()
-            together = distributed.size() > 1
-            self._take = self._step if self._stream is None or together else self._captured()
+            self._take = self._step if self._stream is None else self._captured()
             self._begin_epoch()
 
     def on_stream(self) -> AbstractContextManager[Any]:
@@ -124,7 +123,7 @@ class Training:
 
     def save(self) -> None:
         """Write the checkpoint: a whole one or none."""
-        if self.checkpoint is None or distributed.rank() != 0:
+        if self.checkpoint is None:
             return
         with self.on_stream():
             record = {
