@@ -12,7 +12,6 @@ from torch import Tensor
 
 from experiments.deep import image_folders
 from experiments.registry import DAMAGE, InputError
-from fenchel.errors import MissingDependencyError
 
 __all__ = ["DATASETS", "DataSet", "Split", "load", "own_set", "split"]
 
@@ -91,7 +90,6 @@ def load(name: str, directory: Path | None = None, *, download: bool = False) ->
 
     Raises:
         InputError: unknown name, no directory, missing or corrupted files (one sentence, with the remedy).
-        MissingDependencyError: torchvision or scikit-learn is not installed.
     """
     if name in _EMBEDDED:
         return _digits(name)
@@ -188,10 +186,8 @@ def _channel_moments(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _digits(name: str) -> DataSet:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise MissingDependencyError("the embedded digits need scikit-learn; install the extra experiments") from error
+    from sklearn.datasets import load_digits
+
     bunch = load_digits()
     images = torch.from_numpy(bunch.images * (255 / 16)).round().to(torch.uint8)[:, None]
     factor = 2 if name == "digits" else 4
@@ -205,10 +201,8 @@ def _digits(name: str) -> DataSet:
 
 
 def _torchvision(name: str, directory: Path, download: bool) -> DataSet:
-    try:
-        import torchvision
-    except ImportError as error:
-        raise MissingDependencyError("image data needs torchvision; install the extra experiments") from error
+    import torchvision
+
     kinds = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
     kind = getattr(torchvision.datasets, kinds[name])
     parts = []

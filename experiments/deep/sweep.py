@@ -7,23 +7,21 @@ stopped, or killed, goes on from there, in another folder or on another machine 
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from experiments.deep import data as data_sets
 from experiments.deep.config import Config
-from experiments.deep.progress import Progress
 from experiments.deep.queue import Splits, device_name, train_all
 from experiments.deep.rows import Row, RowStore
 from experiments.deep.training import Training, allow_precision
 from experiments.registry import Stopped
-from fenchel.errors import MissingDependencyError
 
 __all__ = ["estimate", "run"]
 
@@ -45,20 +43,20 @@ def run(
         deadline: the `time.monotonic` at which to stop; runs under way are kept.
 
     Raises:
-        InputError: the data cannot be read. MissingDependencyError: joblib is needed and not installed.
-        Stopped: the deadline came first. RuntimeError: runs failed; the others have their rows.
+        InputError: the data cannot be read. Stopped: the deadline came first.
+        RuntimeError: runs failed; the others have their rows.
     """
     pending = rows.missing(configs)
     place = _device(device)
     for config in pending:
         allow_precision(config.precision, place)
-    bar = Progress(sum(config.epochs for config in pending), "epochs of runs", progress)
     failed: list[str] = []
-    if pending and jobs > 1:
-        failed = _run_joblib(pending, rows, data, place, jobs, deadline, bar)
-    elif pending:
-        failed = _run_here(pending, rows, data, place, deadline, bar)
-    bar.close()
+    total, silent = sum(config.epochs for config in pending), not (progress and pending)
+    with tqdm(total=total, desc="epochs of runs", unit="", smoothing=0.05, disable=silent) as bar:
+        if pending and jobs > 1:
+            failed = _run_joblib(pending, rows, data, place, jobs, deadline, bar)
+        elif pending:
+            failed = _run_here(pending, rows, data, place, deadline, bar)
     found = [rows.get(config) for config in configs]
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(pending)} runs failed, the first: {failed[0]}")
@@ -79,12 +77,13 @@ def _run_here(
     data: Path | None,
     device: torch.device,
     deadline: float | None,
-    bar: Progress,
+    bar: Any = None,
     processes: int = 1,
 ) -> list[str]:
-    def finish(row: Row) -> None:
-        rows.put(row)
-        _journal(rows.directory, row["key"])
+    def tick(note: str) -> None:
+        if bar is not None:
+            bar.set_postfix_str(note, refresh=False)
+            bar.update()
 
     with _one_thread(device):
         splits = Splits(data, device)
@@ -92,11 +91,11 @@ def _run_here(
             configs,
             splits,
             device,
-            finish,
+            rows.put,
             checkpoints=rows.directory,
             deadline=deadline,
             processes=processes,
-            tick=bar.advance,
+            tick=tick,
         )
 
 
@@ -119,22 +118,19 @@ def _run_joblib(
     device: torch.device,
     jobs: int,
     deadline: float | None,
-    bar: Progress,
+    bar: Any,
 ) -> list[str]:
+    import joblib
+
     # Reading the data once here turns a missing or corrupted file into one sentence, not one a worker.
     for name in {config.dataset for config in configs}:
         data_sets.load(name, data)
-    try:
-        import joblib
-    except ImportError as error:
-        raise MissingDependencyError("a sweep with several jobs needs joblib; install the extra experiments") from error
     shares = [[config] for config in configs] if device.type == "cpu" else [list(configs[i::jobs]) for i in range(jobs)]
     tasks = (joblib.delayed(_work)(share, rows.directory, data, device, jobs, deadline) for share in shares if share)
     failed: list[str] = []
     for epochs, sentences in joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(tasks):
         failed += sentences
-        for _ in range(epochs):
-            bar.advance()
+        bar.update(epochs)
     return failed
 
 
@@ -147,16 +143,8 @@ def _work(
     deadline: float | None,
 ) -> tuple[int, list[str]]:
     pending = RowStore(directory).missing(configs)
-    silent = Progress(0, "", False)
-    failed = _run_here(pending, RowStore(directory), data, device, deadline, silent, processes=jobs)
+    failed = _run_here(pending, RowStore(directory), data, device, deadline, processes=jobs)
     return sum(config.epochs for config in pending), failed
-
-
-def _journal(directory: Path, key: str) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
-    line = json.dumps({"time": round(time.time(), 3), "key": key, "event": "finished", "process": os.getpid()}) + "\n"
-    with (directory / "journal.log").open("a") as file:
-        file.write(line)
 
 
 def estimate(configs: Sequence[Config], rows: RowStore, data: Path | None, *, device: str | None = None) -> list[str]:

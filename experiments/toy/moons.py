@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-from fenchel.errors import MissingDependencyError
+from sklearn.datasets import make_moons
 
 __all__ = ["Moons", "moons"]
 
@@ -44,17 +43,7 @@ class Moons:
 def moons(
     num: int = 100, noise: float = 0.1, *, draw: int = 1, columns: int = 37, rows: int = 30, num_test: int = 500
 ) -> Moons:
-    """Two half circles with Gaussian noise (random state ``draw``; 1 is the authors' demo), and fresh points.
-
-    Raises:
-        MissingDependencyError: scikit-learn is not installed (extra ``experiments``).
-    """
-    try:
-        from sklearn.datasets import make_moons
-    except ImportError as error:
-        raise MissingDependencyError(
-            "the two-moons data need scikit-learn; install it with `pip install the extra experiments`."
-        ) from error
+    """Two half circles with Gaussian noise (random state ``draw``; 1 is the authors' demo), and fresh points."""
     inputs, labels = make_moons(num, noise=noise, random_state=draw)
     test_inputs, test_labels = make_moons(num_test, noise=noise, random_state=10_000 + draw)
     return Moons(

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fenchel.errors import MissingDependencyError
-
 __all__ = ["Chains", "num_parameters", "run_chains", "summary"]
 
 Array = NDArray[np.float64]
@@ -33,23 +31,13 @@ def num_parameters(widths: Sequence[int]) -> int:
     return sum((a + 1) * b for a, b in pairwise(widths))
 
 
-def _jax() -> Any:
-    try:
-        import jax
-        import numpyro.infer  # noqa: F401
-    except ImportError as error:
-        raise MissingDependencyError(
-            "the NUTS reference needs numpyro; install it with `pip install -e '.[mcmc]'`."
-        ) from error
-    return jax
-
-
 def network_logits(theta: Any, inputs: Any, widths: Sequence[int]) -> Any:
     """Logits (n,) of the tanh network at ``inputs`` (n, 2), in jax.
 
     ``theta`` (P,) in the order of torch's `parameters_to_vector`: for every layer its weights (out, in), its biases.
     """
-    jax = _jax()
+    import jax
+
     hidden, position = inputs, 0
     for layer, (fan_in, fan_out) in enumerate(pairwise(widths)):
         weights = theta[position : position + fan_in * fan_out].reshape(fan_out, fan_in)
@@ -64,7 +52,7 @@ def network_logits(theta: Any, inputs: Any, widths: Sequence[int]) -> Any:
 @cache
 def _sampler(widths: tuple[int, ...], plan: Chains, num_data: int) -> tuple[Any, Any]:
     """A sampler over z = theta sqrt(prior precision), and what its draws say; compiled once for ``num_data`` data."""
-    jax = _jax()
+    import jax
     import numpyro
     from numpyro.distributions import Normal
     from numpyro.infer import MCMC, NUTS
@@ -112,9 +100,10 @@ def run_chains(
         What `summary` says, and ``divergences``, ``steps`` (leapfrogs a draw), ``squared_norm`` of the weights over its
         prior mean, and ``log_likelihood``, averages over draws.
     """
-    jax = _jax()
+    import jax
+    import jax.numpy as jnp
+
     with jax.enable_x64(True):
-        jnp = jax.numpy
         x, sign, at = jnp.asarray(inputs), jnp.asarray(2.0 * labels - 1.0), jnp.asarray(points)
         spread = jnp.asarray(prior_precision**-0.5)
         key = jax.random.PRNGKey(seed)
