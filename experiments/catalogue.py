@@ -1,10 +1,24 @@
-"""Every experiment by name: its title, where it is, the claims it tests, and the extras it needs."""
+"""Every experiment by name: its title, where it is, the claims it tests, and the extras it needs beside its own."""
 
 from __future__ import annotations
 
 from experiments.registry import Experiment
 
 __all__ = ["EXPERIMENTS"]
+
+_SEARCHED = {
+    "lenet5": "LeNet-5 / FashionMNIST",
+    "mlp": "MLP / MNIST",
+    "resnet20_frn": "ResNet-20-FRN / CIFAR-10 (JPEG)",
+}
+_SEARCHES = [
+    Experiment(f"search_{net}{suffix}", f"{title}, {task}", f"deep.search:search_{net}{suffix}")
+    for net, task in _SEARCHED.items()
+    for suffix, title in (
+        ("", "Hyperparameter search"),
+        ("_extra", "The same for IVON and bSAM with sqrt(N)"),
+    )
+]
 
 _TABLE = (
     Experiment(
@@ -33,7 +47,7 @@ _TABLE = (
         "Approximate posteriors against the exact one",
         "theory.posteriors",
         claims=("C1",),
-        extras=("experiments", "mcmc"),
+        extras=("mcmc",),
     ),
     Experiment(
         "theorem1",
@@ -47,96 +61,24 @@ _TABLE = (
         "inference",
         "The relaxation as a method of inference: tempered, corrected, confined",
         "theory.inference",
-        extras=("experiments", "mcmc"),
+        extras=("mcmc",),
     ),
-    Experiment(
-        "fig3",
-        "Predictive probabilities: exact Bayes, SAM, SAM + Laplace, bSAM",
-        "toy.fig3",
-        claims=("C2",),
-        extras=("experiments",),
-    ),
-    Experiment(
-        "fig5", "Posteriors of the logistic regression: exact, SAM + Laplace, bSAM", "toy.fig5", extras=("experiments",)
-    ),
-    Experiment(
-        "fig6",
-        "Two moons: SAM, SAM + Laplace, bSAM and NUTS",
-        "toy.fig6",
-        claims=("C3",),
-        extras=("experiments", "mcmc"),
-    ),
+    Experiment("fig3", "Predictive probabilities: exact Bayes, SAM, SAM + Laplace, bSAM", "toy.fig3", claims=("C2",)),
+    Experiment("fig5", "Posteriors of the logistic regression: exact, SAM + Laplace, bSAM", "toy.fig5"),
+    Experiment("fig6", "Two moons: SAM, SAM + Laplace, bSAM and NUTS", "toy.fig6", claims=("C3",), extras=("mcmc",)),
     Experiment("cost", "What a step of bSAM costs", "deep.cost", claims=("D1",)),
+    Experiment("fig4", "Figure 4: sensitivity of accuracy to rho", "deep.sensitivity:fig4", claims=("D2",)),
+    Experiment("fig8", "Figure 8: sensitivity of all metrics to rho", "deep.sensitivity:fig8", claims=("D2",)),
+    *_SEARCHES,
+    Experiment("sqrtn", "App. E.3: the s-update with and without the factor sqrt(N)", "deep.sqrtn", claims=("D7",)),
+    Experiment("table1", "Table 1: CIFAR-10/100 without augmentation", "deep.large:table1", claims=("D3",)),
     Experiment(
-        "fig4", "Figure 4: sensitivity of accuracy to rho", "deep.fig4", claims=("D2",), extras=("experiments",)
+        "table2", "Table 2: CIFAR-10/100 and TinyImageNet with augmentation", "deep.large:table2", claims=("D3",)
     ),
-    Experiment(
-        "fig8", "Figure 8: sensitivity of all metrics to rho", "deep.fig8", claims=("D2",), extras=("experiments",)
-    ),
-    Experiment(
-        "search_lenet5",
-        "Hyperparameter search, LeNet-5 / FashionMNIST",
-        "deep.search:search_lenet5",
-        extras=("experiments",),
-    ),
-    Experiment(
-        "search_lenet5_extra",
-        "The same for IVON and bSAM with sqrt(N), LeNet-5 / FashionMNIST",
-        "deep.search:search_lenet5_extra",
-        extras=("experiments",),
-    ),
-    Experiment("search_mlp", "Hyperparameter search, MLP / MNIST", "deep.search:search_mlp", extras=("experiments",)),
-    Experiment(
-        "search_mlp_extra",
-        "The same for IVON and bSAM with sqrt(N), MLP / MNIST",
-        "deep.search:search_mlp_extra",
-        extras=("experiments",),
-    ),
-    Experiment(
-        "search_resnet20_frn",
-        "Hyperparameter search, ResNet-20-FRN / CIFAR-10 (JPEG)",
-        "deep.search:search_resnet20_frn",
-        extras=("experiments",),
-    ),
-    Experiment(
-        "search_resnet20_frn_extra",
-        "The same for IVON and bSAM with sqrt(N), ResNet-20-FRN / CIFAR-10 (JPEG)",
-        "deep.search:search_resnet20_frn_extra",
-        extras=("experiments",),
-    ),
-    Experiment(
-        "sqrtn",
-        "App. E.3: the s-update with and without the factor sqrt(N)",
-        "deep.sqrtn",
-        claims=("D7",),
-        extras=("experiments",),
-    ),
-    Experiment(
-        "table1", "Table 1: CIFAR-10/100 without augmentation", "deep.table1", claims=("D3",), extras=("experiments",)
-    ),
-    Experiment(
-        "table2",
-        "Table 2: CIFAR-10/100 and TinyImageNet with augmentation",
-        "deep.table2",
-        claims=("D3",),
-        extras=("experiments",),
-    ),
-    Experiment("table3", "Table 3: the noise of line 3", "deep.table3", claims=("D4",), extras=("experiments",)),
-    Experiment(
-        "table4",
-        "Table 4: Monte Carlo samples in model averaging",
-        "deep.table4",
-        claims=("D5",),
-        extras=("experiments",),
-    ),
-    Experiment("table5", "Table 5: m-sharpness", "deep.table5", claims=("D6",), extras=("experiments",)),
-    Experiment(
-        "table6",
-        "Table 6: MLP/MNIST and LeNet-5/FashionMNIST, all methods",
-        "deep.table6",
-        claims=("D3",),
-        extras=("experiments",),
-    ),
+    Experiment("table3", "Table 3: the noise of line 3", "deep.table3", claims=("D4",)),
+    Experiment("table4", "Table 4: Monte Carlo samples in model averaging", "deep.table4", claims=("D5",)),
+    Experiment("table5", "Table 5: m-sharpness", "deep.table5", claims=("D6",)),
+    Experiment("table6", "Table 6: MLP/MNIST and LeNet-5/FashionMNIST, all methods", "deep.table6", claims=("D3",)),
 )
 
 EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in _TABLE}

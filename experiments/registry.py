@@ -120,7 +120,7 @@ class Outcome:
 @dataclass(frozen=True)
 class Experiment:
     """An experiment of the catalogue. ``where``: its module under `experiments` (with a function ``run``), with
-    ``:NAME`` an entry of that module's ``RUNS``; or the function itself.
+    ``:NAME`` an entry of that module's ``RUNS``; or the function itself. ``extras``: beside ``experiments``.
     """
 
     name: str
@@ -146,7 +146,7 @@ class Experiment:
             missing = (error.name or "").split(".")[0]
             if missing in ("", "fenchel", "experiments", "figures"):
                 raise
-            extras = ",".join(("experiments", *(e for e in self.extras if e != "experiments")))
+            extras = ",".join(("experiments", *self.extras))
             raise InputError(
                 f"{self.name} needs {missing}, which is not installed: pip install -e '.[{extras}]', or make setup"
             ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -164,3 +165,6 @@ def _places(by_metric: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> list[
 
 def _signed(ranges: NDArray[np.float64], metric: str) -> NDArray[np.float64]:
     return -ranges if LARGER_IS_BETTER[metric] else ranges
+
+
+RUNS = {"fig4": partial(outcome, metrics=("accuracy",)), "fig8": partial(outcome, metrics=METRICS)}
