@@ -1,4 +1,4 @@
-"""From a stored result to files: `figures/NAME.py` has `draw(stored)`, tables also `tables(stored)`."""
+"""From a stored result to files: `figures/NAME.py`, or `deep.py`, has `draw(stored)`, tables also `tables(stored)`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import matplotlib as mpl
 from experiments import store
 from experiments.catalogue import EXPERIMENTS
 from experiments.registry import DAMAGE, InputError, written_whole
+from figures import deep
 from figures.style import publication
 
 __all__ = ["RENDERED", "FigureInputError", "drawable", "make"]
@@ -30,7 +31,7 @@ def drawable() -> list[str]:
 
 
 def _known(name: str) -> bool:
-    return name in EXPERIMENTS and Path(__file__).with_name(f"{name}.py").exists()
+    return name in EXPERIMENTS and (name in deep.NAMES or Path(__file__).with_name(f"{name}.py").exists())
 
 
 def make(name: str) -> list[Path]:
@@ -64,7 +65,7 @@ def make(name: str) -> list[Path]:
 def _write(name: str, stored: store.Stored) -> list[Path]:
     import matplotlib.pyplot as plt
 
-    module = importlib.import_module(f"figures.{name}")
+    module = deep if name in deep.NAMES else importlib.import_module(f"figures.{name}")
     written = []
     with publication():
         drawn = module.draw(stored)
