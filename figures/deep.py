@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from experiments.store import Stored
 from figures.sensitivity_plot import curves
 from figures.table_plot import status
-from figures.table_text import texts
+from figures.table_text import described
 
 __all__ = ["NAMES", "draw", "tables"]
 
@@ -29,14 +29,14 @@ def draw(stored: Stored) -> Figure:
     return curves(stored) if "metrics" in stored.settings else status(stored)
 
 
-def tables(stored: Stored) -> dict[str, str]:
-    """Markdown, LaTeX and HTML: ours, then the published values or those at the mean where there are any."""
+def tables(stored: Stored) -> str:
+    """As Markdown: ours, then the published values or those at the mean where there are any."""
     shown = [(_CAPTIONS.get(stored.name, ""), stored.numbers["table"])]
     if stored.name == "table2":
         shown.append(("Published", _published(stored)))
     if "table_mean" in stored.numbers:
         shown.append(("Predictions at the mean", stored.numbers["table_mean"]))
-    return texts(stored, shown, [_NOTES[stored.name]] if stored.name in _NOTES else [])
+    return described(stored, shown, [_NOTES[stored.name]] if stored.name in _NOTES else [])
 
 
 def _published(stored: Stored) -> dict[str, Any]:

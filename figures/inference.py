@@ -8,6 +8,7 @@ from matplotlib.ticker import NullFormatter
 
 from experiments.store import Stored
 from figures.style import EXACT, NEUTRAL, RELAXED, TEXT_WIDTH, caption
+from figures.table_text import grid
 
 __all__ = ["draw", "tables"]
 _CAPTION = r"""
@@ -63,21 +64,21 @@ def draw(stored: Stored) -> Figure:
     return figure
 
 
-def tables(stored: Stored) -> dict[str, str]:
+def tables(stored: Stored) -> str:
     """Every number as Markdown."""
     heads = ["data", "method", "KL(q\\|p)", "width", "narrowest", "widest", "mean shift", "predictive KL", "seconds"]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    lines = []
     for name, table in stored.numbers.items():
         for method in MARKS:
             if method in table:
                 row = table[method]
                 cells = [f"{row[key]:.3f}" for key in ("kl_q_p", "width", "width_min", "width_max", "mean_shift")]
                 cells += [f"{row['predictive_kl']:.2e}", f"{row['seconds']:.3g}"]
-                lines.append("| " + " | ".join([name, method, *cells]) + " |")
+                lines.append([name, method, *cells])
     notes = "\n\nKL(q|p) is within the error of the log evidence: " + ", ".join(
         f"{table['exact']['error']:.0e} ({name})" for name, table in stored.numbers.items()
     )
-    return {"md": "\n".join(lines) + notes + ".\n"}
+    return grid(heads, lines) + notes + ".\n"
 
 
 def _pretty(method: str) -> str:

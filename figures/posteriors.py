@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from experiments.store import Stored
 from figures.style import EXACT, NEUTRAL, RELAXED, TEXT_WIDTH, caption
+from figures.table_text import grid
 
 __all__ = ["draw", "tables"]
 
@@ -63,7 +64,7 @@ def draw(stored: Stored) -> Figure:
     offsets = np.linspace(-0.26, 0.26, len(METHODS))
     for axes, (key, label, scale) in zip(grid, panels, strict=True):
         for (name, (text, color, marker)), offset in zip(METHODS.items(), offsets, strict=True):
-            values = [_number(stored.numbers[row][name][key]) for row in rows]
+            values = [float(stored.numbers[row][name][key]) for row in rows]
             # A divergence below the error of the log evidence can come out negative.
             values = [max(v, 1e-6) if scale == "log" else v for v in values]
             places = np.arange(len(rows)) + offset
@@ -87,34 +88,25 @@ def draw(stored: Stored) -> Figure:
     return figure
 
 
-def tables(stored: Stored) -> dict[str, str]:
-    """Every number as Markdown and LaTeX."""
+def tables(stored: Stored) -> str:
+    """Every number as Markdown."""
     heads = ["data", "posterior", *(head for head, _ in COLUMNS.values())]
     lines = [_cells(stored, row, name) for row in stored.numbers for name in ("exact", *METHODS)]
-    markdown = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    markdown += ["| " + " | ".join(line) + " |" for line in lines]
     notes = (
         "\n\np: exact posterior. width: geometric mean of the standard deviations over the exact ones; mean shift in "
         "exact standard deviations; W2 between Gaussians of the same moments; relaxed bound: the proved lower end of "
         "f** - KL; NLL, ECE (20 bins) on held-out points; predictive KL: mean over them, from the exact predictive.\n"
     )
-    latex = [r"\begin{tabular}{ll" + "r" * len(COLUMNS) + "}", " & ".join(heads) + r" \\ \hline"]
-    latex += [" & ".join(cell.replace("_", r"\_") for cell in line) + r" \\" for line in lines]
-    latex.append(r"\end{tabular}")
-    return {"md": "\n".join(markdown) + notes, "tex": "\n".join(latex) + "\n"}
+    return grid(heads, lines) + notes
 
 
 def _cells(stored: Stored, row: str, name: str) -> list[str]:
     found: Mapping[str, Any] = stored.numbers[row][name]
     label = _PLAIN[name] + (f" ({found['source']})" if "source" in found else "")
-    cells = [form.format(_number(found[key])) if key in found else "" for key, (_, form) in COLUMNS.items()]
+    cells = [form.format(float(found[key])) if key in found else "" for key, (_, form) in COLUMNS.items()]
     return [row if name == "exact" else "", label, *cells]
 
 
 def _row_label(row: str, numbers: Mapping[str, Any]) -> str:
     name, _, prior = row.partition(", ")
     return f"{name} ($P$ = {numbers['dim']}" + (rf", $\delta_0$ = {prior.split()[-1]})" if prior else ")")
-
-
-def _number(value: Any) -> float:
-    return float(value)

@@ -35,7 +35,7 @@ def _known(name: str) -> bool:
 
 
 def make(name: str) -> list[Path]:
-    """Draw one figure to `figures/rendered/NAME.{pdf,png}`; tables also as .md, .tex and .html.
+    """Draw one figure to `figures/rendered/NAME.{pdf,png}`; its tables to NAME.md.
 
     ``draw`` returns one figure, or several by suffix (stored as NAME_SUFFIX).
 
@@ -80,11 +80,10 @@ def _write(name: str, stored: store.Stored) -> list[Path]:
                 written.append(target)
             plt.close(figure)
     if hasattr(module, "tables"):
-        for kind, text in module.tables(stored).items():
-            target = RENDERED / f"{name}.{kind}"
-            with written_whole(target) as temporary:
-                temporary.write_text(text)
-            written.append(target)
+        target = RENDERED / f"{name}.md"
+        with written_whole(target) as temporary:
+            temporary.write_text(module.tables(stored))
+        written.append(target)
     if hasattr(module, "animate"):
         written.append(module.animate(stored, RENDERED))
     return written

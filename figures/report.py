@@ -16,6 +16,7 @@ from experiments import store
 from experiments.registry import Claim, InputError, written_whole
 from figures.claims import CLAIMS, WITHDRAWN
 from figures.render import RENDERED
+from figures.table_text import grid
 
 __all__ = ["render_markdown", "write_report"]
 
@@ -93,12 +94,10 @@ def render_markdown(runs: Mapping[str, store.Stored] | None = None, *, quick: bo
         "Every number comes from a stored run (`experiments/results`); every verdict is computed from the numbers. "
         "*Undecided* is not refuted: nothing was shown either way.",
         "",
-        "| claim | says | verdict |",
-        "|---|---|---|",
     ]
-    for identity, (where, says) in CLAIMS.items():
-        verdict = _headline(found[identity]).replace("|", "\\|")
-        lines.append(f"| [{identity}](#{identity.lower()}), {where} | {_cell(says)} | {verdict} |")
+    verdicts = {identity: _headline(found[identity]).replace("|", "\\|") for identity in CLAIMS}
+    rows = [[f"[{i}](#{i.lower()}), {where}", _cell(says), verdicts[i]] for i, (where, says) in CLAIMS.items()]
+    lines.append(grid(["claim", "says", "verdict"], rows))
     drawn: set[str] = set()
     for identity, (where, says) in CLAIMS.items():
         lines += ["", f'<h2 id="{identity.lower()}">{identity}. {html.escape(says)}</h2>', "", f"{where}.", ""]
@@ -111,7 +110,7 @@ def render_markdown(runs: Mapping[str, store.Stored] | None = None, *, quick: bo
     for run in stored.values():
         if run.name not in drawn:
             lines += [f'<h3 id="figure-{run.name}">{html.escape(run.title)}</h3>', "", *_figure_lines(run.name), ""]
-    lines += ["", "## Runs", "", "<details><summary>Commands, revisions, times, devices</summary>", "", *_runs(stored)]
+    lines += ["", "## Runs", "", "<details><summary>Commands, revisions, times, devices</summary>", "", _runs(stored)]
     return "\n".join([*lines, "", "</details>"]).rstrip() + "\n"
 
 
@@ -164,7 +163,7 @@ def _claim_lines(judged: _Judged, *, first: bool) -> list[str]:
 def _number_table(rows: list[tuple[str, str]]) -> list[str]:
     if not rows:
         return []
-    return ["| number | value |", "|---|---|", *(f"| {_cell(name)} | {_cell(value)} |" for name, value in rows), ""]
+    return [grid(["number", "value"], ([_cell(name), _cell(value)] for name, value in rows)), ""]
 
 
 def _figure_lines(name: str, *, tables: bool = True) -> list[str]:
@@ -184,26 +183,14 @@ def _lower_headings(text: str) -> str:
     return re.sub(r"^# ", "### ", text, flags=re.M)
 
 
-def _runs(stored: dict[str, store.Stored]) -> list[str]:
-    lines = [
-        "| run | scale | command | seed | revision | seconds | device | date |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+def _runs(stored: dict[str, store.Stored]) -> str:
+    rows = []
     for run in stored.values():
         p = run.provenance
         seconds = f"{p['wall_seconds']}{' after a resumption' if p.get('resumed') else ''}"
-        row = [
-            run.name,
-            run.scale,
-            f"`{p['command']}`",
-            p["seed"],
-            p["revision"],
-            seconds,
-            _cell(p["device"]),
-            p["date"],
-        ]
-        lines.append(f"| {' | '.join(map(str, row))} |")
-    return lines
+        said = [f"`{p['command']}`", str(p["seed"]), p["revision"], seconds, _cell(p["device"]), p["date"]]
+        rows.append([run.name, run.scale, *said])
+    return grid(["run", "scale", "command", "seed", "revision", "seconds", "device", "date"], rows)
 
 
 def _flatten(numbers: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -17,6 +17,7 @@ from matplotlib.ticker import NullFormatter, NullLocator
 
 from experiments.store import Stored
 from figures.style import EXACT, NEUTRAL, RELAXED, TEXT_WIDTH, TRUTH, caption
+from figures.table_text import grid
 
 __all__ = ["draw", "tables"]
 
@@ -64,18 +65,12 @@ def draw(stored: Stored) -> dict[str, Figure]:
     return figures
 
 
-def tables(stored: Stored) -> dict[str, str]:
+def tables(stored: Stored) -> str:
     """The atlas as a table: cells a family and how many of them have each property."""
     rows = stored.numbers["table"]
     head = ["loss", "cells", *(title for _, title in _COLUMNS)]
     body = [[row["loss"], str(row["cells"]), *(str(row[key]) for key, _ in _COLUMNS)] for row in rows]
-    markdown = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    markdown += ["| " + " | ".join(line) + " |" for line in body]
-    tex = [r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}", r"\toprule", " & ".join(head) + r" \\", r"\midrule"]
-    tex += [" & ".join(line) + r" \\" for line in body] + [r"\bottomrule", r"\end{tabular}"]
-    html = ["<table>", "<tr>" + "".join(f"<th>{h}</th>" for h in head) + "</tr>"]
-    html += ["<tr>" + "".join(f"<td>{v}</td>" for v in line) + "</tr>" for line in body] + ["</table>"]
-    return {kind: "\n".join(lines) + "\n" for kind, lines in (("md", markdown), ("tex", tex), ("html", html))}
+    return grid(head, body) + "\n"
 
 
 def _atlas(stored: Stored) -> Figure:
