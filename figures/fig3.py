@@ -8,8 +8,8 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from experiments.store import Stored
-from figures.style import NEUTRAL, TEXT_WIDTH, caption
-from figures.toy_panels import TITLES, probability_map, scatter_classes, strip
+from figures.style import TEXT_WIDTH, caption
+from figures.toy_panels import TITLES, probability_map, scatter_classes, strips
 
 __all__ = ["draw"]
 
@@ -50,16 +50,7 @@ def _maps(stored: Stored) -> Figure:
 
 
 def _draws(stored: Stored) -> Figure:
-    priors = [f"{prior:g}" for prior in stored.settings["priors"]]
-    figure, grid = plt.subplots(2, len(priors), figsize=(TEXT_WIDTH, 3.6), sharey="row", squeeze=False)
-    for column, prior in enumerate(priors):
-        strip(grid[0, column], stored.arrays, f"separable/{prior}", "doubt_box")
-        strip(grid[1, column], stored.arrays, f"separable/{prior}", "kl_box")
-        grid[0, column].axhline(0.0, color=NEUTRAL, lw=0.6, zorder=0)
-        grid[0, column].set_title(rf"$\delta_0 = {prior}$")
-        grid[1, column].set_yscale("log")
-        grid[0, column].set_xticks([])
-    grid[0, 0].set_ylabel("log doubt / exact doubt\n($< 0$: overconfident)", fontsize=7)
-    grid[1, 0].set_ylabel("predictive KL from\nexact Bayes (nats)", fontsize=7)
+    titles = {f"separable/{prior:g}": rf"$\delta_0 = {prior:g}$" for prior in stored.settings["priors"]}
+    figure = strips(titles, stored.arrays, "box", "exact Bayes")
     caption(figure, _DRAWS_CAPTION)
     return figure

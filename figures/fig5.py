@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from experiments.store import Stored
 from figures.style import TEXT_WIDTH, TRUTH, caption
-from figures.toy_panels import COLORS, TITLES, scatter_classes
+from figures.toy_panels import COLORS, TITLES, mass_levels, scatter_classes
 
 __all__ = ["draw"]
 
@@ -66,10 +66,7 @@ def _boundaries(axes: Axes, stored: Stored, prior: str) -> None:
 def _posterior(axes: Axes, stored: Stored, prior: str) -> None:
     first, second = stored.arrays[f"{prior}/first"], stored.arrays[f"{prior}/second"]
     density = stored.arrays[f"{prior}/density"].astype(float)
-    ordered = np.sort(density.ravel())[::-1]
-    mass = np.cumsum(ordered) / ordered.sum()
-    levels = [float(ordered[np.searchsorted(mass, share)]) for share in SHARES]
-    axes.contourf(first, second, density, [*levels, float(density.max())], cmap="Greys", alpha=0.6)
+    axes.contourf(first, second, density, mass_levels(density, SHARES), cmap="Greys", alpha=0.6)
     axes.plot(*stored.arrays[f"{prior}/samples"].T, "^", ms=2.8, color=SAMPLE, mec="white", mew=0.2)
     axes.plot(*stored.arrays[f"{prior}/SAM/mean"], "x", color=COLORS["SAM"], ms=4, zorder=5)
     for name, line in LINES.items():

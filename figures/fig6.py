@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.store import Stored
-from figures.style import NEUTRAL, TEXT_WIDTH, caption
-from figures.toy_panels import PROBABILITY, TITLES, probability_map, scatter_classes, strip
+from figures.style import TEXT_WIDTH, caption
+from figures.toy_panels import TITLES, probability_map, scatter_classes, shade, strips
 
 __all__ = ["animate", "draw"]
 
@@ -62,16 +62,8 @@ def _maps(stored: Stored) -> Figure:
 
 def _draws(stored: Stored) -> Figure:
     places = [p for p in stored.settings["places"] if stored.numbers[p]["measures"]]
-    figure, grid = plt.subplots(2, max(1, len(places)), figsize=(TEXT_WIDTH, 3.6), sharey="row", squeeze=False)
-    for column, place in enumerate(places):
-        strip(grid[0, column], stored.arrays, place, "doubt_both")
-        strip(grid[1, column], stored.arrays, place, "kl_both")
-        grid[0, column].axhline(0.0, color=NEUTRAL, lw=0.6, zorder=0)
-        grid[0, column].set_title(_short(stored, place).replace("\n", ", "), fontsize=7)
-        grid[1, column].set_yscale("log")
-        grid[0, column].set_xticks([])
-    grid[0, 0].set_ylabel("log doubt / exact doubt\n($< 0$: overconfident)", fontsize=7)
-    grid[1, 0].set_ylabel("predictive KL from\nNUTS (nats)", fontsize=7)
+    titles = {place: _short(stored, place).replace("\n", ", ") for place in places}
+    figure = strips(titles, stored.arrays, "both", "NUTS")
     caption(figure, _DRAWS_CAPTION)
     return figure
 
@@ -95,16 +87,7 @@ def animate(stored: Stored, folder: Path) -> Path:
         first, second = arrays["first_axis"], arrays["second_axis"]
         shape = (len(second), len(first))
         samples = arrays["frame_samples"][frame].astype(float) / 100.0
-        axes.imshow(
-            samples.mean(axis=0).reshape(shape),
-            origin="lower",
-            extent=(first[0], first[-1], second[0], second[-1]),
-            aspect="auto",
-            vmin=0,
-            vmax=1,
-            cmap=PROBABILITY,
-            interpolation="bilinear",
-        )
+        shade(axes, first, second, samples.mean(axis=0).reshape(shape))
         for sample in samples:
             if sample.min() < 0.5 < sample.max():
                 axes.contour(first, second, sample.reshape(shape), [0.5], colors="#777777", linewidths=0.5)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from experiments.store import Stored
 from figures.style import EXACT, NEUTRAL, RELAXED, TEXT_WIDTH, TRUTH, caption
+from figures.toy_panels import mass_levels
 
 __all__ = ["draw"]
 
@@ -59,8 +60,8 @@ def _pieces(stored: Stored) -> int:
 
 def _posteriors(axes: Axes, arrays: dict[str, Array], pieces: int) -> None:
     density, first, second = arrays["density"], arrays["grid_0"], arrays["grid_1"]
-    levels = _mass_levels(density, (0.95, 0.864, 0.5, 0.1))
-    axes.contourf(first, second, density.T, levels=[*levels, density.max()], cmap="Greys", alpha=0.55)
+    levels = mass_levels(density, (0.95, 0.864, 0.5, 0.1))
+    axes.contourf(first, second, density.T, levels=levels, cmap="Greys", alpha=0.55)
     styles: list[tuple[str, str, Any]] = [
         ("exact_f", EXACT, "-"),
         (f"sampled_{pieces}", SAMPLED, "--"),
@@ -91,13 +92,6 @@ def _bounds(axes: Axes, arrays: dict[str, Array], name: str, color: str) -> None
     axes.set_ylim(evidence - 22.0, evidence + 1.5)
     axes.set_xlim(0, len(own) - 1)
     axes.set_ylabel("nats")
-
-
-def _mass_levels(density: Array, masses: tuple[float, ...]) -> list[float]:
-    """Density levels that enclose the given shares of the mass, in increasing order."""
-    ordered = np.sort(density.ravel())[::-1]
-    share = np.cumsum(ordered) / ordered.sum()
-    return [float(ordered[np.searchsorted(share, mass)]) for mass in masses]
 
 
 def _ellipse(mean: Array, cov: Array, radius: float = 2.0) -> Array:
