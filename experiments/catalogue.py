@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from experiments.registry import Experiment
 
-__all__ = ["EXPERIMENTS"]
-
 _SEARCHED = {
     "lenet5": "LeNet-5 / FashionMNIST",
     "mlp": "MLP / MNIST",

@@ -19,21 +19,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = [
-    "DAMAGE",
-    "Claim",
-    "Context",
-    "Experiment",
-    "InputError",
-    "Outcome",
-    "Stopped",
-    "piece",
-    "read_arrays",
-    "settle",
-    "write_arrays",
-    "written_whole",
-]
-
 Scale = Literal["quick", "full"]
 # What readers of JSON, arrays, archives, images and pickles raise on files that are not what they should be.
 DAMAGE = (

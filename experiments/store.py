@@ -21,23 +21,6 @@ import numpy as np
 
 from experiments.registry import DAMAGE, Claim, Experiment, InputError, Outcome, write_arrays, written_whole
 
-__all__ = [
-    "Stored",
-    "check_writable",
-    "is_dirty",
-    "load",
-    "load_all",
-    "plain",
-    "provenance",
-    "read_json",
-    "result_path",
-    "results_directory",
-    "revision",
-    "save",
-    "shown_path",
-    "state",
-]
-
 _PACKAGES = (
     "numpy",
     "scipy",

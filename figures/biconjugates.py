@@ -11,7 +11,6 @@ from matplotlib.ticker import NullLocator
 from experiments.store import Stored
 from figures.style import EXACT, NEUTRAL, RELAXED, TEXT_WIDTH, caption
 
-__all__ = ["draw"]
 _CAPTION = r"""
 On the paper's logistic regression. (a) The worst-case expected loss at one $q$, by the paper's sampled program (a
 dot a draw) with $K$ pieces, and certified. (b) The relative loss by relaxing, as the covariance of $q$ is scaled,

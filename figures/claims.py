@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["CLAIMS", "WITHDRAWN"]
-
 # id -> (where in the paper, the claim)
 CLAIMS: dict[str, tuple[str, str]] = {
     "A1": ("Eq. 4, 8", "f** is convex in mu, f** <= f, and no larger closed convex minorant exists"),

@@ -11,8 +11,6 @@ from figures.sensitivity_plot import curves
 from figures.table_plot import status
 from figures.table_text import described
 
-__all__ = ["NAMES", "draw", "tables"]
-
 NAMES = ("fig4", "fig8", "sqrtn", "table1", "table2", "table3", "table4", "table5", "table6")
 _NOTES = {
     "table1": "The published values are not known to us.",

@@ -10,7 +10,6 @@ import numpy as np
 from experiments.store import Stored
 from figures.style import EXACT, NEUTRAL, RELAXED, TEXT_WIDTH, TRUTH, caption
 
-__all__ = ["draw"]
 _CAPTION = r"""
 A, B, C: the wells of a loss of our own (the paper prints none), B the flattest. (a) The maximum of the loss over a
 radius $\rho$ around $\theta$, and its expectation over a Gaussian with mean $m$ and standard deviation

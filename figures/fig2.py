@@ -11,8 +11,6 @@ from matplotlib.lines import Line2D
 from experiments.store import Stored
 from figures.style import EXACT, NEUTRAL, RELAXED, TEXT_WIDTH, TRUTH
 
-__all__ = ["draw"]
-
 _SLICE = "#8B0000"
 _SHADES = ("#009E73", "#E69F00", "#CC79A7")
 

@@ -11,8 +11,6 @@ from experiments.store import Stored
 from figures.style import TEXT_WIDTH, caption
 from figures.toy_panels import TITLES, probability_map, scatter_classes, strips
 
-__all__ = ["draw"]
-
 PANELS = ("exact Bayes", "SAM", "SAM + Laplace", "bSAM", "bSAM, sqrt(N)")
 _MAPS_CAPTION = r"""
 Colour: predicted probability of class 1, white: one half. Black line: the decision boundary; thin lines:

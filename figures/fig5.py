@@ -16,8 +16,6 @@ from experiments.store import Stored
 from figures.style import TEXT_WIDTH, TRUTH, caption
 from figures.toy_panels import COLORS, TITLES, mass_levels, scatter_classes
 
-__all__ = ["draw"]
-
 Array = NDArray[Any]
 SAMPLE = "#E69F00"
 LINES = {"SAM + Laplace": "--", "bSAM": "-", "bSAM, sqrt(N)": "-.", "ceiling": ":", "relaxed": (0, (1, 1))}

@@ -13,8 +13,6 @@ from experiments.store import Stored
 from figures.style import TEXT_WIDTH, caption
 from figures.toy_panels import TITLES, probability_map, scatter_classes, shade, strips
 
-__all__ = ["animate", "draw"]
-
 PANELS = ("exact Bayes", "SAM", "SAM + Laplace", "bSAM", "bSAM, sqrt(N)", "ceiling")
 _MAPS_CAPTION = r"""
 Colour: predicted probability of class 1, white: one half. Black line: the decision boundary; thin lines:

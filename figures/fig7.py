@@ -15,8 +15,6 @@ from experiments.store import Stored
 from figures.style import EXACT, NEUTRAL, RELAXED, TEXT_WIDTH, TRUTH, caption
 from figures.toy_panels import mass_levels
 
-__all__ = ["draw"]
-
 Array = NDArray[np.float64]
 SAMPLED = "#009E73"
 _CAPTION = r"""

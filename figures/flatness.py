@@ -11,8 +11,6 @@ from matplotlib.ticker import NullFormatter
 from experiments.store import Stored
 from figures.style import EXACT, NEUTRAL, RELAXED, TEXT_WIDTH, TRUTH, caption
 
-__all__ = ["draw"]
-
 _METHODS = ("SAM", "relaxed Bayes", "Bayes")
 _COLORS = ("#009E73", RELAXED, EXACT)
 _LINES = ("-", "--", ":")

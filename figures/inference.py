@@ -10,7 +10,6 @@ from experiments.store import Stored
 from figures.style import EXACT, NEUTRAL, RELAXED, TEXT_WIDTH, caption
 from figures.table_text import grid
 
-__all__ = ["draw", "tables"]
 _CAPTION = r"""
 The relaxation as a method of inference: KL divergence of the Gaussian $q$ from the exact posterior against the seconds
 a method takes, on logistic regressions with the prior $N(0, I/\delta_0)$ ($\delta_0 = 1$ where not said). Red: $f^{**}$

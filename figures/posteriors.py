@@ -13,8 +13,6 @@ from experiments.store import Stored
 from figures.style import EXACT, NEUTRAL, RELAXED, TEXT_WIDTH, caption
 from figures.table_text import grid
 
-__all__ = ["draw", "tables"]
-
 _CAPTION = r"""
 Gaussian approximations $q$ of the exact posterior $p$ of logistic regressions with $P$ parameters and the prior
 $N(0, I/\delta_0)$. Width: geometric mean of the standard deviations over the exact ones (line: equal). KL of the

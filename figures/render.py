@@ -16,8 +16,6 @@ from experiments.registry import DAMAGE, InputError, written_whole
 from figures import deep
 from figures.style import publication
 
-__all__ = ["RENDERED", "FigureInputError", "drawable", "make"]
-
 RENDERED = Path(__file__).parent / "rendered"
 
 

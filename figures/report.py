@@ -18,8 +18,6 @@ from figures.claims import CLAIMS, WITHDRAWN
 from figures.render import RENDERED
 from figures.table_text import grid
 
-__all__ = ["render_markdown", "write_report"]
-
 _HERE = Path(__file__).parent
 _DECIDING = 3
 """Numbers shown with a claim; the others are folded."""

@@ -8,8 +8,6 @@ from matplotlib.figure import Figure
 from experiments.store import Stored
 from figures.style import METHODS, TEXT_WIDTH, caption, origin
 
-__all__ = ["curves"]
-
 _LABELS = {"accuracy": "accuracy (%)", "nll": "NLL", "ece": "ECE", "auroc": "AUROC"}
 _BEST_FIRST = {"accuracy": True, "nll": False, "ece": False, "auroc": True}
 _MEANINGS = {

@@ -12,19 +12,6 @@ from matplotlib.figure import Figure
 
 from experiments.store import Stored
 
-__all__ = [
-    "COLUMN",
-    "EXACT",
-    "METHODS",
-    "NEUTRAL",
-    "RELAXED",
-    "TEXT_WIDTH",
-    "TRUTH",
-    "caption",
-    "origin",
-    "publication",
-]
-
 COLUMN = 3.3
 TEXT_WIDTH = 6.9
 

@@ -10,8 +10,6 @@ from matplotlib.figure import Figure
 from experiments.store import Stored
 from figures.style import METHODS, NEUTRAL, TEXT_WIDTH, caption, origin
 
-__all__ = ["dots", "status"]
-
 _TITLES = {"accuracy": "accuracy (%) ↑", "nll": "NLL ↓", "ece": "ECE ↓", "auroc": "AUROC ↑"}
 
 

@@ -7,8 +7,6 @@ from typing import Any
 
 from experiments.store import Stored
 
-__all__ = ["described", "grid"]
-
 _DIGITS = {"accuracy": (2, 100.0), "nll": (4, 1.0), "ece": (4, 1.0), "auroc": (4, 1.0)}
 _NOTE = "Mean ± standard deviation over seeds; bold: best, or not beaten beyond the paired 95 % interval."
 

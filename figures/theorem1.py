@@ -10,8 +10,6 @@ import numpy as np
 from experiments.store import Stored
 from figures.style import EXACT, METHODS, NEUTRAL, RELAXED, TEXT_WIDTH, caption
 
-__all__ = ["draw"]
-
 _MARKS = {"full": ("o", EXACT), "diagonal": ("s", METHODS["SAM-Adam"]), "isotropic": ("^", RELAXED)}
 _CAPTION = r"""
 $\mathrm{sup}_\theta$, $\mathrm{sup}_\mu$: the right and the left side of Eq. 10, the supremum over $\theta$

@@ -19,8 +19,6 @@ from experiments.store import Stored
 from figures.style import EXACT, NEUTRAL, RELAXED, TEXT_WIDTH, TRUTH, caption
 from figures.table_text import grid
 
-__all__ = ["draw", "tables"]
-
 _SAM = "#009E73"
 # In the order of the categories: holds, then the ways to fail, from blue to red; grey where undecided.
 _COLORS = ("#0072B2", "#E69F00", "#F0E442", "#56B4E9", "#D55E00", "#CC79A7", "#BBBBBB")

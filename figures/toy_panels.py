@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from figures.style import METHODS, NEUTRAL, TEXT_WIDTH
 
-__all__ = ["COLORS", "TITLES", "mass_levels", "probability_map", "scatter_classes", "shade", "strips"]
-
 Array = NDArray[Any]
 
 CLASS_COLORS = ("#B2182B", "#2166AC")

@@ -11,7 +11,6 @@ from matplotlib.patches import Ellipse
 from experiments.store import Stored
 from figures.style import EXACT, NEUTRAL, RELAXED, TEXT_WIDTH, caption
 
-__all__ = ["draw"]
 _CAPTION = r"""
 The worst case: among all distributions with the moments of $q$ the one with the largest expected loss, which is
 $-f^{**}$. Top: its atoms (area: weight) over the mean $m$ of $q$, on the loss with three wells; blue: mean of $q$

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 import fenchel
 from fenchel import losses
 
-__all__ = ["main"]
-
 Array = NDArray[np.float64]
 
 

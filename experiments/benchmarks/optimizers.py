@@ -23,8 +23,6 @@ from torch import Tensor, nn
 from experiments.benchmarks.interleaved import Call, interleaved, ratios
 from fenchel.optim import BSAM, IVON, SAM, UncorrectedAdam, functional_loss, split_batch
 
-__all__ = ["NETWORKS", "contenders", "interleaved", "main", "optimizer_only", "peak_memory", "ratios"]
-
 BATCH = 200
 
 

@@ -22,8 +22,6 @@ from experiments.benchmarks.interleaved import Call, interleaved, ratios
 from experiments.deep import models
 from fenchel.optim import BSAM, IVON, SAM, GraphedStep
 
-__all__ = ["TASKS", "Task", "main"]
-
 FLOOR = "two bare passes"
 BSAM_NUMBERS, ADAM_NUMBERS = 17, 7
 SETTINGS: dict[str, Any] = {"num_data": 50_000, "rho": 0.01, "weight_decay": 1e-4}

@@ -9,8 +9,6 @@ import numpy as np
 import fenchel
 from fenchel import losses
 
-__all__ = ["main"]
-
 _CASES = (
     *((2, count) for count in (60, 1000, 20_000)),
     *((3, 500), (4, 500), (5, 50), (6, 10), (6, 100), (6, 500), (7, 30), (7, 100)),

@@ -15,8 +15,6 @@ from fenchel.bayes.surrogates import Evaluation, make_surrogate
 from fenchel.losses import LinearPredictorLoss, Terms
 from fenchel.losses.links import SoftplusLink
 
-__all__ = ["main"]
-
 PIECES = 100
 # (n, P): towards a million data and a thousand parameters; both at once only with --large.
 SIZES = ((10_000, 10), (100_000, 10), (1_000_000, 10), (10_000, 100), (10_000, 1000), (100_000, 300))

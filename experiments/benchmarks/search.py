@@ -12,8 +12,6 @@ import fenchel
 from fenchel import losses
 from fenchel.search.maximize import SearchResult, local_maximizers, maximize
 
-__all__ = ["main"]
-
 Array = NDArray[np.float64]
 
 

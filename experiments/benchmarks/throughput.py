@@ -14,8 +14,6 @@ from experiments.deep import data, models, training
 from experiments.deep.config import Config
 from experiments.deep.feed import data_order
 
-__all__ = ["main"]
-
 BATCH, STEPS, ROUNDS = 100, 12, 7
 
 

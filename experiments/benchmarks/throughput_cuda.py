@@ -15,8 +15,6 @@ from experiments.deep.config import Config
 from experiments.deep.data import Split
 from experiments.deep.training import Training
 
-__all__ = ["main"]
-
 RESNETS, SMALL = 16, 32
 STEPS = 30
 

@@ -10,8 +10,6 @@ from experiments.deep.statistics import paired
 from experiments.deep.summary import Groups
 from experiments.registry import Claim
 
-__all__ = ["judge"]
-
 OURS = "IVON"
 """Ours to compare with, not among the paper's methods."""
 

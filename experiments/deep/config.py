@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-__all__ = ["BAYESIAN", "METHODS", "PRECISIONS", "Config"]
-
 METHODS = ("sgd", "sam-sgd", "swag", "vogn", "adam", "sam-adam", "bsam", "ivon")
 BAYESIAN = ("swag", "vogn", "bsam", "ivon")
 PRECISIONS = ("float32", "tf32", "bf16")

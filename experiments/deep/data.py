@@ -13,8 +13,6 @@ from torch import Tensor
 from experiments.deep import image_folders
 from experiments.registry import DAMAGE, InputError
 
-__all__ = ["DATASETS", "DataSet", "Split", "load", "own_set", "split"]
-
 DATASETS = {
     "digits": "scikit-learn's digits, 16 x 16, embedded",
     "digits-rgb": "scikit-learn's digits as 32 x 32 colour images, embedded",

@@ -5,8 +5,6 @@ from __future__ import annotations
 from experiments.deep import plans
 from experiments.registry import Context
 
-__all__ = ["QUICK", "small"]
-
 QUICK = ["a quick run on the embedded digits: it exercises the code and means nothing about the paper"]
 
 

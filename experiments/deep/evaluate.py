@@ -9,8 +9,6 @@ from experiments.deep.methods import VECTORIZED
 from experiments.deep.training import Training
 from fenchel import metrics
 
-__all__ = ["METRICS", "evaluate", "measure"]
-
 METRICS = ("accuracy", "nll", "ece", "auroc")
 _BATCH = 1000
 

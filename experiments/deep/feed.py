@@ -9,8 +9,6 @@ from torch import Tensor
 from experiments.deep.config import Config
 from experiments.deep.data import Split
 
-__all__ = ["PADDING", "Feed", "augmented", "data_order"]
-
 PADDING = 4
 
 

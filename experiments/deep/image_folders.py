@@ -21,8 +21,6 @@ from numpy.typing import NDArray
 
 from experiments.registry import read_arrays, written_whole
 
-__all__ = ["ARCHIVES", "Arrays", "find", "fingerprint", "read"]
-
 ARCHIVES = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".tar.bz2", ".zip")
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp")
 

@@ -14,8 +14,6 @@ from experiments.deep.summary import NAMES, Label
 from experiments.registry import Claim, Context, InputError, Outcome, Stopped
 from fenchel.metrics import correct_published_nll
 
-__all__ = ["SEEDS", "outcome", "table1", "table2"]
-
 SEEDS = 3
 REHEARSED = 200
 _IMAGES = {"cifar10": 50_000, "cifar10-jpeg": 50_000, "cifar100": 50_000, "tiny-imagenet-32": 100_000}

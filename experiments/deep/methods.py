@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from experiments.deep.config import Config
 
-__all__ = ["Method", "build"]
-
 VECTORIZED = ("mlp", "lenet5")
 """Networks bound by the number of launches on a GPU: their sub-batches are taken at once, for the same step."""
 

@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["MODELS", "FilterResponseNorm", "MinimalLogits", "build", "lenet5", "mlp", "resnet18", "resnet20_frn"]
-
 
 class MinimalLogits(nn.Module):
     """Appends the fixed zero logit: (n, classes - 1) -> (n, classes)."""

@@ -13,22 +13,6 @@ from experiments.deep.config import Config
 from experiments.deep.rows import Row, RowStore, committed_directory, write_committed
 from experiments.registry import Context, InputError, Stopped
 
-__all__ = [
-    "epochs",
-    "execute",
-    "found",
-    "headline",
-    "held_out",
-    "prepared",
-    "quick",
-    "rows_of",
-    "search_settings",
-    "seeded",
-    "tasks",
-    "tuned",
-    "weakness",
-]
-
 SAMPLES = 32
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128)
 EPOCHS = {"lenet5": 30, "mlp": 30, "resnet20-frn": 60}

@@ -25,8 +25,6 @@ from experiments.deep.rows import Row
 from experiments.deep.training import Training
 from experiments.registry import InputError
 
-__all__ = ["Splits", "at_once", "device_name", "row_of", "train_all"]
-
 SAVE_SECONDS = 60.0
 
 

@@ -13,8 +13,6 @@ from experiments.deep.config import Config
 from experiments.deep.evaluate import METRICS
 from experiments.registry import DAMAGE, InputError, written_whole
 
-__all__ = ["Row", "RowStore", "committed_directory", "merge", "write_committed"]
-
 Row = dict[str, Any]
 _KINDS = {
     **dict.fromkeys(("key", "device", "date", "revision", "ran", "torch"), str),

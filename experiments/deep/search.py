@@ -20,8 +20,6 @@ from experiments.deep.evaluate import METRICS
 from experiments.registry import Context, Outcome
 from fenchel.errors import MissingDependencyError
 
-__all__ = ["PLANS", "Plan", "outcome"]
-
 
 @dataclass(frozen=True)
 class Plan:

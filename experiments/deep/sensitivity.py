@@ -17,8 +17,6 @@ from experiments.deep.statistics import LARGER_IS_BETTER, paired
 from experiments.deep.summary import NAMES
 from experiments.registry import Claim, Context, Outcome
 
-__all__ = ["Curves", "judge", "outcome"]
-
 SWEPT = ("sam-sgd", "sam-adam", "bsam")
 SIDE = 3
 """Points of the first grid on either side of the chosen rho, three a decade."""

@@ -9,21 +9,6 @@ import numpy as np
 
 from experiments.deep.config import Config
 
-__all__ = [
-    "EDGE",
-    "EXTRAS",
-    "PAPERS",
-    "SMALL",
-    "SPACES",
-    "TASKS",
-    "Space",
-    "at_edges",
-    "base",
-    "middle",
-    "ranked",
-    "widened",
-]
-
 Space = Mapping[str, tuple[float, float]]
 
 TASKS = {"lenet5": "fashion-mnist", "mlp": "mnist", "resnet20-frn": "cifar10-jpeg"}

@@ -10,8 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-__all__ = ["LARGER_IS_BETTER", "Difference", "mean_interval", "paired", "spread"]
-
 LARGER_IS_BETTER = {"accuracy": True, "nll": False, "ece": False, "auroc": True}
 
 

@@ -13,8 +13,6 @@ from experiments.deep.evaluate import METRICS
 from experiments.deep.rows import Row
 from experiments.deep.statistics import paired, spread
 
-__all__ = ["NAMES", "TASKS", "Groups", "best_or_tied", "gather", "provenance", "table", "task", "task_name"]
-
 NAMES = {
     "sgd": "SGD",
     "sam-sgd": "SAM-SGD",

@@ -23,8 +23,6 @@ from experiments.deep.rows import Row, RowStore
 from experiments.deep.training import Training, allow_precision
 from experiments.registry import Stopped
 
-__all__ = ["estimate", "run"]
-
 
 def run(
     configs: Sequence[Config],

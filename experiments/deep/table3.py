@@ -9,8 +9,6 @@ from experiments.deep.rows import Row
 from experiments.deep.summary import Groups, Label
 from experiments.registry import Claim, Context, Outcome
 
-__all__ = ["WITH", "WITHOUT", "judge", "run"]
-
 WITH, WITHOUT = "bSAM (Alg. 1)", "bSAM w/o noise"
 
 

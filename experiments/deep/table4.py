@@ -13,8 +13,6 @@ from experiments.deep.statistics import LARGER_IS_BETTER, mean_interval, paired
 from experiments.deep.summary import Groups
 from experiments.registry import Claim, Context, Outcome
 
-__all__ = ["judge", "run"]
-
 
 def run(context: Context) -> Outcome:
     """Evaluate bSAM at the mean and averaged over 1 to 128 samples."""

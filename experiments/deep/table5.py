@@ -14,8 +14,6 @@ from experiments.deep.statistics import mean_interval, paired
 from experiments.deep.summary import NAMES, Groups
 from experiments.registry import Claim, Context, Outcome
 
-__all__ = ["judge", "run"]
-
 PARTS = (1, 2, 4, 8, 16)
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 # 192 is the largest batch not above the paper's 200 that 16 sub-batches divide.

@@ -10,8 +10,6 @@ from experiments.deep.rows import Row
 from experiments.deep.summary import NAMES, Label
 from experiments.registry import Context, Outcome
 
-__all__ = ["run"]
-
 
 def run(context: Context) -> Outcome:
     """Train what is missing, compare every method with bSAM over the seeds."""

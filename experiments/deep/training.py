@@ -20,8 +20,6 @@ from experiments.deep.data import Split
 from experiments.deep.feed import Feed
 from experiments.registry import InputError, written_whole
 
-__all__ = ["Training", "allow_precision", "train"]
-
 
 def allow_precision(precision: str, device: torch.device) -> None:
     """Set how products are rounded on ``device``.

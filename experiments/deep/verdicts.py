@@ -17,9 +17,6 @@ from experiments.deep.statistics import LARGER_IS_BETTER, Difference, paired
 from experiments.deep.summary import Groups
 from experiments.registry import Claim
 
-__all__ = ["CHANCE", "WORTH", "Place", "Verdict", "against", "collapsed", "holm", "judge_best", "judge_helps"]
-__all__ += ["numbers", "places"]
-
 WORTH = {"accuracy": 0.002, "nll": 0.005, "ece": 0.002, "auroc": 0.002}
 """Differences worth having; an interval within them shows that there is none."""
 LEVEL = 0.05

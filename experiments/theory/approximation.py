@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from experiments.registry import Claim
 
-__all__ = ["MEAN_SHIFT", "METHODS", "WIDTH_FACTOR", "is_kept", "judge_on_data", "judge_sampled"]
-
 Array = NDArray[np.float64]
 WIDTH_FACTOR, MEAN_SHIFT = 2.0, 1.0
 METHODS = ("laplace", "exact_f", "relaxed", "per_datum", "sampled")

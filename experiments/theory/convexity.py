@@ -12,8 +12,6 @@ from experiments.theory.theorem1_cases import random_gaussians
 from fenchel import Gaussian, biconjugate, expected_loss
 from fenchel import losses as L
 
-__all__ = ["claim_a1", "convexity_on_segments", "largest_minorant"]
-
 _TOL = 1e-6
 
 

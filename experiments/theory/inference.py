@@ -26,8 +26,6 @@ from fenchel.losses import LinearPredictorLoss, from_function
 from fenchel.problems import ClassificationProblem
 from fenchel.results import Natural
 
-__all__ = ["METHODS", "Tempered", "confined", "run", "variational_by_library"]
-
 Array = NDArray[np.float64]
 Method = Callable[[ClassificationProblem, Gaussian], Gaussian]
 # How many of Laplace's standard deviations on each side the confined loss extends.

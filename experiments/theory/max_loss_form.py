@@ -12,8 +12,6 @@ from experiments.registry import Claim, settle
 from fenchel import Gaussian, biconjugate, conjugate
 from fenchel import losses as L
 
-__all__ = ["claim_a7", "max_loss_biconjugate", "max_loss_conjugate"]
-
 Array = NDArray[np.float64]
 _TOL = 1e-6
 

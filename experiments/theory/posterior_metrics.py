@@ -12,18 +12,6 @@ from scipy.special import expit, xlogy
 from fenchel import ExactPosterior, Gaussian, bayes_objective
 from fenchel.losses import Loss
 
-__all__ = [
-    "bernoulli_kl",
-    "calibration_error",
-    "distances",
-    "kl_by_grid",
-    "kl_to_posterior",
-    "log_score",
-    "predictive",
-    "predictive_exact",
-    "wasserstein2",
-]
-
 Array = NDArray[np.float64]
 
 

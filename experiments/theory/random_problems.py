@@ -9,8 +9,6 @@ import numpy as np
 from fenchel import losses
 from fenchel.gaussian import Gaussian
 
-__all__ = ["random_gaussian", "random_problems"]
-
 
 def random_problems(count: int, seed: int) -> Iterator[tuple[str, losses.Loss, Gaussian]]:
     """(name, loss, prior), in turn: logistic, Huber, absolute and mixed regressions, three wells, quadratics."""

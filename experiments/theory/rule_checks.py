@@ -22,8 +22,6 @@ from fenchel import (
 )
 from fenchel.losses import Loss
 
-__all__ = ["check_bound", "check_monotone", "check_routes", "claim_bound", "claim_monotone", "claim_routes"]
-
 Array = NDArray[np.float64]
 _SECONDS = 10.0
 # Rounding allowed where a proof is not possible because both sides are equal (quadratic losses).

@@ -12,8 +12,6 @@ from fenchel import losses as L
 from fenchel.losses.bounded_links import BumpLink
 from fenchel.losses.links import SoftplusLink
 
-__all__ = ["hump", "losses_by_dimension", "quartic", "random_gaussians", "spike", "wells"]
-
 Array = NDArray[np.float64]
 
 

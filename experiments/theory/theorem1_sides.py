@@ -16,20 +16,6 @@ from fenchel.losses.bounded_links import BumpLink
 from fenchel.theorems.families import Bernoulli, FixedCovarianceGaussian, Gamma
 from fenchel.theorems.gaussian_supremum import supremum_over_gaussians
 
-__all__ = [
-    "boundary_points",
-    "claim_a2",
-    "claim_a3",
-    "claim_a4",
-    "claim_a5",
-    "claim_a6",
-    "discontinuous_sides",
-    "domain_probe",
-    "family_sides",
-    "fixed_covariance_gaps",
-    "growth_of_quartic",
-]
-
 Array = NDArray[np.float64]
 _TOL = 1e-6
 

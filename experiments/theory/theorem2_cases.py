@@ -22,17 +22,6 @@ from fenchel.losses.bounded_links import BumpLink
 from fenchel.sharpness.relaxed_mean import closing_on_line, prior_precision
 from fenchel.theorems.theorem2 import verify_theorem2
 
-__all__ = [
-    "CATEGORIES",
-    "FIELDS",
-    "cell",
-    "families",
-    "grid_relaxed",
-    "grid_sam",
-    "random_wells",
-    "simple_losses",
-]
-
 Array = NDArray[np.float64]
 
 #: What a cell of the atlas is, in the order of the figure's colours.

@@ -14,8 +14,6 @@ from fenchel.sharpness.relaxed_mean import minimize_proximal
 from fenchel.sharpness.sam import minimize_sam, sam_objective
 from fenchel.theorems.theorem2 import verify_theorem2
 
-__all__ = ["first_looks", "landscape", "radius_map", "reverse", "zoom_sam"]
-
 Array = NDArray[np.float64]
 
 

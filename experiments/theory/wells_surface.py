@@ -12,17 +12,6 @@ from scipy.optimize import brentq, minimize_scalar
 from fenchel import Gaussian, biconjugate, biconjugate_surface, expected_loss, expected_loss_result
 from fenchel import losses as L
 
-__all__ = [
-    "WELLS",
-    "certified_slice",
-    "expected_surface",
-    "expected_threshold_by_roots",
-    "relaxed_barrier_by_gradient",
-    "surviving_wells",
-    "thresholds",
-    "vanishing_sigma",
-]
-
 Array = NDArray[np.float64]
 WELLS = ("A", "B", "C")
 

@@ -16,8 +16,6 @@ from scipy.stats import beta
 
 from experiments.theory.posterior_metrics import bernoulli_kl
 
-__all__ = ["NOTICEABLE", "SHARE", "VARIANTS", "decide", "doubt_ratio", "interval", "measure", "parts", "share_of_way"]
-
 Array = NDArray[np.float64]
 Measures = Mapping[str, Mapping[str, Array]]
 """By method and measure, a value for each data set."""

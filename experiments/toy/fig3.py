@@ -19,8 +19,6 @@ from experiments.toy.logistic import NUM_DATA, box, draws, exact_predictive, gau
 from experiments.toy.logistic_study import METHODS, PRIORS, Plan, cells, chosen, measured, plan
 from fenchel import exact_posterior
 
-__all__ = ["judge", "run", "setting_names"]
-
 Array = NDArray[np.float64]
 
 EXAMPLE_PRIOR = 0.01

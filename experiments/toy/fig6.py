@@ -25,8 +25,6 @@ from experiments.toy.moons_training import Settings, average, laplace_fit, lapla
 from experiments.toy.nuts import num_parameters
 from fenchel.optim import BSAM
 
-__all__ = ["judge", "run", "sound"]
-
 Array = NDArray[np.float64]
 
 WHERE = "both"

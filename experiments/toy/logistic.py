@@ -26,19 +26,6 @@ from fenchel.losses import LogisticRegression
 from fenchel.optim import BSAM, SAM
 from fenchel.problems import ClassificationProblem, murphy_draw, separation_margin
 
-__all__ = [
-    "Bsam",
-    "box",
-    "draws",
-    "exact_predictive",
-    "gaussian_predictive",
-    "prior_of",
-    "run_bsam",
-    "run_sam",
-    "sam_points",
-    "sam_residual",
-]
-
 Array = NDArray[np.float64]
 
 NUM_DATA = 60

@@ -33,8 +33,6 @@ from fenchel import Gaussian, bayes_objective, bayesian_learning_rule, exact_pos
 from fenchel.bayes.laplace import laplace
 from fenchel.problems import ClassificationProblem, separation_margin
 
-__all__ = ["METHODS", "PRIORS", "Plan", "cells", "chosen", "measured", "plan"]
-
 Array = NDArray[np.float64]
 
 PRIORS = (1.0, 0.1, 0.01)

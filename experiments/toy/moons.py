@@ -8,8 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import make_moons
 
-__all__ = ["Moons", "moons"]
-
 Array = NDArray[np.float64]
 
 

@@ -19,19 +19,6 @@ from torch.nn.functional import softplus
 
 from fenchel.optim import BSAM
 
-__all__ = [
-    "Bsam",
-    "Fit",
-    "ceiling_rows",
-    "elbo",
-    "logits",
-    "module_of",
-    "predict",
-    "run_bsam",
-    "sam_rows",
-    "start_rows",
-]
-
 Array = NDArray[np.float64]
 Rows = list[Tensor]
 

@@ -36,8 +36,6 @@ from experiments.toy.moons_rows import (
 from experiments.toy.moons_training import laplace_fit, laplace_integral
 from experiments.toy.nuts import Chains, run_chains
 
-__all__ = ["METHODS", "PLACES", "SEARCHED", "UNDAMPED", "WIDTHS", "WORSE", "Place", "Plan", "plan", "regions", "study"]
-
 Array = NDArray[np.float64]
 
 WIDTHS = (2, 10, 10, 1)

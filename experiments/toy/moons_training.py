@@ -20,8 +20,6 @@ from fenchel.optim import BSAM, SAM, functional_loss, split_batch
 from fenchel.predict import fit_laplace, predict_bma
 from fenchel.predict.laplace import LaplacePosterior
 
-__all__ = ["WIDTHS", "Settings", "average", "laplace_fit", "laplace_integral", "network", "train_bsam", "train_sam"]
-
 Array = NDArray[np.float64]
 WIDTHS = (2, 32, 32, 32, 32, 1)
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(100)

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Chains", "num_parameters", "run_chains", "summary"]
-
 Array = NDArray[np.float64]
 
 
