@@ -10,8 +10,6 @@ from fenchel.certificates import check
 from fenchel.console import leave_with
 from fenchel.errors import MissingDependencyError
 
-__all__ = ["main"]
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """One line a file. 0: every claim is proved; 1: one is not; 2: a file cannot be read, or flint is missing."""

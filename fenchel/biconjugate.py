@@ -27,8 +27,6 @@ from fenchel.moments.starting import known_start
 from fenchel.moments.white_loss import WhiteLoss
 from fenchel.results import BiconjugateResult
 
-__all__ = ["METHODS", "biconjugate"]
-
 Array = NDArray[np.float64]
 METHODS = ("cutting-plane", "sampled", "hull", "closed-form")
 MASTERS = ("highs", "cvxpy")

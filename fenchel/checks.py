@@ -12,16 +12,6 @@ from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
 from fenchel.losses.inputs import shown
 
-__all__ = [
-    "check_count",
-    "check_loss",
-    "check_problem",
-    "check_seconds",
-    "check_tolerance",
-    "check_unbounded",
-    "probe_points",
-]
-
 _LARGEST = float(np.finfo(float).max)
 
 

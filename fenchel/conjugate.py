@@ -16,8 +16,6 @@ from fenchel.losses.inputs import finite_array, finite_vector
 from fenchel.results import ConjugateResult
 from fenchel.search.maximize import maximize
 
-__all__ = ["conjugate", "second_block"]
-
 Array = NDArray[np.float64]
 
 

@@ -7,8 +7,6 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-__all__ = ["leave_with"]
-
 
 def leave_with(main: Callable[[], int]) -> NoReturn:
     """Exit with what ``main`` returns. A reader that has seen enough, such as `head`, is no failure."""

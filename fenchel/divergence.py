@@ -14,8 +14,6 @@ from scipy.linalg import solve_triangular
 
 from fenchel.losses.accurate import EPS
 
-__all__ = ["Factor", "Rounded", "dense", "kl_divergence", "log_normalizer", "times"]
-
 Array = NDArray[np.float64]
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 
-__all__ = ["CertificateError", "DomainError", "FenchelError", "MissingDependencyError", "SolverError", "need_torch"]
-
 
 class FenchelError(Exception):
     """Base class of every error that is not plain bad input."""

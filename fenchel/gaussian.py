@@ -14,8 +14,6 @@ from fenchel.errors import DomainError
 from fenchel.losses.inputs import finite_array, finite_vector
 from fenchel.results import Natural
 
-__all__ = ["STRUCTURES", "Expectation", "Gaussian", "Structure"]
-
 Array = NDArray[np.float64]
 Structure = Literal["full", "diagonal", "isotropic"]
 STRUCTURES: tuple[Structure, ...] = ("full", "diagonal", "isotropic")

@@ -13,17 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "BiconjugateResult",
-    "Bracket",
-    "ConjugateResult",
-    "Evidence",
-    "Natural",
-    "ObjectiveResult",
-    "SumOfBiconjugates",
-    "Verdict",
-]
-
 if TYPE_CHECKING:
     from fenchel.certificates.record import Certificate
 

@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 from fenchel.gaussian import Gaussian
 from fenchel.results import Natural
 
-__all__ = ["Anderson"]
-
 Array = NDArray[np.float64]
 
 

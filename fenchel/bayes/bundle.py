@@ -19,8 +19,6 @@ from fenchel.losses import Loss
 from fenchel.losses.accurate import EPS
 from fenchel.results import Natural
 
-__all__ = ["Bundle"]
-
 Array = NDArray[np.float64]
 
 

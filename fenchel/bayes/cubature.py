@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Nodes", "adaptive_nodes", "uniform_nodes"]
-
 Array = NDArray[np.float64]
 LogDensity = Callable[[Array], Array]
 Coarse = Callable[[Array], NDArray[np.bool_]]

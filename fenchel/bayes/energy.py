@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 from fenchel.gaussian import Gaussian
 from fenchel.losses import LinearPredictorLoss, Loss
 
-__all__ = ["Energy"]
-
 Array = NDArray[np.float64]
 
 # In one and in two dimensions. A well passed over by the 15 points a side of a rule in such a box changes the box's

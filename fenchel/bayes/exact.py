@@ -18,8 +18,6 @@ from fenchel.errors import DomainError
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
 
-__all__ = ["exact_posterior", "joint_log_density", "posterior_modes"]
-
 Array = NDArray[np.float64]
 # Prior mass beyond 12 standard deviations is below 1e-31.
 _PRIOR_REACH = 12.0

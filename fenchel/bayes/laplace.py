@@ -14,8 +14,6 @@ from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
 from fenchel.losses.inputs import finite_vector
 
-__all__ = ["laplace", "map_estimate"]
-
 Array = NDArray[np.float64]
 
 

@@ -7,8 +7,6 @@ from fenchel.checks import check_count, check_problem, check_tolerance
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
 
-__all__ = ["check_initial", "check_rule"]
-
 
 def check_rule(
     loss: Loss, prior: Gaussian, max_iterations: int, tol: float, parameter_tol: float, family: str, memory: int

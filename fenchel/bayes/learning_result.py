@@ -11,8 +11,6 @@ from fenchel.bayes.objectives import raise_block
 from fenchel.gaussian import STRUCTURES, Gaussian
 from fenchel.results import BiconjugateResult
 
-__all__ = ["LearningResult", "family_member", "parameter_distance"]
-
 Array = NDArray[np.float64]
 
 

@@ -27,8 +27,6 @@ from fenchel.losses import Loss
 from fenchel.losses.inputs import finite_number
 from fenchel.results import Natural
 
-__all__ = ["bayesian_learning_rule"]
-
 Array = NDArray[np.float64]
 Schedule = float | Callable[[int], float]
 _MOST_HALVINGS = 40

@@ -15,8 +15,6 @@ from fenchel.losses.links import SoftplusLink
 if TYPE_CHECKING:
     from fenchel.bayes.posterior import ExactPosterior
 
-__all__ = ["bridge_log_evidence", "nuts_posterior"]
-
 Array = NDArray[np.float64]
 
 

@@ -20,8 +20,6 @@ from fenchel.errors import DomainError
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
 
-__all__ = ["DEPTH", "Modes", "line_features", "relevant_modes"]
-
 Array = NDArray[np.float64]
 
 # Where the density is below exp(-DEPTH) of its maximum nothing is noticed.

@@ -22,14 +22,6 @@ from fenchel.losses.accurate import EPS
 from fenchel.losses.inputs import finite_array, finite_vector, positive_number
 from fenchel.results import BiconjugateResult, ConjugateResult, Natural, ObjectiveResult
 
-__all__ = [
-    "bayes_objective",
-    "normalizer",
-    "proximal_objective",
-    "relaxed_bayes_objective",
-    "relaxed_posterior",
-]
-
 Array = NDArray[np.float64]
 
 

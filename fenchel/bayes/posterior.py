@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from fenchel.gaussian import Gaussian
 
-__all__ = ["ExactPosterior"]
-
 Array = NDArray[np.float64]
 
 

@@ -28,8 +28,6 @@ from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
 from fenchel.results import Bracket, Evidence, Natural
 
-__all__ = ["LocalMinimum", "RelaxedResult", "minimize_relaxed", "relaxed_starts"]
-
 Array = NDArray[np.float64]
 
 

@@ -13,8 +13,6 @@ from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
 from fenchel.search.maximize import local_maximizers, maximize
 
-__all__ = ["Search", "certified_search", "local_search", "seconds_left", "sharpened"]
-
 Array = NDArray[np.float64]
 _SEARCH_SECONDS = 20.0
 

@@ -16,8 +16,6 @@ from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
 from fenchel.results import Natural
 
-__all__ = ["Statistics", "tangent_natural"]
-
 Array = NDArray[np.float64]
 
 

@@ -23,8 +23,6 @@ from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
 from fenchel.results import BiconjugateResult, Natural
 
-__all__ = ["SURROGATES", "Evaluation", "Surrogate", "make_surrogate"]
-
 
 @dataclass(frozen=True)
 class Evaluation:

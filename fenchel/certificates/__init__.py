@@ -49,7 +49,8 @@ def check(certificate: Certificate | dict[str, Any]) -> Checked:
 def of_biconjugate(loss: Any, mean: Array, cov: Array, result: Any) -> Certificate:
     """See `BiconjugateResult.certificate`."""
     _need_flint()
-    from fenchel.certificates.build import PRECISE, Limits, biconjugate_certificate
+    from fenchel.certificates.build import PRECISE, biconjugate_certificate
+    from fenchel.certificates.prove import Limits
 
     with PRECISE():
         return biconjugate_certificate(loss, result, mean, cov, Limits())
@@ -67,7 +68,8 @@ def of_relaxed_bayes(q: Any, prior: Any, result: Any) -> Certificate:
 def of_conjugate(loss: Any, lam1: Array, lam2: Array, prior: Any, result: Any) -> Certificate:
     """Of f*, or with a prior of f* - log Z' (Eq. 18)."""
     _need_flint()
-    from fenchel.certificates.build import PRECISE, Limits, conjugate_certificate
+    from fenchel.certificates.build import PRECISE, conjugate_certificate
+    from fenchel.certificates.prove import Limits
 
     with PRECISE():
         return conjugate_certificate(loss, result, lam1, lam2, prior, Limits())
@@ -76,7 +78,8 @@ def of_conjugate(loss: Any, lam1: Array, lam2: Array, prior: Any, result: Any) -
 def of_sam(loss: Any, theta: Array, rho: float, delta: float, result: Any) -> Certificate:
     """Of the SAM objective (Eq. 1)."""
     _need_flint()
-    from fenchel.certificates.build import PRECISE, Limits, sam_certificate
+    from fenchel.certificates.build import PRECISE, sam_certificate
+    from fenchel.certificates.prove import Limits
 
     with PRECISE():
         return sam_certificate(loss, result, theta, rho, delta, Limits())

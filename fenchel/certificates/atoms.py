@@ -19,8 +19,6 @@ from fenchel.moments.atoms import moment_error, repair_by_moving
 from fenchel.moments.moment_frame import MomentFrame
 from fenchel.results import BiconjugateResult
 
-__all__ = ["exact_atoms"]
-
 Array = NDArray[np.float64]
 Points = list[tuple[fmpq_mat, fmpq]]
 

@@ -20,8 +20,6 @@ from fenchel.checker.numbers import Refused
 from fenchel.errors import CertificateError
 from fenchel.losses.exact_text import hexes
 
-__all__ = ["Open", "Problem", "Tree", "grow"]
-
 Array = NDArray[np.float64]
 _SPREADS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 1e3, 1e4, 1e6)
 _NEAREST = 1

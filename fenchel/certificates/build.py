@@ -26,15 +26,6 @@ from fenchel.losses.exact_text import hexes
 from fenchel.moments.moment_frame import MomentFrame
 from fenchel.results import BiconjugateResult, ConjugateResult, ObjectiveResult
 
-__all__ = [
-    "PRECISE",
-    "Limits",
-    "biconjugate_certificate",
-    "conjugate_certificate",
-    "relaxed_bayes_certificate",
-    "sam_certificate",
-]
-
 Array = NDArray[np.float64]
 # The certificate's claim may be wider than the result's by this share of max(1, |value|).
 _ROUNDING = 1e-12

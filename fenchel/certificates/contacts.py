@@ -15,8 +15,6 @@ from fenchel.checker.numbers import exacts
 from fenchel.losses import Loss
 from fenchel.losses.exact_text import hexes
 
-__all__ = ["distinct", "find_contacts", "jump_slopes", "on_jumps"]
-
 Array = NDArray[np.float64]
 
 

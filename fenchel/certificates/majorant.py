@@ -18,8 +18,6 @@ from fenchel.moments.moment_frame import MomentFrame
 from fenchel.moments.white_loss import WhiteLoss
 from fenchel.results import BiconjugateResult
 
-__all__ = ["Majorant", "height", "majorant_of"]
-
 Array = NDArray[np.float64]
 
 

@@ -8,8 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-__all__ = ["floats", "pulls"]
-
 Array = NDArray[np.float64]
 
 

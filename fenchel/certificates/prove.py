@@ -18,8 +18,6 @@ from fenchel.errors import CertificateError
 from fenchel.losses import Loss
 from fenchel.losses.exact_text import hexes
 
-__all__ = ["Limits", "prove"]
-
 Array = NDArray[np.float64]
 _MOST_CONTACTS = 60
 

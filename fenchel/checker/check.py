@@ -12,8 +12,6 @@ from fenchel.checker.cover import nowhere_positive
 from fenchel.checker.loss import Excess, Loss, Quadratic
 from fenchel.checker.numbers import Refused, above, below, exact, exacts, identity, positive, symmetric
 
-__all__ = ["VERSION", "Checked", "check_record"]
-
 VERSION = 2
 _PRECISIONS = (128, 256)
 _MALFORMED = (ArithmeticError, LookupError, AttributeError, TypeError, ValueError, RecursionError)

@@ -9,8 +9,6 @@ from flint import arb, arb_mat
 from fenchel.checker.loss import Bound, Excess, anchor
 from fenchel.checker.numbers import Refused, ball, exacts, identity, inverse_form, positive
 
-__all__ = ["confined", "height", "middle", "nowhere_positive", "outside", "with_multipliers"]
-
 
 def nowhere_positive(excess: Excess, proof: Any, *, sphere: bool = False) -> int:
     """Check that l - Q <= 0 for all u, or with ``sphere`` for |u| <= 1; the number of boxes.

@@ -13,8 +13,6 @@ from flint import arb, arb_mat, arb_poly
 from fenchel.checker.functions import ONE_SIDED, SMOOTH, parabola_above, power, powers
 from fenchel.checker.numbers import Refused, ball
 
-__all__ = ["Places", "opened", "sized", "terms_above"]
-
 Place = Sequence[arb]
 Places = Sequence[Place]
 Above = tuple[arb, ...]

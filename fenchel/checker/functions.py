@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 from flint import arb
 
-__all__ = ["ONE_SIDED", "SMOOTH", "Smooth", "parabola_above", "power", "powers"]
-
 
 class Smooth(NamedTuple):
     """z -> enclosures of f(z), f'(z) and f''(z), of f'' in `ONE_SIDED` the upper end alone; wide balls are allowed."""

@@ -11,8 +11,6 @@ from flint import arb, arb_mat, fmpq, fmpq_mat
 from fenchel.checker.expressions import sized, terms_above
 from fenchel.checker.numbers import Refused, ball, exact, exacts, symmetric
 
-__all__ = ["Bound", "Excess", "Loss", "Quadratic", "anchor"]
-
 Bound = tuple[arb, arb_mat, arb_mat]
 """(v, s, K): v + s.d + d^T K d / 2 on a box, d = u - center."""
 OnBox = Callable[[arb_mat, arb_mat], Bound]

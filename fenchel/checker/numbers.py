@@ -7,8 +7,6 @@ from typing import Any
 
 from flint import arb, arb_mat, fmpq, fmpq_mat
 
-__all__ = ["Refused", "above", "ball", "below", "exact", "exacts", "identity", "inverse_form", "positive", "symmetric"]
-
 
 class Refused(Exception):
     """The certificate does not prove its claim, or cannot be read; the text says where."""

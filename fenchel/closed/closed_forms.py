@@ -20,8 +20,6 @@ from fenchel.losses import LinearPredictorLoss, Loss, Terms
 from fenchel.losses.accurate import accurate_predictors
 from fenchel.results import Natural
 
-__all__ = ["ClosedForm", "closed_form_biconjugate", "covariance_atoms", "merged", "onto_jump", "without_constants"]
-
 Array = NDArray[np.float64]
 ClosedForm = tuple[float, Natural, Array | None, Array | None, float]
 

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from fenchel.losses.accurate import accurate_predictors
 from fenchel.results import Natural
 
-__all__ = ["STRUCTURES", "check_structure", "majorant_natural", "projected_variance", "uncertainty", "worst_direction"]
-
 Array = NDArray[np.float64]
 STRUCTURES = ("full", "diagonal", "isotropic")
 

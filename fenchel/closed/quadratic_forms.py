@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 from fenchel.losses.accurate import EPS
 from fenchel.results import Natural
 
-__all__ = ["expectation_rounding", "quadratic_biconjugate", "worst_covariance"]
-
 Array = NDArray[np.float64]
 
 

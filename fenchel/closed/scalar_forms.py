@@ -16,8 +16,6 @@ from fenchel.losses.bounded_links import IndicatorLink
 from fenchel.losses.links import Link
 from fenchel.losses.more_links import SquaredReLULink
 
-__all__ = ["ScalarForm", "Uncertainty", "scalar_form"]
-
 Array = NDArray[np.float64]
 Uncertainty = tuple[Array, Array]
 _EPS = float(np.finfo(float).eps)

@@ -17,8 +17,6 @@ from fenchel.losses import Loss
 from fenchel.losses.accurate import EPS, TINY, accurate_predictors
 from fenchel.results import Natural, SumOfBiconjugates
 
-__all__ = ["sum_of_biconjugates"]
-
 Array = NDArray[np.float64]
 # Entries of the design matrix handled at a time: temporaries stay small for any number of data.
 _CHUNK_ENTRIES = 4_000_000

@@ -19,8 +19,6 @@ from fenchel.expectation.quadrature import REACH, Estimate, Integrand, PanelRule
 from fenchel.gaussian import Gaussian
 from fenchel.losses import LinearPredictorLoss, Loss
 
-__all__ = ["ExpectedLoss", "expected_loss", "expected_loss_gradient", "expected_loss_result"]
-
 Array = NDArray[np.float64]
 _CHUNK_ENTRIES = 2_000_000
 _TOL = 1e-11

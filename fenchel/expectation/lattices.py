@@ -12,8 +12,6 @@ from scipy.stats import qmc
 
 from fenchel.expectation.quadrature import _BATCH, REACH, Estimate
 
-__all__ = ["adaptive_boxes", "scrambled_sobol", "trapezoid"]
-
 Array = NDArray[np.float64]
 Integrand = Callable[[Array], Array]
 

@@ -15,8 +15,6 @@ from fenchel.losses.bounded_links import BumpLink, IndicatorLink
 from fenchel.losses.links import AbsLink, HuberLink, Link, ReLULink, SoftplusLink
 from fenchel.losses.more_links import SquaredReLULink
 
-__all__ = ["LinkMoments", "link_moments"]
-
 Array = NDArray[np.float64]
 # (value, slope, curvature, error): arrays (n,); error bounds what is wrong with value, slope and curvature alike.
 LinkMoments = tuple[Array, Array, Array, Array]

@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Estimate", "PanelRule", "gauss_legendre_panels", "hidden", "scan"]
-
 Array = NDArray[np.float64]
 Integrand = Callable[[Array], Array]
 # The Gaussian mass beyond is 1e-20, and still 1e-15 of it after multiplication by x^4.

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from fenchel.optim.stepping import ClosureOptimizer
 
-__all__ = ["ClosureTrainerMixin"]
-
 
 class ClosureTrainerMixin:
     """Put before `Trainer`: ``class MyTrainer(ClosureTrainerMixin, transformers.Trainer)``.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["EPS", "TINY", "accurate_predictors"]
-
 Array = NDArray[np.float64]
 EPS = float(np.finfo(float).eps)
 # More than underflow takes from a product or from an exponential.

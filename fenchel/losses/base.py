@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from fenchel.losses.builtin import Quadratic
     from fenchel.losses.linear_predictor import LinearPredictorLoss
 
-__all__ = ["Loss"]
-
 Array = NDArray[np.float64]
 
 

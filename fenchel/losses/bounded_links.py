@@ -7,8 +7,6 @@ from numpy.typing import NDArray
 
 from fenchel.losses.links import _ON_KINK, Link, Tangent
 
-__all__ = ["BumpLink", "IndicatorLink"]
-
 Array = NDArray[np.float64]
 
 

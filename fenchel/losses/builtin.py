@@ -13,19 +13,6 @@ from fenchel.losses.linear_predictor import LinearPredictorLoss, Terms
 from fenchel.losses.links import AbsLink, HuberLink, Link, ReLULink, SoftplusLink
 from fenchel.losses.more_links import Function, SquareConcaveLink, SquaredReLULink
 
-__all__ = [
-    "Absolute",
-    "Huber",
-    "Indicator",
-    "LogisticRegression",
-    "Quadratic",
-    "ReLU",
-    "Softplus",
-    "SquareConcave",
-    "SquaredReLU",
-    "ThreeWells",
-]
-
 Array = NDArray[np.float64]
 
 

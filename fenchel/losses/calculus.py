@@ -16,8 +16,6 @@ from scipy.special import expit
 
 from fenchel.losses.intervals import Interval
 
-__all__ = ["Node", "hessian_ranges", "jets"]
-
 Array = NDArray[np.float64]
 Node = list[Any]
 Values = Any  # (n,), or a number for all points

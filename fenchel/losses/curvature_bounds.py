@@ -9,8 +9,6 @@ import numpy as np
 
 from fenchel.losses.calculus import OUTER
 
-__all__ = ["curvature_bound"]
-
 Node = list[Any]
 Range = tuple[float, float]
 

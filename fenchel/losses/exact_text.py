@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["hexes"]
-
 
 def hexes(value: Any) -> Any:
     """Numbers (floats, Fractions, arrays, nested lists of them) as strings that read back exactly."""

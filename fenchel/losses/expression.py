@@ -18,8 +18,6 @@ from fenchel.losses.exact_text import hexes
 from fenchel.losses.formula import ZERO, read, simplified
 from fenchel.losses.user import UserLoss
 
-__all__ = ["ExpressionLoss", "from_expression"]
-
 Array = NDArray[np.float64]
 # Where logarithms and roots are traded for a parabola in the majorizer that confines the search.
 _SPREAD = 64.0

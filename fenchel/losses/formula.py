@@ -8,9 +8,6 @@ import numpy as np
 
 from fenchel.losses.calculus import Node, jets
 
-__all__ = ["ZERO", "read", "simplified"]
-
-
 ONE, ZERO = ["const", (1.0).hex()], ["const", (0.0).hex()]
 _FUNCTIONS = ("exp", "log", "sqrt", "tanh", "sin", "cos", "atan", "softplus")
 _CONSTANTS = {"pi": np.pi, "E": np.e}

@@ -10,8 +10,6 @@ from flint import arb, arb_mat
 from fenchel.checker.expressions import opened
 from fenchel.checker.numbers import Refused, above, ball
 
-__all__ = ["float_quadratic", "over", "value_range"]
-
 _INFINITE = arb.pos_inf()
 Jet = tuple[arb, arb_mat, arb_mat]
 """Of a quadratic in u: value, gradient (n, 1) and Hessian (n, n) at u = 0."""

@@ -7,17 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "finite_array",
-    "finite_number",
-    "finite_points",
-    "finite_vector",
-    "nonnegative_number",
-    "positive_number",
-    "shown",
-    "symmetric_matrix",
-]
-
 Array = NDArray[np.float64]
 
 

@@ -9,8 +9,6 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 from scipy.special import expit
 
-__all__ = ["Interval"]
-
 Array = NDArray[np.float64]
 # More than the functions below are rounded by.
 _OUTWARD = 1e-14

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from fenchel.losses.base import Loss
 
-__all__ = ["JumpPlanes"]
-
 Array = NDArray[np.float64]
 # Relative: more than what rounding does to a predictor.
 _BEYOND = 4e-15

@@ -16,8 +16,6 @@ from fenchel.losses.exact_text import hexes
 from fenchel.losses.inputs import finite_array, finite_number, finite_vector, symmetric_matrix
 from fenchel.losses.links import Link
 
-__all__ = ["LinearPredictorLoss", "Terms"]
-
 Array = NDArray[np.float64]
 # Below this many numbers the outer products of all rows are formed at once.
 _SMALL = 200_000

@@ -13,8 +13,6 @@ from scipy.special import expit
 
 from fenchel.losses.inputs import positive_number
 
-__all__ = ["AbsLink", "HuberLink", "Link", "ReLULink", "SoftplusLink"]
-
 Array = NDArray[np.float64]
 Tangent = tuple[Array, Array]
 # A divided difference over a shorter step than this is mostly rounding: the curvature's supremum replaces it.

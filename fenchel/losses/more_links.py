@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from fenchel.losses.links import Link, Tangent
 
-__all__ = ["SquareConcaveLink", "SquaredReLULink"]
-
 Array = NDArray[np.float64]
 Function = Callable[[Array], Array]
 _PROBES = np.concatenate([[0.0], np.logspace(-6, 6, 97)])

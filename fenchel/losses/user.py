@@ -12,8 +12,6 @@ from fenchel.losses.base import Loss
 from fenchel.losses.builtin import Quadratic
 from fenchel.losses.inputs import finite_array, finite_number
 
-__all__ = ["UserLoss", "from_function"]
-
 Array = NDArray[np.float64]
 # Declared bounds are compared with the callables at random points at these distances from the origin.
 _PROBE_RADII = (0.1, 1.0, 3.0, 10.0, 100.0)

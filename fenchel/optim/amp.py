@@ -20,8 +20,6 @@ from torch import Tensor
 from fenchel.optim.noise import work_dtype
 from fenchel.optim.shards import Shards
 
-__all__ = ["LossScale", "enabled", "true_gradient"]
-
 
 def enabled(scaler: Any) -> Any:
     """The scaler, or None for one that does nothing."""

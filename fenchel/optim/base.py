@@ -13,8 +13,6 @@ from fenchel.optim.hyperparameters import check_group, check_group_names, check_
 from fenchel.optim.noise import work_dtype
 from fenchel.optim.shards import Shards
 
-__all__ = ["BaseOptimizer"]
-
 
 class BaseOptimizer(torch.optim.Optimizer):
     """Base class.

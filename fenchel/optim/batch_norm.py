@@ -15,8 +15,6 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.swa_utils import update_bn
 
-__all__ = ["BatchNormPolicy", "check_policy", "frozen_statistics", "pass_statistics", "reestimate_statistics"]
-
 BatchNormPolicy = Literal["both", "first", "second", "none", "official"]
 """Both passes of every sub-batch; the first or the second pass only; none; or, as the authors' code does it, both
 passes of the first sub-batch only."""

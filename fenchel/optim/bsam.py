@@ -17,8 +17,6 @@ from fenchel.optim.kernels.choice import moves_of
 from fenchel.optim.shards import local
 from fenchel.optim.two_pass import TwoPassOptimizer
 
-__all__ = ["BSAM"]
-
 SMALL_LR = 5e-3
 
 

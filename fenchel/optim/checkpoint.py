@@ -13,8 +13,6 @@ from torch import Tensor
 
 from fenchel.errors import MissingDependencyError
 
-__all__ = ["load_checkpoint", "save_checkpoint"]
-
 
 def save_checkpoint(path: str | os.PathLike[str], **parts: Any) -> None:
     """Write state dictionaries (and torch's global generator) to one file, atomically.

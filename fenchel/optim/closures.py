@@ -22,8 +22,6 @@ from fenchel.optim.cuda_graph import capturing
 from fenchel.optim.distributed import called_within
 from fenchel.optim.shards import local
 
-__all__ = ["Closure", "ClosureError", "SettingsWarning", "Watch", "as_closures", "mean_loss"]
-
 Closure = Callable[[], Any]
 
 LARGE_LOSS = 25.0

@@ -19,8 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["GraphedStep", "capturing"]
-
 COUNTS = ("step", "draws")
 """Entries of a group that are no hyperparameters: they count steps and posterior samples."""
 

@@ -17,8 +17,6 @@ from fenchel.optim.hyperparameters import leading_group
 from fenchel.optim.noise import NoiseSource, new_seed, normal_parts, work_dtype
 from fenchel.optim.posterior import DiagonalPosterior, Marginal, mean_of
 
-__all__ = ["DiagonalOptimizer"]
-
 
 class DiagonalOptimizer(DiagonalPosterior, BaseOptimizer):
     """Base class: q = N(omega, 1/(N precision)), whose state lies in ``state[p]`` in float32 at least.

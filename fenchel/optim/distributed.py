@@ -22,8 +22,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = ["broadcast_module", "called_within", "process_group", "processes", "same_on_all", "sum_across_ranks"]
-
 
 def process_group(distributed: Any) -> Any | None:
     """The process group meant by ``distributed``: False is none, True the default one, else a group itself.

@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["check_group", "check_group_names", "check_params", "leading_group", "settings_of", "trainable"]
-
 SYNONYMS = {"learning_rate": "lr", "wd": "weight_decay", "dataset_size": "num_data", "ess": "num_data"}
 """What other libraries call a hyperparameter."""
 NON_NEGATIVE = {"lr", "rho", "weight_decay", "damping", "h_init", "eps"}

@@ -13,8 +13,6 @@ from fenchel.optim.hyperparameters import settings_of
 from fenchel.optim.shards import local
 from fenchel.optim.stepping import ClosureOptimizer
 
-__all__ = ["IVON"]
-
 
 class IVON(ClosureOptimizer, DiagonalOptimizer):
     """q = N(m, sigma^2), sigma^2 = 1/(lambda (h + delta)), lambda = num_data (Algorithm 1 of Shen et al., 2024).

@@ -15,8 +15,6 @@ from torch import Tensor
 from fenchel.optim.cuda_graph import capturing
 from fenchel.optim.shards import Shards
 
-__all__ = ["NoiseSource", "new_seed", "normal_parts", "work_dtype"]
-
 
 def work_dtype(param: Tensor) -> torch.dtype:
     """The precision in which a parameter's mean, s and momentum are kept: its own, float32 for 16-bit weights."""

@@ -13,8 +13,6 @@ from torch import Tensor
 from fenchel.optim.noise import normal_parts
 from fenchel.optim.shards import Shards, local
 
-__all__ = ["DiagonalPosterior", "Marginal", "check_steppable", "held", "mean_of"]
-
 _AWAY: dict[int, Tensor] = {}
 """By their identity, what parameters will hold again when the outermost `held` ends."""
 

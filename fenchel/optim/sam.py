@@ -15,8 +15,6 @@ from fenchel.optim.shards import local
 from fenchel.optim.stepping import ClosureOptimizer
 from fenchel.optim.two_pass import TwoPassOptimizer
 
-__all__ = ["SAM", "UncorrectedAdam"]
-
 OWN = ("rho", "adaptive", "max_grad_norm")
 FACTORED = ("Adafactor",)
 """Bases of torch whose state has other shapes than the parameters."""

@@ -36,8 +36,6 @@ from fenchel.optim.noise import work_dtype
 from fenchel.optim.posterior import check_steppable
 from fenchel.optim.shards import local
 
-__all__ = ["ClosureOptimizer"]
-
 
 class ClosureOptimizer(BaseOptimizer):
     """Base class: order of the moves, closures, exception safety, sums over sub-batches and processes.

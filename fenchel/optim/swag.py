@@ -16,8 +16,6 @@ from fenchel.optim.noise import NoiseSource, new_seed, normal_parts, work_dtype
 from fenchel.optim.posterior import check_steppable, held
 from fenchel.optim.shards import Shards, local
 
-__all__ = ["SWAG"]
-
 
 class SWAG:
     """Moments of the iterates, collected once an epoch or so while another optimizer runs.

@@ -17,8 +17,6 @@ from fenchel.optim.closures import Closure
 from fenchel.optim.stepping import ClosureOptimizer
 from fenchel.optim.vectorized import as_rows
 
-__all__ = ["TwoPassOptimizer"]
-
 
 class TwoPassOptimizer(ClosureOptimizer):
     """Base class of methods that take a second gradient, at a point that depends on the first.

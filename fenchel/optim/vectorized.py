@@ -13,8 +13,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.func import functional_call
 
-__all__ = ["as_rows", "functional_loss", "split_batch"]
-
 
 def functional_loss(
     module: nn.Module, criterion: Callable[..., Tensor], params: Sequence[Tensor]

@@ -15,8 +15,6 @@ from fenchel.optim.hyperparameters import settings_of
 from fenchel.optim.posterior import check_steppable
 from fenchel.optim.vectorized import functional_loss, split_batch
 
-__all__ = ["VOGN", "per_example_loss"]
-
 
 def per_example_loss(
     module: nn.Module, criterion: Callable[..., Tensor], params: Sequence[Tensor]

@@ -22,8 +22,6 @@ from fenchel.predict.batches import labels_of, logits_of, split
 from fenchel.predict.gaussian import DiagonalGaussian
 from fenchel.predict.laplace import ClassLogits, LaplacePosterior
 
-__all__ = ["evaluate_bma", "predict_bma"]
-
 Samples = int | Literal["mean"]
 
 

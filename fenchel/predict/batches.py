@@ -11,8 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-__all__ = ["Inputs", "labels_of", "logits_of", "split"]
-
 LABELS = ("labels", "label")
 
 

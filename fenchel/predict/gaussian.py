@@ -14,8 +14,6 @@ from fenchel.optim.noise import work_dtype
 from fenchel.optim.posterior import DiagonalPosterior, Marginal, held
 from fenchel.optim.shards import Shards
 
-__all__ = ["DiagonalGaussian", "split_like"]
-
 
 class DiagonalGaussian(DiagonalPosterior):
     """N(mean, diag(variance)) over parameters.

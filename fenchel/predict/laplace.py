@@ -23,8 +23,6 @@ from fenchel.optim.posterior import held
 from fenchel.predict.batches import logits_of
 from fenchel.predict.gaussian import split_like
 
-__all__ = ["ClassLogits", "LaplacePosterior", "fit_laplace"]
-
 
 class ClassLogits(nn.Module):
     """A network's outputs as one logit for each class (fixed zero logits appended), as laplace-torch expects them."""

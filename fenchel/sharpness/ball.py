@@ -21,8 +21,6 @@ from fenchel.search.maximize import past_jumps
 from fenchel.sharpness.ball_ascent import climb, domain_of, model_of, spread_starts, trust_region
 from fenchel.sharpness.ball_branching import Branching
 
-__all__ = ["BallMaximum", "ball_maximum"]
-
 Array = NDArray[np.float64]
 
 

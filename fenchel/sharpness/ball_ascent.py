@@ -10,8 +10,6 @@ from fenchel.losses import Loss
 from fenchel.search.ascent import distinct
 from fenchel.search.bounds import LinearModel, UserModel
 
-__all__ = ["Model", "climb", "domain_of", "model_of", "spread_starts", "trust_region"]
-
 Array = NDArray[np.float64]
 
 

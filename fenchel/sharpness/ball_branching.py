@@ -10,8 +10,6 @@ from fenchel.search.bounds import LinearModel
 from fenchel.search.box_quadratic import box_maximum
 from fenchel.sharpness.ball_ascent import Model, climb
 
-__all__ = ["Branching"]
-
 Array = NDArray[np.float64]
 
 

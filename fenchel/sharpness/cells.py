@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 
 from fenchel.losses import Loss
 
-__all__ = ["Cells", "cover", "lower_bound"]
-
 Array = NDArray[np.float64]
 _MOST_CELLS = 500_000
 _SPENT = 200_000

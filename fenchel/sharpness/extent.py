@@ -7,8 +7,6 @@ from numpy.typing import NDArray
 
 from fenchel.losses import Loss
 
-__all__ = ["confining_box"]
-
 Array = NDArray[np.float64]
 
 

@@ -14,8 +14,6 @@ from scipy.optimize import brentq
 
 from fenchel.losses import Loss
 
-__all__ = ["LineProfile", "isolate_roots"]
-
 Array = NDArray[np.float64]
 _MAX_CELLS = 4_000
 

@@ -17,8 +17,6 @@ from fenchel.sharpness.line import LineProfile
 from fenchel.sharpness.line_branching import OuterMinimum, branch
 from fenchel.sharpness.proximal import proximal_sup
 
-__all__ = ["minimize_proximal_line", "minimize_sam_line"]
-
 Array = NDArray[np.float64]
 Values = Callable[[Array], Array]
 _MAX_CELLS = 100_000

@@ -17,8 +17,6 @@ from scipy.optimize import minimize, nnls
 
 from fenchel.losses import Loss
 
-__all__ = ["Branches", "Descent", "branch_derivatives", "descend", "descents"]
-
 Array = NDArray[np.float64]
 
 

@@ -12,8 +12,6 @@ from fenchel.sharpness.minimax import branch_derivatives
 from fenchel.sharpness.proximal import proximal_sup
 from fenchel.sharpness.stationary import StationaryPair
 
-__all__ = ["PairKind", "classify"]
-
 
 @dataclass(frozen=True)
 class PairKind:

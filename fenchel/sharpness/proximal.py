@@ -9,8 +9,6 @@ from fenchel.losses import Loss
 from fenchel.losses.accurate import EPS
 from fenchel.search.maximize import SearchResult, maximize
 
-__all__ = ["proximal_sup"]
-
 Array = NDArray[np.float64]
 
 

@@ -29,8 +29,6 @@ from fenchel.sharpness.minimax import Branches, branch_derivatives, descents
 from fenchel.sharpness.proximal import proximal_sup
 from fenchel.sharpness.sam import gathered, minorant_bound, spread_starts
 
-__all__ = ["closing_on_line", "minimize_proximal", "prior_precision"]
-
 Array = NDArray[np.float64]
 
 

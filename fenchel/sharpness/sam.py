@@ -23,8 +23,6 @@ from fenchel.sharpness.line_branching import OuterMinimum
 from fenchel.sharpness.line_minimum import minimize_sam_line
 from fenchel.sharpness.minimax import Branches, Descent, branch_derivatives, descend, descents
 
-__all__ = ["minimize_sam", "sam_branches", "sam_objective"]
-
 Array = NDArray[np.float64]
 # Boxes in the inner search above P = 3, where it is only asked for a valid upper bound.
 _BOXES_HIGH = 2_000

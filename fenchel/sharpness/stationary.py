@@ -22,8 +22,6 @@ from fenchel.losses import Loss
 from fenchel.sharpness.line import isolate_roots
 from fenchel.sharpness.relaxed_mean import prior_precision
 
-__all__ = ["StationaryPair", "relaxed_pairs", "residual", "sam_pairs"]
-
 Array = NDArray[np.float64]
 
 

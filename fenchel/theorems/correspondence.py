@@ -10,8 +10,6 @@ import numpy as np
 from fenchel.losses import Loss
 from fenchel.sharpness.stationary import StationaryPair, relaxed_pairs, residual, sam_pairs
 
-__all__ = ["pairs_correspond"]
-
 
 def pairs_correspond(loss: Loss, rho: float, delta: float, *, max_seconds: float = np.inf) -> dict[str, Any]:
     """Claim B3: SAM pairs are relaxed pairs at sigma^2 = rho/|grad|, and relaxed pairs are SAM pairs at rho = |eps|.

@@ -11,8 +11,6 @@ from fenchel.losses import Loss
 from fenchel.sharpness.ball import BallMaximum
 from fenchel.sharpness.proximal import proximal_sup
 
-__all__ = ["Duality", "duality"]
-
 Array = NDArray[np.float64]
 
 

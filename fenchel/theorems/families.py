@@ -21,8 +21,6 @@ from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
 from fenchel.losses.inputs import finite_number, positive_number
 
-__all__ = ["Bernoulli", "BothSides", "FixedCovarianceGaussian", "Gamma"]
-
 Array = NDArray[np.float64]
 Scalar = Callable[[Array], Array]
 

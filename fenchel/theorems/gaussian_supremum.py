@@ -19,8 +19,6 @@ from fenchel.expectation.expected_loss import expected_loss_result
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
 
-__all__ = ["GaussianSupremum", "supremum_over_gaussians"]
-
 Array = NDArray[np.float64]
 # Relative accuracy of the expected losses on the way; the values that are reported have the default one.
 _ROUGH = 1e-8

@@ -15,8 +15,6 @@ from fenchel.sharpness.line_branching import OuterMinimum
 from fenchel.sharpness.pair_kinds import classify
 from fenchel.sharpness.stationary import StationaryPair
 
-__all__ = ["imbalance", "maps_globally", "maps_locally"]
-
 Array = NDArray[np.float64]
 
 

@@ -16,8 +16,6 @@ from fenchel.losses.inputs import finite_array, finite_vector
 from fenchel.results import Verdict
 from fenchel.theorems.gaussian_supremum import supremum_over_gaussians
 
-__all__ = ["random_naturals", "verify_theorem1"]
-
 Array = NDArray[np.float64]
 
 

@@ -29,8 +29,6 @@ from fenchel.theorems.correspondence import pairs_correspond
 from fenchel.theorems.duality import duality
 from fenchel.theorems.proximal_map import imbalance, maps_globally, maps_locally
 
-__all__ = ["verify_theorem2"]
-
 Array = NDArray[np.float64]
 
 

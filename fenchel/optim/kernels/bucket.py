@@ -11,8 +11,6 @@ from torch import Tensor
 from fenchel.optim.amp import LossScale
 from fenchel.optim.shards import Shards, local
 
-__all__ = ["Bucket"]
-
 
 class Bucket:
     """The parameters of one group on one device and of one precision; all lists are aligned with ``params``.

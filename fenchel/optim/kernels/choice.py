@@ -13,8 +13,6 @@ from fenchel.optim.kernels.bucket import Bucket
 if TYPE_CHECKING:
     from fenchel.optim.kernels.fused import TritonKernels
 
-__all__ = ["moves_of", "reason_against"]
-
 
 def reason_against(bucket: Bucket, *, own_noise: bool) -> str | None:
     """Why the fused kernels cannot move a bucket, or None."""

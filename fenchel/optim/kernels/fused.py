@@ -17,8 +17,6 @@ from fenchel.optim.kernels import triton_moves as moves
 from fenchel.optim.kernels.bucket import Bucket
 from fenchel.optim.shards import local
 
-__all__ = ["TritonKernels"]
-
 KINDS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 PADDING = 64
 """Numbers to which the pieces of shared memory are padded, so that each begins at a multiple of 16 bytes."""

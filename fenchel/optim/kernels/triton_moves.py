@@ -14,8 +14,6 @@ import triton
 import triton.language as tl
 from triton.language import constexpr
 
-__all__ = ["BLOCK", "COLUMNS", "adversarial_point", "noisy_point", "update"]
-
 BLOCK = constexpr(2048)
 COLUMNS = constexpr(12)
 
