@@ -50,7 +50,7 @@ def _mlp() -> nn.Module:
 NETWORKS: dict[str, Callable[[], nn.Module]] = {"LeNet-5": _lenet, "MLP 784-500-300": _mlp}
 
 
-def _make(name: str, params: Any, m: int) -> Any:
+def _make(name: str, params: Any) -> Any:
     """The optimizer behind a contender's name; None for the bare passes."""
     bsam: dict[str, Any] = {"num_data": 60000, "rho": 0.01, "weight_decay": 1e-4}
     adam: dict[str, Any] = {"lr": 1e-3, "weight_decay": 1e-4}
@@ -88,13 +88,13 @@ def names(m: int) -> tuple[str, ...]:
     return (*ALWAYS, *ONCE)
 
 
-def contender(name: str, network: nn.Module, m: int, device: str = "cpu") -> Call:
+def contender(name: str, network: nn.Module, m: int) -> Call:
     """A call that makes one step of the contender on a network of its own."""
     torch.manual_seed(0)
-    net = copy.deepcopy(network).to(device)
-    x, y = torch.randn(BATCH, 1, 28, 28, device=device), torch.randint(0, 10, (BATCH,), device=device)
+    net = copy.deepcopy(network)
+    x, y = torch.randn(BATCH, 1, 28, 28), torch.randint(0, 10, (BATCH,))
     criterion = nn.CrossEntropyLoss()
-    opt = _make(name, net.parameters(), m)
+    opt = _make(name, net.parameters())
 
     def closure_of(a: Tensor, b: Tensor) -> Call:
         def closure() -> Tensor:
@@ -122,9 +122,9 @@ def contender(name: str, network: nn.Module, m: int, device: str = "cpu") -> Cal
     return lambda: opt.step(parts)
 
 
-def contenders(network: nn.Module, m: int, device: str = "cpu") -> dict[str, Call]:
+def contenders(network: nn.Module, m: int) -> dict[str, Call]:
     """Every contender's step, by name."""
-    return {name: contender(name, network, m, device) for name in names(m)}
+    return {name: contender(name, network, m) for name in names(m)}
 
 
 def optimizer_only(network: nn.Module, rounds: int, clock: Callable[[], float]) -> list[float]:
@@ -165,7 +165,7 @@ def _measure_memory(name: str, network: str, m: int) -> None:
 
 
 def main() -> None:
-    """Print the ratios, optimizer-only time and peak memory; on a CUDA device too if there is one."""
+    """Print the ratios, optimizer-only time and peak memory."""
     torch.set_num_threads(2)
     for network, make in NETWORKS.items():
         rounds = 15 if network == "LeNet-5" else 40

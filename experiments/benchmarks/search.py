@@ -1,4 +1,4 @@
-"""The certified global maximization behind f* and f**: boxes and time by dimension, data, tolerance; sums by size."""
+"""The certified global maximization behind f* and f**: boxes and time by dimension, data, tolerance."""
 
 from __future__ import annotations
 
@@ -39,15 +39,6 @@ def main() -> None:
         width = found.gap / max(1.0, abs(found.lower))
         proved = "" if found.certified else "  (bracket only)"
         print(f"{dim:>3} {n:>6} {tol:>9.0e} {width:>9.1e} {found.boxes:>8} {seconds:>8.4f}  {ratio:.1f} x{proved}")
-    print("\nsum of biconjugates (the per-datum relaxation), one evaluation with its gradient")
-    print(f"{'P':>5} {'n':>8} {'structure':>10} {'seconds':>8}")
-    for n, dim in ((10_000, 10), (100_000, 10), (10_000, 300)):
-        for structure in ("full", "diagonal", "isotropic"):
-            rng = np.random.default_rng(0)
-            loss = losses.LogisticRegression(rng.normal(size=(n, dim)), rng.integers(0, 2, size=n))
-            q = fenchel.Gaussian(np.zeros(dim), 0.1 * np.eye(dim))
-            seconds, _ = _least(fenchel.sum_of_biconjugates, loss, q, structure)
-            print(f"{dim:>5} {n:>8} {structure:>10} {seconds:>8.4f}")
 
 
 def problem(n: int, dim: int) -> tuple[losses.LogisticRegression, Array, Array]:
