@@ -13,7 +13,7 @@ All in float64 and from probabilities. With confidence c = max_k p_k and correct
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from fenchel.errors import need_torch
@@ -54,10 +54,6 @@ class Metrics:
     ece: float
     auroc: float
     count: int
-
-    def as_dict(self) -> dict[str, float]:
-        """By name."""
-        return asdict(self)
 
 
 def minimal_to_logits(outputs: Tensor) -> Tensor:

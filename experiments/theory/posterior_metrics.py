@@ -83,24 +83,6 @@ def predictive_exact(inputs: Array, posterior: ExactPosterior, block: int = 50) 
     return np.concatenate([probability(inputs[k : k + block]) for k in range(0, len(inputs), block)])
 
 
-def log_score(probability: Array, labels: Array) -> float:
-    """Mean negative log likelihood of labels (n,) in {-1, +1}."""
-    return float(-np.mean(np.log(np.clip(np.where(labels > 0, probability, 1.0 - probability), 1e-300, 1.0))))
-
-
-def calibration_error(probability: Array, labels: Array, bins: int = 20) -> float:
-    """Expected calibration error of the predicted class over equal bins of confidence in [0, 1]."""
-    confidence = np.maximum(probability, 1.0 - probability)
-    correct = (probability >= 0.5) == (labels > 0)
-    index = np.minimum((confidence * bins).astype(int), bins - 1)
-    total = 0.0
-    for k in range(bins):
-        mine = index == k
-        if mine.any():
-            total += mine.mean() * abs(float(correct[mine].mean() - confidence[mine].mean()))
-    return float(total)
-
-
 def bernoulli_kl(truth: Array, other: Array) -> float:
     """Mean KL between predicted class distributions, truth (n,) against other (n,)."""
     other = np.clip(other, 1e-300, 1.0 - 1e-16)
@@ -108,14 +90,17 @@ def bernoulli_kl(truth: Array, other: Array) -> float:
     return float(np.mean(np.maximum(value, 0.0)))
 
 
-def predictive_scores(inputs: Array, labels: Array, probability: Array, exact: Array) -> dict[str, Any]:
-    """NLL, ECE on held-out points, and the distance of the predictive from the exact one."""
+def predictive_scores(labels: Array, probability: Array, exact: Array) -> dict[str, Any]:
+    """NLL, ECE (20 bins) of labels (n,) in {-1, +1}, and the distance of the predictive from the exact one."""
+    from fenchel.metrics import evaluate
+
+    scores = evaluate(probability, labels > 0)
     return {
-        "nll": log_score(probability, labels),
-        "ece": calibration_error(probability, labels),
+        "nll": scores.nll,
+        "ece": scores.ece,
         "mean_abs_from_exact": float(np.mean(np.abs(probability - exact))),
         "max_abs_from_exact": float(np.max(np.abs(probability - exact))),
         "kl_from_exact": bernoulli_kl(exact, probability),
         "mean_confidence": float(np.mean(np.maximum(probability, 1.0 - probability))),
-        "accuracy": float(np.mean((probability >= 0.5) == (labels > 0))),
+        "accuracy": scores.accuracy,
     }

@@ -94,14 +94,14 @@ def _compute(case: Case, seed: int) -> dict[str, Any]:
         "posterior_cov": posterior.cov,
         **_diagnostics(posterior),
     }
-    for name, value in predictive_scores(problem.test_inputs, problem.test_labels, truth, truth).items():
+    for name, value in predictive_scores(problem.test_labels, truth, truth).items():
         out[f"exact/{name}"] = value
     for name, (q, extra) in _approximations(case, problem, prior, seed).items():
         out[f"{name}/mean"], out[f"{name}/cov"] = q.mean, q.cov
         out.update({f"{name}/{k}": v for k, v in extra.items()})
         out.update({f"{name}/{k}": v for k, v in distances(loss, posterior, prior, q).items()})
         probability = predictive(problem.test_inputs, q)
-        scores = predictive_scores(problem.test_inputs, problem.test_labels, probability, truth)
+        scores = predictive_scores(problem.test_labels, probability, truth)
         out.update({f"{name}/{k}": v for k, v in scores.items()})
         limit = 200_000 if problem.dim <= 3 else 1
         found = biconjugate(loss, q, tol=1e-9, max_seconds=10.0, max_boxes=limit)
