@@ -38,12 +38,10 @@ class ClassificationProblem:
     ``test_inputs`` (n', P) and ``test_labels`` (n',) are held out.
     """
 
-    name: str
     inputs: Array
     labels: Array
     test_inputs: Array
     test_labels: Array
-    description: str
 
     @property
     def loss(self) -> LogisticRegression:
@@ -63,8 +61,7 @@ def murphy_logistic_regression() -> LogisticRegression:
     for one point, (-1.55, 5.65) of class 1, so the likelihood has a maximum, near (3.87, 0.94); with a bias they would
     be separable.
     """
-    problem = murphy()
-    return problem.loss
+    return murphy().loss
 
 
 def murphy(num_test: int = 2000) -> ClassificationProblem:
@@ -73,14 +70,7 @@ def murphy(num_test: int = 2000) -> ClassificationProblem:
     Raises:
         ValueError: ``num_test`` is odd or negative.
     """
-    if num_test < 0 or num_test % 2:
-        raise ValueError(f"num_test must be even and not negative, got {num_test}.")
-    # The legacy generator is part of the data's definition: it reproduces the published points.
-    inputs, labels = _murphy_points(np.random.RandomState(0), 30)
-    test_inputs, test_labels = _murphy_points(np.random.RandomState(1), num_test // 2)
-    return ClassificationProblem(
-        "murphy", inputs, labels, test_inputs, test_labels, "two Gaussian classes in the plane, no bias"
-    )
+    return _murphy(0, 1, num_test)
 
 
 def murphy_draw(seed: int, *, num_test: int = 2000) -> ClassificationProblem:
@@ -91,12 +81,15 @@ def murphy_draw(seed: int, *, num_test: int = 2000) -> ClassificationProblem:
     Raises:
         ValueError: ``num_test`` is odd or negative.
     """
+    return _murphy(seed, 1_000_000 + seed, num_test)
+
+
+def _murphy(seed: int, test_seed: int, num_test: int) -> ClassificationProblem:
     if num_test < 0 or num_test % 2:
         raise ValueError(f"num_test must be even and not negative, got {num_test}.")
+    # The legacy generator is part of the data's definition: it reproduces the published points.
     inputs, labels = _murphy_points(np.random.RandomState(seed), 30)
-    test_inputs, test_labels = _murphy_points(np.random.RandomState(1_000_000 + seed), num_test // 2)
-    text = f"two Gaussian classes in the plane, no bias, draw {seed}"
-    return ClassificationProblem(f"murphy-{seed}", inputs, labels, test_inputs, test_labels, text)
+    return ClassificationProblem(inputs, labels, *_murphy_points(np.random.RandomState(test_seed), num_test // 2))
 
 
 def separation_margin(inputs: Array, labels: Array) -> float:
@@ -160,14 +153,7 @@ def two_moons(
     def lift(x: Array) -> Array:
         return np.asarray(np.sqrt(2.0) * np.cos(x @ frequencies + phases))
 
-    return ClassificationProblem(
-        "two_moons",
-        lift(points),
-        labels,
-        lift(test_points),
-        test_labels,
-        f"two moons (noise {noise}) on {features} random Fourier features",
-    )
+    return ClassificationProblem(lift(points), labels, lift(test_points), test_labels)
 
 
 def breast_cancer(features: int = 10, *, seed: int = 0) -> ClassificationProblem:
@@ -182,8 +168,7 @@ def breast_cancer(features: int = 10, *, seed: int = 0) -> ClassificationProblem
     if not 1 <= features <= 30:
         raise ValueError(f"features must be between 1 and 30, got {features}.")
     raw = _sklearn_data("load_breast_cancer")
-    description = f"Wisconsin breast cancer, first {features} measurements and a bias"
-    return _split("breast_cancer", raw[0][:, :features], 2.0 * raw[1] - 1.0, seed, description)
+    return _split(raw[0][:, :features], 2.0 * raw[1] - 1.0, seed)
 
 
 def iris(*, seed: int = 0) -> ClassificationProblem:
@@ -195,7 +180,7 @@ def iris(*, seed: int = 0) -> ClassificationProblem:
     inputs, target = _sklearn_data("load_iris")
     keep = target > 0
     labels = np.where(target[keep] == 2, 1.0, -1.0)
-    return _split("iris", inputs[keep], labels, seed, "iris versicolor against virginica, four measurements and a bias")
+    return _split(inputs[keep], labels, seed)
 
 
 def _sklearn_data(loader: str) -> tuple[Array, Array]:
@@ -209,10 +194,10 @@ def _sklearn_data(loader: str) -> tuple[Array, Array]:
     return np.asarray(inputs, dtype=float), np.asarray(target, dtype=float)
 
 
-def _split(name: str, inputs: Array, labels: Array, seed: int, description: str) -> ClassificationProblem:
+def _split(inputs: Array, labels: Array, seed: int) -> ClassificationProblem:
     order = np.random.default_rng(seed).permutation(labels.size)
     cut = round(0.7 * labels.size)
     train, test = order[:cut], order[cut:]
     center, spread = inputs[train].mean(axis=0), inputs[train].std(axis=0)
     standard = np.column_stack([(inputs - center) / spread, np.ones(labels.size)])
-    return ClassificationProblem(name, standard[train], labels[train], standard[test], labels[test], description)
+    return ClassificationProblem(standard[train], labels[train], standard[test], labels[test])
