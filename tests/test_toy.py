@@ -12,7 +12,6 @@ from torch.nn.utils import parameters_to_vector
 from experiments.toy import fig3, fig6
 from experiments.toy.confidence import doubt_ratio, interval, measure, parts
 from experiments.toy.logistic import (
-    Bsam,
     box,
     draws,
     exact_predictive,
@@ -24,8 +23,7 @@ from experiments.toy.logistic import (
     sam_residual,
 )
 from experiments.toy.moons import Moons, moons
-from experiments.toy.moons_rows import Bsam as RowBsam
-from experiments.toy.moons_rows import ceiling_rows, elbo, logits, module_of, predict, sam_rows, start_rows
+from experiments.toy.moons_rows import Bsam, ceiling_rows, elbo, logits, module_of, predict, sam_rows, start_rows
 from experiments.toy.moons_rows import run_bsam as run_bsam_rows
 from experiments.toy.moons_study import WIDTHS
 from experiments.toy.moons_training import Settings, average, laplace_fit, laplace_integral, train_bsam
@@ -107,7 +105,7 @@ def test_the_shipped_sam_ends_at_the_stationary_points(precision: float) -> None
 
 def test_bsam_side_by_side() -> None:
     problems = [murphy_draw(1), murphy_draw(2)]
-    means, variances, moved = run_bsam(problems, 1.0, [Bsam(rho=0.0), Bsam(rho=0.5)], 2, 600, 0)
+    means, variances, moved = run_bsam(problems, 1.0, [Bsam(0.0, 0.1), Bsam(0.5, 0.1)], 2, 600, 0)
     assert means.shape == variances.shape == (2, 2, 2, 2)
     assert moved.shape == (2, 2)
     for index, each in enumerate(problems):
@@ -212,7 +210,7 @@ def test_bsam_and_sam_in_rows_are_the_shipped_optimizers() -> None:
     moved = [p.view_as(t).requires_grad_() for p, t in zip(flat.split([t.numel() for t in theta]), theta, strict=True)]
     residual = gradient(moved) + 0.5 * torch.cat([t.detach().flatten() for t in theta])
     assert residual.norm() < 0.02 * g.norm()
-    settings = [RowBsam(0.0, 0.1), RowBsam(0.1, 0.1, sqrt_num_data=True)]
+    settings = [Bsam(0.0, 0.1), Bsam(0.1, 0.1, sqrt_num_data=True)]
     fits = run_bsam_rows(sam, inputs, signs, 0.5, settings, 300, 0, parts=4)
     assert len(fits) == 2
     assert all(fit.moved.shape == (2,) for fit in fits)
@@ -226,8 +224,7 @@ def test_s_forgets_its_start() -> None:
     inputs, signs = rows_of(data, 1)
     start = sam_rows(start_rows((2, 3, 1), [0]), inputs, signs, 0.5, 0.0, 500)
     ends = [
-        run_bsam_rows(start, inputs, signs, 0.5, [RowBsam(0.05, 0.0)], 1500, 0, parts=4, s_init=s)[0]
-        for s in (0.1, 30.0)
+        run_bsam_rows(start, inputs, signs, 0.5, [Bsam(0.05, 0.0)], 1500, 0, parts=4, s_init=s)[0] for s in (0.1, 30.0)
     ]
     logs = [torch.cat([v.log().flatten() for v in fit.variance]).mean() for fit in ends]
     assert abs(float(logs[0] - logs[1])) < 0.1

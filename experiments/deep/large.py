@@ -10,7 +10,7 @@ from typing import Any
 from experiments.deep import best, plans, spaces, summary
 from experiments.deep.config import METHODS, Config
 from experiments.deep.rows import Row
-from experiments.deep.summary import NAMES, Label
+from experiments.deep.summary import NAMES
 from experiments.registry import Claim, Context, InputError, Outcome, Stopped
 from fenchel.metrics import correct_published_nll
 
@@ -130,10 +130,7 @@ def outcome(
             remark = str(reason)
     finished = plans.rows_of(replace(context, scale="full"), full)
 
-    def label(row: Row) -> Label:
-        return summary.task(row), NAMES[row["settings"]["method"]]
-
-    groups = summary.gather(finished, label)
+    groups = summary.gather(finished, summary.task_and_method)
     cells = summary.table(groups, ["Task", "Method"], mark=False)
     for config in wanted:
         place = (summary.task_name(config.model, config.dataset), NAMES[config.method])
@@ -159,7 +156,7 @@ def outcome(
             ],
         },
         numbers={"table": cells, "published": {"rows": list(published)}},
-        claims=(_claim(groups, summary.gather(finished, label, lambda row: row["metrics"]["mean"]), state, command),),
+        claims=(_claim(groups, summary.gather(finished, summary.task_and_method, summary.at_mean), state, command),),
     )
 
 

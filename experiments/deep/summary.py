@@ -47,6 +47,17 @@ def task_name(model: str, dataset: str) -> str:
     return TASKS.get((model, dataset), f"{model} / {dataset}")
 
 
+def task_and_method(row: Row) -> Label:
+    """The labels of a table of methods."""
+    return task(row), NAMES[row["settings"]["method"]]
+
+
+def at_mean(row: Row) -> Mapping[str, float]:
+    """The metrics at the mean, without an average over samples."""
+    metrics: Mapping[str, float] = row["metrics"]["mean"]
+    return metrics
+
+
 def gather(
     rows: Iterable[Row],
     label: Callable[[Row], Label],

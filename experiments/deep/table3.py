@@ -22,7 +22,7 @@ def run(context: Context) -> Outcome:
         return summary.task(row), WITH if row["settings"]["noise"] else WITHOUT
 
     groups = summary.gather(rows, label)
-    at_mean = summary.gather(rows, label, lambda row: row["metrics"]["mean"])
+    at_mean = summary.gather(rows, label, summary.at_mean)
     return Outcome(
         settings={**summary.provenance(rows), "deviations": deviations.small(context)},
         numbers={"table": summary.table(groups, ["Task", "Method"])},

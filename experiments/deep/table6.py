@@ -6,8 +6,6 @@ from typing import Any
 
 from experiments.deep import best, deviations, plans, spaces, summary
 from experiments.deep.config import METHODS
-from experiments.deep.rows import Row
-from experiments.deep.summary import NAMES, Label
 from experiments.registry import Context, Outcome
 
 
@@ -18,12 +16,8 @@ def run(context: Context) -> Outcome:
     known = {model: METHODS if quick else [m for m in METHODS if m in plans.found(model)] for model in tasks}
     configs = [plans.tuned(model, method, context) for model in tasks for method in known[model]]
     rows = plans.execute(context, plans.seeded(configs, context, plans.SEEDS))
-
-    def label(row: Row) -> Label:
-        return summary.task(row), NAMES[row["settings"]["method"]]
-
-    groups = summary.gather(rows, label)
-    at_mean = summary.gather(rows, label, lambda row: row["metrics"]["mean"])
+    groups = summary.gather(rows, summary.task_and_method)
+    at_mean = summary.gather(rows, summary.task_and_method, summary.at_mean)
     missing = [f"{model}: no search yet, python -m experiments run search_{model}" for model in plans.SMALL]
     settings: dict[str, dict[str, Any]] = {}
     for config in configs:

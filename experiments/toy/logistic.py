@@ -7,9 +7,7 @@ from the nodes of its two-dimensional quadrature.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,6 +17,7 @@ from scipy.special import expit
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from experiments.toy.moons_rows import Bsam, cosine
 from fenchel import Gaussian
 from fenchel.bayes.laplace import map_estimate
 from fenchel.bayes.posterior import ExactPosterior
@@ -31,15 +30,6 @@ Array = NDArray[np.float64]
 NUM_DATA = 60
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(60)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
-
-
-@dataclass(frozen=True)
-class Bsam:
-    """Settings of bSAM that are varied; the prior precision delta0 enters as weight decay delta0/N."""
-
-    rho: float = 0.05
-    damping: float = 0.1
-    sqrt_num_data: bool = False
 
 
 def draws(count: int, *, separable: bool) -> list[tuple[int, ClassificationProblem]]:
@@ -123,7 +113,7 @@ def run_sam(problem: ClassificationProblem, prior_precision: float, rho: float, 
         loss.backward()
         return loss
 
-    for rate in _cosine(0.2, steps):
+    for rate in cosine(0.2, steps):
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step(closure)
     return weight.detach().numpy().copy()
@@ -171,7 +161,7 @@ def run_bsam(
 
     tail = max(1, steps // 10)
     kept = torch.zeros((2, len(settings), *start.shape), dtype=torch.float64)
-    for step, rate in enumerate(_cosine(0.1, steps)):
+    for step, rate in enumerate(cosine(0.1, steps)):
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step(closure)
@@ -179,8 +169,3 @@ def run_bsam(
             kept[int(step >= steps - tail)] += torch.stack(optimizer.posterior_variance()) / tail
     moved = (kept[1].log().mean(2) - kept[0].log().mean(2)).abs().amax(-1)
     return torch.stack([p.detach() for p in params]).numpy(), kept[1].numpy(), moved.numpy()
-
-
-def _cosine(rate: float, steps: int) -> Iterator[float]:
-    for step in range(steps):
-        yield rate * 0.5 * (1.0 + math.cos(math.pi * step / steps))

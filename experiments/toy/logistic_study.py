@@ -19,7 +19,6 @@ from experiments.registry import Context, piece
 from experiments.theory.posterior_metrics import bernoulli_kl
 from experiments.toy.confidence import doubt_ratio
 from experiments.toy.logistic import (
-    Bsam,
     box,
     draws,
     exact_predictive,
@@ -29,6 +28,7 @@ from experiments.toy.logistic import (
     run_sam,
     sam_points,
 )
+from experiments.toy.moons_rows import Bsam
 from fenchel import Gaussian, bayes_objective, bayesian_learning_rule, exact_posterior, minimize_relaxed
 from fenchel.bayes.laplace import laplace
 from fenchel.problems import ClassificationProblem, separation_margin

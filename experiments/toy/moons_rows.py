@@ -25,7 +25,7 @@ Rows = list[Tensor]
 
 @dataclass(frozen=True)
 class Bsam:
-    """A setting of bSAM; ``sqrt_num_data`` is the s-update as App. E.3 derives it."""
+    """A setting of bSAM, with the prior as weight decay delta0/N; ``sqrt_num_data``: the s-update of App. E.3."""
 
     rho: float
     damping: float
