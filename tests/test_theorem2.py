@@ -20,7 +20,7 @@ from fenchel.losses import (
 )
 from fenchel.losses.bounded_links import BumpLink
 from fenchel.sharpness.ball import ball_maximum
-from fenchel.sharpness.pair_kinds import classify
+from fenchel.sharpness.minimax import branch_derivatives
 from fenchel.sharpness.proximal import proximal_sup
 from fenchel.sharpness.relaxed_mean import minimize_proximal, prior_precision
 from fenchel.sharpness.stationary import StationaryPair, relaxed_pairs, residual, sam_pairs
@@ -223,17 +223,21 @@ def test_a_planar_kink_does_not() -> None:
     assert m["distance"] > 1e-4
 
 
-def test_classification_agrees_with_the_value_functions() -> None:
+def test_the_bend_of_a_pairs_branch_agrees_with_the_value_functions() -> None:
     loss, rho, delta = ThreeWells(), 0.05, 0.3
-    kinds = [(pair, classify(loss, pair)) for pair in sam_pairs(loss, rho, delta)[0]]
-    assert len(kinds) == 5
-    for pair, kind in kinds:
-        if not kind.sam_inner_global:
+    pairs = sam_pairs(loss, rho, delta)[0]
+    assert len(pairs) == 5
+    for pair in pairs:
+        if float(loss(pair.worst)) < ball_maximum(loss, pair.theta, rho).lower - 1e-8:
             continue
+        eps, nu = pair.eps[None, :], np.array([pair.nu])
+        bend = branch_derivatives(loss, pair.worst[None, :], eps, nu, np.array([False]))[1][0, 0, 0]
         here = sam_objective(loss, pair.theta, rho, delta).value
         near = [sam_objective(loss, pair.theta + t, rho, delta).value for t in (-1e-3, 1e-3)]
-        assert (min(near) > here) == kind.sam_outer_local
-    assert any(kind.relaxed_inner_global is False for _, kind in kinds)
+        assert (min(near) > here) == (bend + delta > 0.0)
+    heights = [float(loss(pair.worst)) - 0.5 * pair.nu * rho**2 for pair in pairs]
+    tops = [proximal_sup(loss, pair.theta, pair.sigma).lower for pair in pairs]
+    assert any(top > height + 1e-8 for top, height in zip(tops, heights, strict=True))
 
 
 def test_hypothesis_finds_where_the_minimizer_is_not_recovered() -> None:

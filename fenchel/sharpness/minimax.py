@@ -179,11 +179,17 @@ def _balance(branches: Branches, theta: Array, delta: float) -> tuple[Array, flo
     band = 1e-7 * (1.0 + abs(float(branches.values.max())))
     near = np.flatnonzero(branches.values >= branches.values.max() - band)
     slopes = (branches.slopes[near] + delta * theta).T
-    heavy = 1e4 * (1.0 + float(np.abs(slopes).max()))
-    raw, _ = nnls(np.vstack([slopes, np.full((1, near.size), heavy)]), np.append(np.zeros(theta.size), heavy))
     weights = np.zeros(branches.values.size)
-    weights[near] = raw / raw.sum()
+    weights[near] = convex_weights(slopes)
     return weights, float(np.linalg.norm(slopes @ weights[near]))
+
+
+def convex_weights(vectors: Array) -> Array:
+    """The convex combination (K,) of the columns of ``vectors`` (P, K) whose length is least."""
+    heavy = 1e4 * (1.0 + float(np.abs(vectors).max()))
+    dim, count = vectors.shape
+    raw, _ = nnls(np.vstack([vectors, np.full((1, count), heavy)]), np.append(np.zeros(dim), heavy))
+    return np.asarray(raw / raw.sum())
 
 
 def branch_derivatives(loss: Loss, points: Array, eps: Array, nu: Array, free: Array) -> tuple[Array, Array]:

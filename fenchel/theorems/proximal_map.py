@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 from fenchel.losses import Loss
 from fenchel.search.maximize import SearchResult
 from fenchel.sharpness.line_branching import OuterMinimum
-from fenchel.sharpness.pair_kinds import classify
-from fenchel.sharpness.stationary import StationaryPair
+from fenchel.sharpness.minimax import branch_derivatives, convex_weights
 
 Array = NDArray[np.float64]
 
@@ -47,9 +44,7 @@ def imbalance(found: SearchResult, nu: float, pull: Array) -> float:
     slopes = (nu * tied + pull).T
     if slopes.size == 0 or not np.isfinite(slopes).all():
         return np.nan  # the proximal problem is unbounded here: nothing is known of its maximizers
-    heavy = 1e4 * (1.0 + float(np.abs(slopes).max()))
-    weights, _ = nnls(np.vstack([slopes, np.full((1, len(tied)), heavy)]), np.append(np.zeros(pull.size), heavy))
-    size = float(np.linalg.norm(slopes @ (weights / weights.sum())))
+    size = float(np.linalg.norm(slopes @ convex_weights(slopes)))
     return size / (1.0 + float(np.linalg.norm(slopes, axis=0).max()))
 
 
@@ -64,7 +59,7 @@ def maps_locally(
     if not inner:
         slope = measured["nu"] * worst + delta * theta
         return False if np.isnan(slope).any() or float(np.linalg.norm(slope)) > 1e-6 else None
-    pair = StationaryPair(theta, measured["eps"], measured["nu"], delta)
-    kind = classify(loss, pair)
-    measured["pair_kind"] = asdict(kind)
-    return kind.relaxed_outer_local
+    # A local minimizer along the pair's branch of the inner maximum is one where the branch is bent enough.
+    eps, nu = measured["eps"][None, :], np.array([measured["nu"]])
+    bend = branch_derivatives(loss, theta + eps, eps, nu, np.array([True]))[1][0]
+    return bool(np.linalg.eigvalsh(bend + delta * np.eye(loss.dim))[0] > 0.0)
