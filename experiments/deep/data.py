@@ -55,12 +55,6 @@ class DataSet:
     test_labels: Tensor
     classes: int
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(channels, height, width)."""
-        _, channels, height, width = self.train_images.shape
-        return channels, height, width
-
 
 @dataclass(frozen=True)
 class Split:

@@ -16,8 +16,6 @@ from fenchel import Gaussian, conjugate, verify_theorem1
 from fenchel import losses as L
 from fenchel.theorems.theorem1 import random_naturals
 
-_CLAIMS = ("A1", "A2", "A3", "A4", "A5", "A6", "A7")
-
 
 def run(context: Context) -> Outcome:
     """Every part is a finished piece, so that an interrupted run resumes."""

@@ -25,10 +25,6 @@ class OuterMinimum:
     band: float
     message: str = ""
 
-    @property
-    def gap(self) -> float:
-        return self.upper - self.lower
-
 
 def branch(
     lo: float,

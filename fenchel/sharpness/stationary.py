@@ -66,9 +66,6 @@ def residual(loss: Loss, pair: StationaryPair) -> float:
 
 def sam_pairs(loss: Loss, rho: float, delta: float) -> tuple[list[StationaryPair], bool]:
     """All SAM pairs for P = 1 (the second answer: whether that is proved); those met from many starts for P >= 2."""
-    if delta == 0.0:
-        # grad l = -delta theta = 0 contradicts nu > 0.
-        return [], True
     radius, proved = _radius(loss, rho, delta)
     if loss.dim == 1:
         points, complete = [], proved
@@ -105,7 +102,7 @@ def relaxed_pairs(loss: Loss, sigma: float, delta: float) -> tuple[list[Stationa
     Only pairs with eps != 0 are listed: those are the ones that map to a SAM problem.
     """
     delta0 = prior_precision(sigma, delta)
-    if delta == 0.0 or np.isinf(delta0):
+    if np.isinf(delta0):
         return [], True
     radius, proved = _radius(loss, 0.0, delta0)
     if loss.dim == 1:
@@ -141,8 +138,6 @@ def _line_roots(loss: Loss, shift: float, delta: float, radius: float) -> tuple[
 
 def _radius(loss: Loss, rho: float, delta: float) -> tuple[float, bool]:
     """No pair has a worst point or a theta beyond this distance: there the slope of the quadratic part wins."""
-    if loss.bounds is not None:
-        return float(np.linalg.norm(np.maximum(np.abs(loss.bounds[0]), np.abs(loss.bounds[1])))) + rho, True
     linear = loss.in_predictors()
     if linear is not None:
         steep = float(np.linalg.norm(linear.b))

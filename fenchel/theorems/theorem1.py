@@ -144,13 +144,12 @@ def random_naturals(loss: Loss, structure: str, count: int, seed: int) -> list[t
 
 
 def _growth_matrix(loss: Loss) -> Array:
-    """H of a quadratic that majorizes the loss up to linear terms; 0 for a bounded domain."""
+    """H of a quadratic that majorizes the loss up to linear terms; 0 where none is known."""
     linear = loss.in_predictors()
     if linear is not None:
         return np.asarray(linear.H)
-    if loss.bounds is None:
-        if loss.majorizer is not None:
-            return np.asarray(loss.majorizer.H)
-        if np.isfinite(loss.curvature):
-            return loss.curvature * np.eye(loss.dim)
+    if loss.majorizer is not None:
+        return np.asarray(loss.majorizer.H)
+    if np.isfinite(loss.curvature):
+        return loss.curvature * np.eye(loss.dim)
     return np.zeros((loss.dim, loss.dim))
