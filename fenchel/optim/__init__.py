@@ -9,7 +9,6 @@ need_torch("fenchel.optim")
 
 from fenchel.optim.batch_norm import frozen_statistics, reestimate_statistics
 from fenchel.optim.bsam import BSAM
-from fenchel.optim.checkpoint import load_checkpoint, save_checkpoint
 from fenchel.optim.closures import ClosureError, SettingsWarning
 from fenchel.optim.cuda_graph import GraphedStep
 from fenchel.optim.distributed import broadcast_module
@@ -32,9 +31,7 @@ __all__ = [
     "broadcast_module",
     "frozen_statistics",
     "functional_loss",
-    "load_checkpoint",
     "per_example_loss",
     "reestimate_statistics",
-    "save_checkpoint",
     "split_batch",
 ]

@@ -5,11 +5,19 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from fenchel.optim import BSAM, load_checkpoint, save_checkpoint
+from fenchel.optim import BSAM
+
+
+def save(path: Path, value: Any) -> None:
+    """A whole file, or the one before it."""
+    temporary = path.with_suffix(".tmp")
+    torch.save(value, temporary)
+    temporary.replace(path)
 
 
 def main(folder: Path, steps: int) -> None:
@@ -18,9 +26,10 @@ def main(folder: Path, steps: int) -> None:
     x, y = torch.randn(64, 4), torch.randint(0, 3, (64,))
     opt = BSAM(net.parameters(), 0.1, num_data=64, rho=0.05)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(opt, steps)
-    path, first = folder / "checkpoint.safetensors", 0
+    path, first = folder / "checkpoint.pt", 0
     if path.exists():
-        saved = load_checkpoint(path)
+        saved = torch.load(path, weights_only=True)
+        torch.set_rng_state(saved["generator"])
         net.load_state_dict(saved["net"])
         opt.load_state_dict(saved["opt"])
         schedule.load_state_dict(saved["schedule"])
@@ -39,8 +48,9 @@ def main(folder: Path, steps: int) -> None:
 
         opt.step([lambda part=part: closure(part) for part in rows])
         schedule.step()
-        save_checkpoint(path, net=net.state_dict(), opt=opt.state_dict(), schedule=schedule.state_dict(), step=step)
-    save_checkpoint(folder / "weights.safetensors", weights=nn.utils.parameters_to_vector(net.parameters()))
+        parts = {"net": net.state_dict(), "opt": opt.state_dict(), "schedule": schedule.state_dict(), "step": step}
+        save(path, {**parts, "generator": torch.get_rng_state()})
+    save(folder / "weights.pt", nn.utils.parameters_to_vector(net.parameters()).detach())
 
 
 if __name__ == "__main__":

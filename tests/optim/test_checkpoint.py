@@ -1,4 +1,4 @@
-"""Saving and continuing bit for bit, through torch.save, safetensors and a killed process."""
+"""Saving and continuing bit for bit, through torch.save and a killed process."""
 
 from __future__ import annotations
 
@@ -20,17 +20,7 @@ import torch
 from optim_cases import SETTINGS, closures_for, data, flat, network
 from torch import Tensor, nn
 
-from fenchel.optim import (
-    BSAM,
-    IVON,
-    SAM,
-    SWAG,
-    VOGN,
-    UncorrectedAdam,
-    load_checkpoint,
-    per_example_loss,
-    save_checkpoint,
-)
+from fenchel.optim import BSAM, IVON, SAM, SWAG, VOGN, UncorrectedAdam, per_example_loss
 from fenchel.optim.cuda_graph import _snapshot
 
 SCRIPT = Path(__file__).parent / "killed_training.py"
@@ -76,26 +66,16 @@ def through_torch(saved: Any) -> Any:
     return torch.load(buffer, weights_only=True)
 
 
-def through_safetensors(saved: Any, path: Path) -> Any:
-    save_checkpoint(path, **saved)
-    return load_checkpoint(path)
-
-
-@pytest.mark.parametrize("how", ["memory", "torch", "safetensors"])
+@pytest.mark.parametrize("how", ["memory", "torch"])
 @pytest.mark.parametrize("make", MAKERS)
-def test_continues_bit_for_bit(make: Any, how: str, tmp_path: Path) -> None:
+def test_continues_bit_for_bit(make: Any, how: str) -> None:
     torch.manual_seed(5)
     net = network()
     opt = make(net)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(opt, 8)
     advance(net, opt, schedule, 3)
     saved = {"net": net.state_dict(), "opt": opt.state_dict(), "schedule": schedule.state_dict()}
-    if how == "memory":
-        saved = copy.deepcopy(saved)
-    elif how == "torch":
-        saved = through_torch(saved)
-    else:
-        saved = through_safetensors(saved, tmp_path / "checkpoint.safetensors")
+    saved = copy.deepcopy(saved) if how == "memory" else through_torch(saved)
     advance(net, opt, schedule, 4)
 
     torch.manual_seed(6)
@@ -208,37 +188,19 @@ def test_the_warm_up_steps_of_a_graph_are_undone(make: Any, before: int) -> None
     assert [g.get("step") for g in state_after["param_groups"]] == [g.get("step") for g in state["param_groups"]]
 
 
-def test_swag_continues(tmp_path: Path) -> None:
+def test_swag_continues() -> None:
     p = nn.Parameter(torch.zeros(3))
     swag = SWAG([p], max_rank=2, seed=1)
     for i in range(4):
         p.data = torch.tensor([1.0, 2.0, 3.0]) * i
         swag.collect()
-    save_checkpoint(tmp_path / "swag.safetensors", swag=swag.state_dict())
     again = SWAG([p], max_rank=2, seed=2)
-    again.load_state_dict(load_checkpoint(tmp_path / "swag.safetensors")["swag"])
+    again.load_state_dict(through_torch(swag.state_dict()))
     samples = []
     for s in (swag, again):
         with s.sampled_params():
             samples.append(p.detach().clone())
     assert torch.equal(*samples)
-
-
-def test_checkpoint_files_restore_the_global_generator_and_refuse_strangers(tmp_path: Path) -> None:
-    path = tmp_path / "a.safetensors"
-    save_checkpoint(path, epoch=3, betas=(0.9, 0.999), nested={1: [None, True, "x"]}, empty=[])
-    expected = torch.rand(3)
-    assert load_checkpoint(path) == {"epoch": 3, "betas": (0.9, 0.999), "nested": {1: [None, True, "x"]}, "empty": []}
-    assert torch.equal(torch.rand(3), expected)
-    with pytest.raises(TypeError, match="/parts/bad"):
-        save_checkpoint(path, bad=object())
-    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
-    from safetensors.torch import save_file
-
-    for write in (lambda: save_file({"x": torch.zeros(1)}, path), lambda: torch.save({"x": 1}, path)):
-        write()
-        with pytest.raises(ValueError, match="was not written by save_checkpoint"):
-            load_checkpoint(path)
 
 
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
@@ -258,10 +220,10 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
     time.sleep(random.SystemRandom().uniform(0, 0.1))
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    assert not (tmp_path / "killed" / "weights.safetensors").exists()
+    assert not (tmp_path / "killed" / "weights.pt").exists()
     assert start(tmp_path / "killed").wait() == 0
     assert whole.wait() == 0
-    ends: list[Tensor] = [load_checkpoint(tmp_path / n / "weights.safetensors")["weights"] for n in ("whole", "killed")]
+    ends: list[Tensor] = [torch.load(tmp_path / n / "weights.pt", weights_only=True) for n in ("whole", "killed")]
     assert torch.equal(*ends)
     steps = [int(line) for line in log.read_text().splitlines()]
     assert steps.count(0) == 1  # the second start went on, it did not begin anew
