@@ -28,19 +28,13 @@ from experiments.registry import InputError
 SAVE_SECONDS = 60.0
 
 
-class Splits:
-    """The data of the runs on a device, each read once."""
+def split_of(config: Config, directory: Path | None, device: torch.device) -> Split:
+    """The split that ``config`` trains on, read once for all runs on a device.
 
-    def __init__(self, directory: Path | None, device: torch.device) -> None:
-        self._directory, self.device = directory, device
-
-    def of(self, config: Config) -> Split:
-        """The split that ``config`` trains on.
-
-        Raises:
-            InputError: the data are missing or corrupted.
-        """
-        return _split(config.dataset, self._directory, config.select, config.limit, self.device)
+    Raises:
+        InputError: the data are missing or corrupted.
+    """
+    return _split(config.dataset, directory, config.select, config.limit, device)
 
 
 @lru_cache(maxsize=4)
@@ -57,7 +51,7 @@ def at_once(config: Config, device: torch.device) -> int:
 
 def train_all(
     configs: Sequence[Config],
-    splits: Splits,
+    data: Path | None,
     device: torch.device,
     finish: Callable[[Row], None],
     *,
@@ -87,7 +81,7 @@ def train_all(
                 config = waiting.popleft()
                 path = None if checkpoints is None else checkpoints / f"{config.key()}.pt"
                 try:
-                    active.append(Training(config, splits.of(config), checkpoint=path))
+                    active.append(Training(config, split_of(config, data, device), checkpoint=path))
                 except InputError:
                     raise
                 except Exception as error:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from experiments.deep import data as data_sets
 from experiments.deep.config import Config
-from experiments.deep.queue import Splits, device_name, train_all
+from experiments.deep.queue import device_name, split_of, train_all
 from experiments.deep.rows import Row, RowStore
 from experiments.deep.training import Training, allow_precision
 from experiments.registry import Stopped
@@ -84,10 +84,9 @@ def _run_here(
             bar.update()
 
     with _one_thread(device):
-        splits = Splits(data, device)
         return train_all(
             configs,
-            splits,
+            data,
             device,
             rows.put,
             checkpoints=rows.directory,
@@ -160,12 +159,12 @@ def estimate(configs: Sequence[Config], rows: RowStore, data: Path | None, *, de
         if row["device"] == device_name(place):
             config = Config.from_settings(row["settings"])
             finished.setdefault(_kind(config), []).append(row["seconds"] / config.epochs)
-    lines, total, splits = [], 0.0, Splits(data, place)
+    lines, total = [], 0.0
     for kind, members in kinds.items():
         if kind in finished:
             epoch, source = sum(finished[kind]) / len(finished[kind]), f"{len(finished[kind])} finished runs"
         else:
-            epoch, source = _seconds_of_an_epoch(members[0], splits), "three steps"
+            epoch, source = _seconds_of_an_epoch(members[0], data, place), "three steps"
         seconds = epoch * sum(config.epochs for config in members)
         total += seconds
         lines.append(f"{len(members):4d} runs, {seconds:8.0f} s (from {source}): {' '.join(kind)}")
@@ -178,13 +177,13 @@ def _kind(config: Config) -> tuple[str, ...]:
     return config.dataset, config.model, config.method, plain
 
 
-def _seconds_of_an_epoch(config: Config, splits: Splits) -> float:
-    with _one_thread(splits.device):
-        training = Training(config, splits.of(config))
+def _seconds_of_an_epoch(config: Config, data: Path | None, device: torch.device) -> float:
+    with _one_thread(device):
+        training = Training(config, split_of(config, data, device))
         training.advance()
         begin = time.perf_counter()
         for _ in range(3):
             training.advance()
-        if splits.device.type == "cuda":
+        if device.type == "cuda":
             torch.cuda.synchronize()
         return (time.perf_counter() - begin) / 3 * training.steps

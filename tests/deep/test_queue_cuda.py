@@ -90,5 +90,5 @@ def test_a_queue_on_the_device() -> None:
     device = torch.device("cuda", 0)
     rows: list[dict[str, object]] = []
     configs = [replace(config_of(m), seed=s, samples=(4,)) for s in range(5) for m in METHODS]
-    assert queue.train_all(configs, queue.Splits(None, device), device, rows.append) == []
+    assert queue.train_all(configs, None, device, rows.append) == []
     assert {row["key"] for row in rows} == {config.key() for config in configs}
