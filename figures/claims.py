@@ -35,11 +35,8 @@ CLAIMS: dict[str, tuple[str, str]] = {
 }
 
 WITHDRAWN: dict[str, str] = {
-    "C2": "it was judged on a data set that is not separable, with SAM at bSAM's rho, by a threshold that the exact "
-    "diagonal optimum misses as well",
     "D2": "the runs are an earlier trainer's, the grid held values of rho that do nothing, and a collapsed network "
     "counted",
-    "D4": "the runs are an earlier trainer's, at a rho that does next to nothing",
     "D6": "the runs are an earlier trainer's, and rho was not chosen anew for each m",
     "D7": "the runs are an earlier trainer's, and the variant's learning rate was at the edge of its range",
 }

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 
 from experiments.store import Stored
 
-COLUMN = 3.3
 TEXT_WIDTH = 6.9
 
 # Okabe and Ito's palette; blue and red carry f and f** as in the paper.

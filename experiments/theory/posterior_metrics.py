@@ -23,11 +23,6 @@ def wasserstein2(p: Gaussian, q: Gaussian) -> float:
     return float(np.sqrt(max(0.0, squared)))
 
 
-def kl_to_posterior(loss: Loss, q: Gaussian, prior: Gaussian, log_evidence: float) -> float:
-    """KL(q || posterior) = E_q[l] + KL(q || prior) + log Z, exactly, for the posterior itself and not its moments."""
-    return bayes_objective(loss, q, prior).value + log_evidence
-
-
 def kl_by_grid(posterior: ExactPosterior, q: Gaussian, *, half_width: float = 9.0, nodes: int = 301) -> float:
     """KL(q || posterior) for P <= 2 by a trapezoidal rule in q's own coordinates: a second way."""
     axis = np.linspace(-half_width, half_width, nodes)
@@ -52,7 +47,7 @@ def distances(loss: Loss, posterior: ExactPosterior, prior: Gaussian, q: Gaussia
     log_p = posterior.expectation(posterior.log_density)
     log_q = posterior.expectation(lambda theta: np.asarray(q.log_density(theta)))
     return {
-        "kl_q_p": kl_to_posterior(loss, q, prior, posterior.log_evidence),
+        "kl_q_p": bayes_objective(loss, q, prior).value + posterior.log_evidence,
         "kl_p_q": float(log_p - log_q),
         "moments_kl_q_p": q.kl(gaussian),
         "moments_kl_p_q": gaussian.kl(q),

@@ -127,15 +127,15 @@ def cell(loss: LinearPredictorLoss, rho: float, delta: float) -> dict[str, float
         "size": float(np.linalg.norm(m["theta"])),
     }
     if loss.dim == 1 and out["size"] < 8.0:
-        out["sam_deviation"] = abs(grid_sam(loss, rho, delta)[0] - m["sam_value"])
+        out["sam_deviation"] = abs(grid_sam(loss, rho, delta) - m["sam_value"])
         if "relaxed_value" in m and np.isfinite(m["relaxed_value"]) and m["prior_valid"]:
-            value = grid_relaxed(loss, m["sigma"], delta)[0]
+            value = grid_relaxed(loss, m["sigma"], delta)
             out["relaxed_deviation"] = abs(value - m["relaxed_value"])
     return out
 
 
-def grid_sam(loss: LinearPredictorLoss, rho: float, delta: float, *, half: float = 14.0) -> tuple[float, float]:
-    """min and argmin of E_SAM by a sliding maximum over an even grid (P = 1), and again, finely, around the best."""
+def grid_sam(loss: LinearPredictorLoss, rho: float, delta: float, *, half: float = 14.0) -> float:
+    """min of E_SAM by a sliding maximum over an even grid (P = 1), and again, finely, around the best."""
     steps = max(1, round(rho / 5e-4))
     h = rho / steps
     theta = h * np.arange(-int(half / h), int(half / h) + 1)
@@ -147,18 +147,14 @@ def grid_sam(loss: LinearPredictorLoss, rho: float, delta: float, *, half: float
     tops = [loss((fine + rho)[:, None]), loss((fine - rho)[:, None])]
     if near.size:
         tops.append(np.full(fine.shape, loss(near[:, None]).max()))
-    values = np.max(tops, axis=0) + 0.5 * delta * fine * fine
-    i = int(np.argmin(values))
-    return float(values[i]), float(fine[i])
+    return float((np.max(tops, axis=0) + 0.5 * delta * fine * fine).min())
 
 
-def grid_relaxed(loss: LinearPredictorLoss, sigma: float, delta: float, *, half: float = 60.0) -> tuple[float, float]:
-    """min and argmin of Eq. 12 in m by Toland duality on a grid: a convex hull and one minimum, no inner maximum."""
+def grid_relaxed(loss: LinearPredictorLoss, sigma: float, delta: float, *, half: float = 60.0) -> float:
+    """min of Eq. 12 in m by Toland duality on a grid: a convex hull and one minimum, no inner maximum."""
     grid = np.linspace(-half, half, 60_001)
     delta0 = prior_precision(sigma, delta)
-    values = closing_on_line(loss, sigma, grid) + 0.5 * delta0 * grid * grid
-    i = int(np.argmin(values))
-    return float(values[i]), float((1.0 + sigma * sigma * delta0) * grid[i])
+    return float((closing_on_line(loss, sigma, grid) + 0.5 * delta0 * grid * grid).min())
 
 
 def _category(m: dict[str, Any]) -> int:

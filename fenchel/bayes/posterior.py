@@ -70,29 +70,6 @@ class ExactPosterior:
         values = np.asarray(function(self.nodes))
         return np.asarray(np.tensordot(self.node_weights, values, axes=1))
 
-    def marginal(self, index: int, grid: Any) -> Array:
-        """The marginal density of theta[index] at the points ``grid`` (n,), by quadrature over the other coordinate.
-
-        Raises:
-            ValueError: there is no such coordinate, or the posterior was not computed by quadrature.
-        """
-        if not 0 <= index < self.dim:
-            raise ValueError(f"index must be in 0..{self.dim - 1}, got {index}.")
-        points = np.asarray(grid, dtype=float).ravel()
-        if self.dim == 1:
-            return self.density(points)
-        if self._frame is None:
-            raise ValueError("marginals need a posterior computed by quadrature; here only draws are known.")
-        center, factor, lo, hi = self._frame
-        corners = center + np.array([[lo[0], lo[1]], [lo[0], hi[1]], [hi[0], lo[1]], [hi[0], hi[1]]]) @ factor.T
-        other = np.linspace(corners[:, 1 - index].min(), corners[:, 1 - index].max(), 2001)
-        out = np.empty(points.size)
-        line = np.empty((other.size, 2))
-        for k, value in enumerate(points):
-            line[:, index], line[:, 1 - index] = value, other
-            out[k] = self.density(line).sum() * (other[1] - other[0])
-        return out
-
     def sample(self, n: int, rng: np.random.Generator) -> Array:
         """``n`` draws (n, P): by rejection from the interpolated density on a grid, or from the stored MCMC draws."""
         if n < 0:

@@ -12,7 +12,7 @@ The generators of the noise are registered with the graph, so every replay draws
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,7 +40,6 @@ class GraphedStep:
         step: makes one optimizer step from the inputs and returns the loss; closures are fine.
         inputs: example tensors on the device; later inputs must have their shapes.
         module: the network, if it has buffers that a step changes (batch normalization).
-        generators: further generators that the step draws from, besides the optimizer's and torch's own.
         warmup: steps before capturing (torch asks for a few, on a side stream).
 
     Raises:
@@ -54,7 +53,6 @@ class GraphedStep:
         inputs: Sequence[Tensor] = (),
         *,
         module: nn.Module | None = None,
-        generators: Iterable[torch.Generator] = (),
         warmup: int = 3,
     ) -> None:
         device = _check(optimizer)
@@ -62,7 +60,7 @@ class GraphedStep:
         self._inputs = [t.clone() for t in inputs]
         put_back = _snapshot(optimizer, module)
         self._next_noise = getattr(optimizer, "next_noise", None)
-        drawn_from = [*generators, *([optimizer.generator(device)] if hasattr(optimizer, "generator") else [])]
+        drawn_from = [optimizer.generator(device)] if hasattr(optimizer, "generator") else []
         all_generators = [*drawn_from, torch.cuda.default_generators[device.index or 0]]
         drawn = [generator.get_state() for generator in all_generators]
         # The libraries' workspaces belong to a stream, so graphs that are to be replayed at once need one each.
