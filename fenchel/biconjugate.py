@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial import QhullError
 
+from fenchel.arrays import Array
 from fenchel.certificates import of_biconjugate
 from fenchel.checks import check_count, check_problem, check_seconds, check_tolerance, probe_points
 from fenchel.errors import DomainError, SolverError
@@ -27,7 +27,6 @@ from fenchel.moments.starting import known_start
 from fenchel.moments.white_loss import WhiteLoss
 from fenchel.results import BiconjugateResult
 
-Array = NDArray[np.float64]
 METHODS = ("cutting-plane", "sampled", "hull", "closed-form")
 MASTERS = ("highs", "cvxpy")
 _SMALLEST = 1e-150

@@ -7,16 +7,14 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.certificates import of_conjugate
 from fenchel.checks import check_count, check_loss, check_seconds, check_tolerance, probe_points
 from fenchel.losses import Loss
 from fenchel.losses.inputs import finite_array, finite_vector
 from fenchel.results import ConjugateResult
 from fenchel.search.maximize import maximize
-
-Array = NDArray[np.float64]
 
 
 def conjugate(

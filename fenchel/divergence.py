@@ -9,12 +9,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
+from fenchel.arrays import Array
 from fenchel.losses.accurate import EPS
-
-Array = NDArray[np.float64]
 
 
 class Rounded(NamedTuple):

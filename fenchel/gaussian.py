@@ -6,15 +6,14 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
+from fenchel.arrays import Array
 from fenchel.divergence import dense, kl_divergence, times
 from fenchel.errors import DomainError
 from fenchel.losses.inputs import finite_array, finite_vector
 from fenchel.results import Natural
 
-Array = NDArray[np.float64]
 Structure = Literal["full", "diagonal", "isotropic"]
 STRUCTURES: tuple[Structure, ...] = ("full", "diagonal", "isotropic")
 

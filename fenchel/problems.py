@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import linprog
 
+from fenchel.arrays import Array
 from fenchel.errors import MissingDependencyError
 from fenchel.losses import LogisticRegression
 
@@ -26,8 +26,6 @@ __all__ = [
     "two_moons",
     "two_moons_points",
 ]
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+from fenchel.arrays import Array
 
 if TYPE_CHECKING:
     from fenchel.certificates.record import Certificate
 
-Array = NDArray[np.float64]
 # Makes the certificate of the result that holds it.
 Evidence = Callable[[Any], "Certificate"]
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fenchel import losses as _losses
+from fenchel.arrays import Array
 from fenchel.errors import MissingDependencyError
 from fenchel.gaussian import STRUCTURES, Gaussian
 from fenchel.losses import LinearPredictorLoss, Loss
@@ -30,7 +30,6 @@ except ImportError as error:
 
 __all__ = ["assert_theorem1", "assert_theorem2", "gaussians", "losses", "natural_parameters"]
 
-Array = NDArray[np.float64]
 _LINKS: tuple[Link, ...] = (SoftplusLink(), ReLULink(), AbsLink(), HuberLink(0.7), BumpLink())
 
 

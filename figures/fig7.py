@@ -9,13 +9,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from numpy.typing import NDArray
 
 from experiments.store import Stored
+from fenchel.arrays import Array
 from figures.style import EXACT, NEUTRAL, RELAXED, TEXT_WIDTH, TRUTH, caption
 from figures.toy_panels import mass_levels
 
-Array = NDArray[np.float64]
 SAMPLED = "#009E73"
 _CAPTION = r"""
 One row for each precision $\delta_0$ of the prior. Left: the exact posterior in grey, by regions that hold 95,

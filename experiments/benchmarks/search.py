@@ -6,13 +6,11 @@ import time
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import fenchel
 from fenchel import losses
+from fenchel.arrays import Array
 from fenchel.search.maximize import SearchResult, local_maximizers, maximize
-
-Array = NDArray[np.float64]
 
 
 def main() -> None:

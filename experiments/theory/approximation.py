@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from experiments.registry import Claim
+from fenchel.arrays import Array
 
-Array = NDArray[np.float64]
 WIDTH_FACTOR, MEAN_SHIFT = 2.0, 1.0
 METHODS = ("laplace", "exact_f", "relaxed", "per_datum", "sampled")
 """The posteriors of `judge_on_data`."""

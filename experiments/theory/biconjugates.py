@@ -6,17 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import linprog
 
 from experiments.progress import bar
 from experiments.registry import Claim, Context, Outcome, piece, settle
 from fenchel import Gaussian, biconjugate, expected_loss, sum_of_biconjugates
+from fenchel.arrays import Array
 from fenchel.errors import SolverError
 from fenchel.losses import LogisticRegression
 from fenchel.problems import murphy
 
-Array = NDArray[np.float64]
 MEAN = np.array([1.0, 1.0])
 COV = np.array([[1.0, 0.3], [0.3, 0.8]])
 TOL = 1e-9

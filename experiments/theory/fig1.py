@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from experiments.registry import Claim, Context, Outcome, settle
 from experiments.theory.wells_surface import (
@@ -19,8 +18,8 @@ from experiments.theory.wells_surface import (
 )
 from fenchel import biconjugate_surface
 from fenchel import losses as L
+from fenchel.arrays import Array
 
-Array = NDArray[np.float64]
 SIGMAS = (0.2, 0.5, 1.2)
 _SMALL = (0.1, 0.03, 0.01, 0.003)
 

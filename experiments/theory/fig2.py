@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from experiments.registry import Claim, Context, Outcome, settle
 from experiments.theory.wells_surface import expected_surface
 from fenchel import Gaussian, biconjugate, biconjugate_surface_result
 from fenchel import losses as L
 
-Array = NDArray[np.float64]
 SLICES = (0.2, 0.5, 1.2)
 SMALLEST = 0.02
 

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from experiments.registry import Context, Outcome, piece
 from experiments.theory.approximation import MEAN_SHIFT, WIDTH_FACTOR, judge_sampled
@@ -37,11 +36,10 @@ from fenchel import (
     problems,
     relaxed_bayes_objective,
 )
+from fenchel.arrays import Array
 from fenchel.losses import LogisticRegression
 from fenchel.moments.moment_frame import MomentFrame
 from fenchel.moments.programs import sampled_program
-
-Array = NDArray[np.float64]
 
 DELTAS = (1.0, 0.1, 0.01)
 # Posteriors by their own names in the stored result; the sampled ones by their number of pieces.

@@ -12,6 +12,7 @@ from scipy.stats import binomtest
 
 from experiments.registry import Claim, Context, Outcome, piece
 from experiments.theory.theorem2_cases import random_wells
+from fenchel.arrays import Array
 from fenchel.expectation.expected_loss import expected_loss
 from fenchel.gaussian import Gaussian
 from fenchel.losses import LinearPredictorLoss, Terms, ThreeWells
@@ -20,7 +21,6 @@ from fenchel.sharpness.line import LineProfile
 from fenchel.sharpness.relaxed_mean import closing_on_line, minimize_proximal
 from fenchel.sharpness.sam import minimize_sam
 
-Array = NDArray[np.float64]
 METHODS = ("SAM", "relaxed Bayes", "Bayes")
 # Small enough that the sharp well A of the three wells, their global minimum, is the choice at small scales.
 DELTA = 0.005

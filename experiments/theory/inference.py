@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from experiments.progress import bar
 from experiments.registry import Context, Outcome, piece
@@ -26,7 +25,6 @@ from fenchel.losses import LinearPredictorLoss, from_function
 from fenchel.problems import ClassificationProblem
 from fenchel.results import Natural
 
-Array = NDArray[np.float64]
 Method = Callable[[ClassificationProblem, Gaussian], Gaussian]
 # How many of Laplace's standard deviations on each side the confined loss extends.
 REACHES = (1.5, 2.0, 3.0)

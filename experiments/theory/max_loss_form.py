@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from experiments.registry import Claim, settle
 from fenchel import Gaussian, biconjugate, conjugate
 from fenchel import losses as L
+from fenchel.arrays import Array
 
-Array = NDArray[np.float64]
 _TOL = 1e-6
 
 

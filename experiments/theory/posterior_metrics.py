@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import sqrtm
 from scipy.special import expit, xlogy
 
 from fenchel import ExactPosterior, Gaussian, bayes_objective
+from fenchel.arrays import Array
 from fenchel.losses import Loss
-
-Array = NDArray[np.float64]
 
 
 def wasserstein2(p: Gaussian, q: Gaussian) -> float:

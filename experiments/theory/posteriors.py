@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from experiments.registry import Context, Outcome, piece
 from experiments.theory.approximation import judge_on_data
@@ -29,10 +28,9 @@ from fenchel import (
     laplace,
     problems,
 )
+from fenchel.arrays import Array
 from fenchel.moments.programs import SolverOptions
 from fenchel.problems import ClassificationProblem
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import optimize
 
 from experiments.registry import Claim, settle
@@ -20,9 +19,9 @@ from fenchel import (
     minimize_relaxed,
     relaxed_bayes_objective,
 )
+from fenchel.arrays import Array
 from fenchel.losses import Loss
 
-Array = NDArray[np.float64]
 _SECONDS = 10.0
 # Rounding allowed where a proof is not possible because both sides are equal (quadratic losses).
 _ROUNDING = 1e-9

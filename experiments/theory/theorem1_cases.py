@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fenchel import Gaussian
 from fenchel import losses as L
+from fenchel.arrays import Array
 from fenchel.losses.bounded_links import BumpLink
 from fenchel.losses.links import SoftplusLink
-
-Array = NDArray[np.float64]
 
 
 def wells(dim: int, seed: int = 0) -> L.LinearPredictorLoss:

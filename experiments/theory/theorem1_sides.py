@@ -6,17 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from experiments.registry import Claim, settle
 from experiments.theory.theorem1_cases import hump, quartic, spike
 from fenchel import conjugate
 from fenchel import losses as L
+from fenchel.arrays import Array
 from fenchel.losses.bounded_links import BumpLink
 from fenchel.theorems.families import Bernoulli, FixedCovarianceGaussian, Gamma
 from fenchel.theorems.gaussian_supremum import supremum_over_gaussians
 
-Array = NDArray[np.float64]
 _TOL = 1e-6
 
 

@@ -7,14 +7,13 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from experiments.registry import Claim, Context, Outcome, piece, settle
 from experiments.theory.theorem2_cases import CATEGORIES, FIELDS, cell, families, random_wells, simple_losses
 from experiments.theory.theorem2_checks import first_looks, landscape, radius_map, reverse, zoom_sam
+from fenchel.arrays import Array
 from fenchel.losses import LinearPredictorLoss
 
-Array = NDArray[np.float64]
 _COUNTEREXAMPLES: dict[str, Callable[[dict[str, float]], bool]] = {
     "kink": lambda c: c["kink"] == 1.0,
     "pair that is no proximal maximizer": lambda c: c["category"] == 1.0 and c["worst_perturbations"] == 1.0,

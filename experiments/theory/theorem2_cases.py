@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter1d
 
 from fenchel.losses import (
@@ -21,8 +20,6 @@ from fenchel.losses import (
 from fenchel.losses.bounded_links import BumpLink
 from fenchel.sharpness.relaxed_mean import closing_on_line, prior_precision
 from fenchel.theorems.theorem2 import verify_theorem2
-
-Array = NDArray[np.float64]
 
 #: What a cell of the atlas is, in the order of the figure's colours.
 CATEGORIES = (

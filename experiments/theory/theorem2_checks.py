@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from experiments.theory.theorem2_cases import cell, families, random_wells
+from fenchel.arrays import Array
 from fenchel.losses import LinearPredictorLoss, Loss, Quadratic
 from fenchel.sharpness.proximal import proximal_sup
 from fenchel.sharpness.relaxed_mean import minimize_proximal
 from fenchel.sharpness.sam import minimize_sam, sam_objective
 from fenchel.theorems.theorem2 import verify_theorem2
-
-Array = NDArray[np.float64]
 
 
 def first_looks(scale: str) -> dict[str, Array]:

@@ -6,13 +6,12 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import brentq, minimize_scalar
 
 from fenchel import Gaussian, biconjugate, biconjugate_surface, expected_loss, expected_loss_result
 from fenchel import losses as L
+from fenchel.arrays import Array
 
-Array = NDArray[np.float64]
 WELLS = ("A", "B", "C")
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from experiments.progress import bar
 from experiments.registry import Context, Outcome, piece
 from fenchel import Gaussian, biconjugate, expected_loss
+from fenchel.arrays import Array
 from fenchel.losses import Loss, ThreeWells
 from fenchel.problems import murphy_logistic_regression
 
-Array = NDArray[np.float64]
 SIGMAS = (0.2, 0.6, 1.5)
 COVARIANCES = (0.05, 1.0)
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from scipy.stats import beta
 
 from experiments.theory.posterior_metrics import bernoulli_kl
+from fenchel.arrays import Array
 
-Array = NDArray[np.float64]
 Measures = Mapping[str, Mapping[str, Array]]
 """By method and measure, a value for each data set."""
 

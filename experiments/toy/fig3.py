@@ -11,15 +11,13 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from experiments.registry import Claim, Context, Outcome
 from experiments.toy.confidence import NOTICEABLE, SHARE, VARIANTS, decide, parts
 from experiments.toy.logistic import NUM_DATA, box, draws, exact_predictive, gaussian_predictive, prior_of
 from experiments.toy.logistic_study import METHODS, PRIORS, Plan, cells, chosen, measured, plan
 from fenchel import exact_posterior
-
-Array = NDArray[np.float64]
+from fenchel.arrays import Array
 
 EXAMPLE_PRIOR = 0.01
 

@@ -23,9 +23,8 @@ from experiments.toy.moons import Moons, moons
 from experiments.toy.moons_study import METHODS, SEARCHED, UNDAMPED, WIDTHS, WORSE, Place, Plan, plan, regions, study
 from experiments.toy.moons_training import Settings, average, laplace_fit, laplace_integral, train_bsam, train_sam
 from experiments.toy.nuts import num_parameters
+from fenchel.arrays import Array
 from fenchel.optim import BSAM
-
-Array = NDArray[np.float64]
 
 WHERE = "both"
 """Predictions are compared over the box and the test inputs, a half of the weight each."""

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.optimize import root
 from scipy.special import expit
 from torch import Tensor, nn
@@ -19,13 +18,12 @@ from torch.nn.functional import softplus
 
 from experiments.toy.moons_rows import Bsam, cosine
 from fenchel import Gaussian
+from fenchel.arrays import Array
 from fenchel.bayes.laplace import map_estimate
 from fenchel.bayes.posterior import ExactPosterior
 from fenchel.losses import LogisticRegression
 from fenchel.optim import BSAM, SAM
 from fenchel.problems import ClassificationProblem, murphy_draw, separation_margin
-
-Array = NDArray[np.float64]
 
 NUM_DATA = 60
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(60)

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import chi2
 
 from experiments.registry import Context, piece
@@ -30,10 +29,9 @@ from experiments.toy.logistic import (
 )
 from experiments.toy.moons_rows import Bsam
 from fenchel import Gaussian, bayes_objective, bayesian_learning_rule, exact_posterior, minimize_relaxed
+from fenchel.arrays import Array
 from fenchel.bayes.laplace import laplace
 from fenchel.problems import ClassificationProblem, separation_margin
-
-Array = NDArray[np.float64]
 
 PRIORS = (1.0, 0.1, 0.01)
 METHODS = ("SAM", "SAM + Laplace", "bSAM", "bSAM, sqrt(N)", "ceiling", "relaxed")

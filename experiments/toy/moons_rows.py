@@ -13,13 +13,12 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from fenchel.arrays import Array
 from fenchel.optim import BSAM
 
-Array = NDArray[np.float64]
 Rows = list[Tensor]
 
 

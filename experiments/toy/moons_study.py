@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from experiments.registry import Context, piece
@@ -35,8 +34,7 @@ from experiments.toy.moons_rows import (
 )
 from experiments.toy.moons_training import laplace_fit, laplace_integral
 from experiments.toy.nuts import Chains, run_chains
-
-Array = NDArray[np.float64]
+from fenchel.arrays import Array
 
 WIDTHS = (2, 10, 10, 1)
 SEARCHED = ("SAM", "SAM + Laplace", "bSAM", "bSAM, sqrt(N)")

@@ -9,18 +9,17 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.special import expit
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader, TensorDataset
 
 from experiments.toy.moons import Moons
+from fenchel.arrays import Array
 from fenchel.optim import BSAM, SAM, functional_loss, split_batch
 from fenchel.predict import fit_laplace, predict_bma
 from fenchel.predict.laplace import LaplacePosterior
 
-Array = NDArray[np.float64]
 WIDTHS = (2, 32, 32, 32, 32, 1)
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(100)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()

@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.bayes.objectives import normalizer, raise_block, relaxed_posterior
 from fenchel.bayes.relaxed_search import Search, sharpened
 from fenchel.bayes.simplex_qp import simplex_qp
@@ -18,8 +18,6 @@ from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
 from fenchel.losses.accurate import EPS
 from fenchel.results import Natural
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from fenchel.arrays import Array
+
 LogDensity = Callable[[Array], Array]
 Coarse = Callable[[Array], NDArray[np.bool_]]
 

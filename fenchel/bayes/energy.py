@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.gaussian import Gaussian
 from fenchel.losses import LinearPredictorLoss, Loss
-
-Array = NDArray[np.float64]
 
 # In one and in two dimensions. A well passed over by the 15 points a side of a rule in such a box changes the box's
 # integral by less than 1e-5 and 1e-4 of these.

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
+from fenchel.arrays import Array
 from fenchel.bayes.cubature import Nodes, adaptive_nodes, uniform_nodes
 from fenchel.bayes.energy import Energy
 from fenchel.bayes.modes import DEPTH, line_features, relevant_modes
@@ -18,7 +19,6 @@ from fenchel.errors import DomainError
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
 
-Array = NDArray[np.float64]
 # Prior mass beyond 12 standard deviations is below 1e-31.
 _PRIOR_REACH = 12.0
 

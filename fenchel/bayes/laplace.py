@@ -5,16 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.bayes.exact import posterior_modes
 from fenchel.checks import check_problem
 from fenchel.errors import DomainError
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
 from fenchel.losses.inputs import finite_vector
-
-Array = NDArray[np.float64]
 
 
 def map_estimate(loss: Loss, prior: Gaussian) -> Array:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.bayes.objectives import raise_block
 from fenchel.gaussian import STRUCTURES, Gaussian
 from fenchel.results import BiconjugateResult
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.bayes.acceleration import Anderson
 from fenchel.bayes.learning_checks import check_initial, check_rule
 from fenchel.bayes.learning_result import LearningResult, family_member, parameter_distance
@@ -27,7 +27,6 @@ from fenchel.losses import Loss
 from fenchel.losses.inputs import finite_number
 from fenchel.results import Natural
 
-Array = NDArray[np.float64]
 Schedule = float | Callable[[int], float]
 _MOST_HALVINGS = 40
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.errors import MissingDependencyError
 from fenchel.gaussian import Gaussian
 from fenchel.losses import LinearPredictorLoss, Loss
@@ -14,8 +14,6 @@ from fenchel.losses.links import SoftplusLink
 
 if TYPE_CHECKING:
     from fenchel.bayes.posterior import ExactPosterior
-
-Array = NDArray[np.float64]
 
 
 def nuts_posterior(

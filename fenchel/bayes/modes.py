@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from scipy import optimize
 from scipy.spatial import cKDTree
 
+from fenchel.arrays import Array
 from fenchel.bayes.energy import Energy
 from fenchel.errors import DomainError
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
-
-Array = NDArray[np.float64]
 
 # Where the density is below exp(-DEPTH) of its maximum nothing is noticed.
 DEPTH = 50.0

@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.biconjugate import biconjugate
 from fenchel.certificates import of_conjugate, of_relaxed_bayes
 from fenchel.checks import check_loss, check_problem
@@ -21,8 +21,6 @@ from fenchel.losses import Loss
 from fenchel.losses.accurate import EPS
 from fenchel.losses.inputs import finite_array, finite_vector, positive_number
 from fenchel.results import BiconjugateResult, ConjugateResult, Natural, ObjectiveResult
-
-Array = NDArray[np.float64]
 
 
 def bayes_objective(loss: Loss, q: Gaussian, prior: Gaussian) -> ObjectiveResult:

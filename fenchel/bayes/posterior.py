@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.gaussian import Gaussian
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

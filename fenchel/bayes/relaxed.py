@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.bayes.bundle import Bundle
 from fenchel.bayes.exact import posterior_modes
 from fenchel.bayes.learning_result import family_member, parameter_distance
@@ -27,8 +27,6 @@ from fenchel.errors import DomainError
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
 from fenchel.results import Bracket, Evidence, Natural
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
 from fenchel.search.maximize import local_maximizers, maximize
 
-Array = NDArray[np.float64]
 _SEARCH_SECONDS = 20.0
 
 # (loss, lam1, lam2, starts, q) -> maximizers (K, P), lower and upper bound of f*, certified; None outside the domain.

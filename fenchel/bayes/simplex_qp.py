@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from fenchel.arrays import Array
 
 
 def simplex_qp(Q: Array, c: Array, *, max_steps: int = 500) -> Array:

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
 from fenchel.results import Natural
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

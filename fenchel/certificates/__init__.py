@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from fenchel.arrays import Array
 from fenchel.certificates.record import Certificate
 from fenchel.errors import MissingDependencyError
 
@@ -14,8 +12,6 @@ if TYPE_CHECKING:
     from fenchel.checker import Checked
 
 __all__ = ["Certificate", "check", "of_biconjugate", "of_conjugate", "of_relaxed_bayes", "of_sam"]
-
-Array = NDArray[np.float64]
 
 
 def _need_flint() -> None:

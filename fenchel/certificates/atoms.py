@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 from flint import arb, fmpq, fmpq_mat
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.certificates.contacts import on_jumps
 from fenchel.checker.loss import Loss as Exact
 from fenchel.checker.numbers import above, exacts
@@ -19,7 +19,6 @@ from fenchel.moments.atoms import moment_error, repair_by_moving
 from fenchel.moments.moment_frame import MomentFrame
 from fenchel.results import BiconjugateResult
 
-Array = NDArray[np.float64]
 Points = list[tuple[fmpq_mat, fmpq]]
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 from flint import arb, arb_mat
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.certificates.multipliers import floats, pulls
 from fenchel.checker.cover import confined, height, middle, outside, with_multipliers
 from fenchel.checker.loss import Bound, Excess, anchor
@@ -20,7 +20,6 @@ from fenchel.checker.numbers import Refused
 from fenchel.errors import CertificateError
 from fenchel.losses.exact_text import hexes
 
-Array = NDArray[np.float64]
 _SPREADS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 1e3, 1e4, 1e6)
 _NEAREST = 1
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 from flint import ctx
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.certificates.atoms import exact_atoms
 from fenchel.certificates.boxes import Problem, grow
 from fenchel.certificates.majorant import Majorant, majorant_of
@@ -26,7 +26,6 @@ from fenchel.losses.exact_text import hexes
 from fenchel.moments.moment_frame import MomentFrame
 from fenchel.results import BiconjugateResult, ConjugateResult, ObjectiveResult
 
-Array = NDArray[np.float64]
 # The certificate's claim may be wider than the result's by this share of max(1, |value|).
 _ROUNDING = 1e-12
 # The checker's own precision, within which proofs are looked for.

@@ -6,16 +6,14 @@ from fractions import Fraction
 
 import numpy as np
 from flint import arb_mat
-from numpy.typing import NDArray
 from scipy.optimize import nnls
 
+from fenchel.arrays import Array
 from fenchel.certificates.majorant import Majorant
 from fenchel.checker.loss import Excess
 from fenchel.checker.numbers import exacts
 from fenchel.losses import Loss
 from fenchel.losses.exact_text import hexes
-
-Array = NDArray[np.float64]
 
 
 def find_contacts(loss: Loss, majorant: Majorant, starts: Array, basis: Array, reach: float) -> Array:

@@ -7,8 +7,8 @@ from fractions import Fraction
 
 import numpy as np
 from flint import arb
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.checker.loss import Loss as Exact
 from fenchel.checker.loss import Quadratic
 from fenchel.checker.numbers import above, exact, exacts
@@ -17,8 +17,6 @@ from fenchel.losses.exact_text import hexes
 from fenchel.moments.moment_frame import MomentFrame
 from fenchel.moments.white_loss import WhiteLoss
 from fenchel.results import BiconjugateResult
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

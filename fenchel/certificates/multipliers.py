@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-Array = NDArray[np.float64]
+from fenchel.arrays import Array
 
 
 def pulls(value: float, tilt: Array, matrix: Array) -> list[Array]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.certificates.boxes import Open, Problem, grow
 from fenchel.certificates.contacts import distinct, find_contacts, jump_slopes
 from fenchel.certificates.majorant import Majorant, height
@@ -18,7 +18,6 @@ from fenchel.errors import CertificateError
 from fenchel.losses import Loss
 from fenchel.losses.exact_text import hexes
 
-Array = NDArray[np.float64]
 _MOST_CONTACTS = 60
 
 

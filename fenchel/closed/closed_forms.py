@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.closed.projections import (
     check_structure,
     majorant_natural,
@@ -20,7 +20,6 @@ from fenchel.losses import LinearPredictorLoss, Loss, Terms
 from fenchel.losses.accurate import accurate_predictors
 from fenchel.results import Natural
 
-Array = NDArray[np.float64]
 ClosedForm = tuple[float, Natural, Array | None, Array | None, float]
 
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.losses.accurate import accurate_predictors
 from fenchel.results import Natural
 
-Array = NDArray[np.float64]
 STRUCTURES = ("full", "diagonal", "isotropic")
 
 

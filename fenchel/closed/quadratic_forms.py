@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.losses.accurate import EPS
 from fenchel.results import Natural
-
-Array = NDArray[np.float64]
 
 
 def quadratic_biconjugate(

@@ -10,13 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.losses.bounded_links import IndicatorLink
 from fenchel.losses.links import Link
 from fenchel.losses.more_links import SquaredReLULink
 
-Array = NDArray[np.float64]
 Uncertainty = tuple[Array, Array]
 _EPS = float(np.finfo(float).eps)
 

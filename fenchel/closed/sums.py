@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fenchel.checks import check_problem
 from fenchel.closed.closed_forms import without_constants
@@ -17,7 +16,6 @@ from fenchel.losses import Loss
 from fenchel.losses.accurate import EPS, TINY, accurate_predictors
 from fenchel.results import Natural, SumOfBiconjugates
 
-Array = NDArray[np.float64]
 # Entries of the design matrix handled at a time: temporaries stay small for any number of data.
 _CHUNK_ENTRIES = 4_000_000
 # Variances of a predictor that underflow count as this one.

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.checks import check_problem, check_tolerance, check_unbounded
 from fenchel.expectation.lattices import adaptive_boxes, scrambled_sobol, trapezoid
 from fenchel.expectation.link_moments import link_moments
@@ -19,7 +19,6 @@ from fenchel.expectation.quadrature import REACH, Estimate, Integrand, PanelRule
 from fenchel.gaussian import Gaussian
 from fenchel.losses import LinearPredictorLoss, Loss
 
-Array = NDArray[np.float64]
 _CHUNK_ENTRIES = 2_000_000
 _TOL = 1e-11
 

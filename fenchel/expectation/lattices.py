@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 from scipy.stats import qmc
 
+from fenchel.arrays import Array
 from fenchel.expectation.quadrature import _BATCH, REACH, Estimate
 
-Array = NDArray[np.float64]
 Integrand = Callable[[Array], Array]
 
 

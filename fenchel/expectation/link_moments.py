@@ -7,15 +7,14 @@ understood as distributions).
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtr
 
+from fenchel.arrays import Array
 from fenchel.expectation.quadrature import PanelRule, gauss_legendre_panels
 from fenchel.losses.bounded_links import BumpLink, IndicatorLink
 from fenchel.losses.links import AbsLink, HuberLink, Link, ReLULink, SoftplusLink
 from fenchel.losses.more_links import SquaredReLULink
 
-Array = NDArray[np.float64]
 # (value, slope, curvature, error): arrays (n,); error bounds what is wrong with value, slope and curvature alike.
 LinkMoments = tuple[Array, Array, Array, Array]
 

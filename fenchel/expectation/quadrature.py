@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from fenchel.arrays import Array
+
 Integrand = Callable[[Array], Array]
 # The Gaussian mass beyond is 1e-20, and still 1e-15 of it after multiplication by x^4.
 REACH = 9.3

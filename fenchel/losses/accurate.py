@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from fenchel.arrays import Array
+
 EPS = float(np.finfo(float).eps)
 # More than underflow takes from a product or from an exponential.
 TINY = float(np.finfo(float).tiny)

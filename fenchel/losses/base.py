@@ -6,15 +6,13 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.losses.accurate import EPS, TINY
 
 if TYPE_CHECKING:
     from fenchel.losses.builtin import Quadratic
     from fenchel.losses.linear_predictor import LinearPredictorLoss
-
-Array = NDArray[np.float64]
 
 
 class Loss(ABC):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.losses.links import _ON_KINK, Link, Tangent
-
-Array = NDArray[np.float64]
 
 
 class IndicatorLink(Link):

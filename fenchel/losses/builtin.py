@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.losses.bounded_links import BumpLink, IndicatorLink
 from fenchel.losses.inputs import finite_array, finite_number, finite_vector, positive_number, symmetric_matrix
 from fenchel.losses.linear_predictor import LinearPredictorLoss, Terms
 from fenchel.losses.links import AbsLink, HuberLink, Link, ReLULink, SoftplusLink
 from fenchel.losses.more_links import Function, SquareConcaveLink, SquaredReLULink
-
-Array = NDArray[np.float64]
 
 
 class Quadratic(LinearPredictorLoss):

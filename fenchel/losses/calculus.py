@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import expit
 
+from fenchel.arrays import Array
 from fenchel.losses.intervals import Interval
 
-Array = NDArray[np.float64]
 Node = list[Any]
 Values = Any  # (n,), or a number for all points
 Outer = tuple[Values, Values, Values]

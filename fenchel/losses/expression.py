@@ -8,8 +8,8 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.errors import MissingDependencyError
 from fenchel.losses.builtin import Quadratic
 from fenchel.losses.calculus import Node, hessian_ranges, jets
@@ -18,7 +18,6 @@ from fenchel.losses.exact_text import hexes
 from fenchel.losses.formula import ZERO, read, simplified
 from fenchel.losses.user import UserLoss
 
-Array = NDArray[np.float64]
 # Where logarithms and roots are traded for a parabola in the majorizer that confines the search.
 _SPREAD = 64.0
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from fenchel.arrays import Array
 
 
 def finite_array(value: Any, name: str, ndim: int | None = None, *, copy: bool = True) -> Array:

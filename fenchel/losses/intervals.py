@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
-from numpy.typing import NDArray
 from scipy.special import expit
 
-Array = NDArray[np.float64]
+from fenchel.arrays import Array
+
 # More than the functions below are rounded by.
 _OUTWARD = 1e-14
 _TURN = 2.0 * np.pi

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.losses.base import Loss
 
-Array = NDArray[np.float64]
 # Relative: more than what rounding does to a predictor.
 _BEYOND = 4e-15
 

@@ -8,15 +8,14 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.losses.accurate import EPS, TINY, accurate_predictors
 from fenchel.losses.base import Loss
 from fenchel.losses.exact_text import hexes
 from fenchel.losses.inputs import finite_array, finite_number, finite_vector, symmetric_matrix
 from fenchel.losses.links import Link
 
-Array = NDArray[np.float64]
 # Below this many numbers the outer products of all rows are formed at once.
 _SMALL = 200_000
 

@@ -8,12 +8,11 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import expit
 
+from fenchel.arrays import Array
 from fenchel.losses.inputs import positive_number
 
-Array = NDArray[np.float64]
 Tangent = tuple[Array, Array]
 # A divided difference over a shorter step than this is mostly rounding: the curvature's supremum replaces it.
 _SHORT_STEP = 1e-2

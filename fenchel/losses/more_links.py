@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.losses.links import Link, Tangent
 
-Array = NDArray[np.float64]
 Function = Callable[[Array], Array]
 _PROBES = np.concatenate([[0.0], np.logspace(-6, 6, 97)])
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.losses.base import Loss
 from fenchel.losses.builtin import Quadratic
 from fenchel.losses.inputs import finite_array, finite_number
 
-Array = NDArray[np.float64]
 # Declared bounds are compared with the callables at random points at these distances from the origin.
 _PROBE_RADII = (0.1, 1.0, 3.0, 10.0, 100.0)
 # Farther out a formula may overflow to NaN, which the searches take for "no value here".

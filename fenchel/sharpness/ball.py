@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.losses import Loss
 from fenchel.losses.accurate import EPS
 from fenchel.search.ascent import distinct
@@ -20,8 +20,6 @@ from fenchel.search.bounds import LinearModel
 from fenchel.search.maximize import past_jumps
 from fenchel.sharpness.ball_ascent import climb, domain_of, model_of, spread_starts, trust_region
 from fenchel.sharpness.ball_branching import Branching
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import brentq
 
+from fenchel.arrays import Array
 from fenchel.losses import Loss
 from fenchel.search.ascent import distinct
 from fenchel.search.bounds import LinearModel, UserModel
-
-Array = NDArray[np.float64]
-
 
 Model = LinearModel | UserModel
 

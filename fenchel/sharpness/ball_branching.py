@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.search.ascent import distinct
 from fenchel.search.bounds import LinearModel
 from fenchel.search.box_quadratic import box_maximum
 from fenchel.sharpness.ball_ascent import Model, climb
-
-Array = NDArray[np.float64]
 
 
 class Branching:

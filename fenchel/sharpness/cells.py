@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.losses import Loss
 
-Array = NDArray[np.float64]
 _MOST_CELLS = 500_000
 _SPENT = 200_000
 _CHUNK = 50_000

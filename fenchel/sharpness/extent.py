@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.losses import Loss
-
-Array = NDArray[np.float64]
 
 
 def confining_box(loss: Loss, delta: float, level: float) -> tuple[Array, Array, bool]:

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import brentq
 
+from fenchel.arrays import Array
 from fenchel.losses import Loss
 
-Array = NDArray[np.float64]
 _MAX_CELLS = 4_000
 
 

@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.losses import Loss
 from fenchel.sharpness.extent import confining_box
 from fenchel.sharpness.line import LineProfile
 from fenchel.sharpness.line_branching import OuterMinimum, branch
 from fenchel.sharpness.proximal import proximal_sup
 
-Array = NDArray[np.float64]
 Values = Callable[[Array], Array]
 _MAX_CELLS = 100_000
 

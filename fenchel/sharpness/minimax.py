@@ -12,12 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import minimize, nnls
 
+from fenchel.arrays import Array
 from fenchel.losses import Loss
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.losses import Loss
 from fenchel.losses.accurate import EPS
 from fenchel.search.maximize import SearchResult, maximize
-
-Array = NDArray[np.float64]
 
 
 def proximal_sup(

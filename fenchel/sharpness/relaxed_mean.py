@@ -16,9 +16,9 @@ from __future__ import annotations
 import time
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import minimize
 
+from fenchel.arrays import Array
 from fenchel.losses import Loss
 from fenchel.losses.inputs import finite_points
 from fenchel.search.maximize import local_maximizers
@@ -28,8 +28,6 @@ from fenchel.sharpness.line_minimum import minimize_proximal_line
 from fenchel.sharpness.minimax import Branches, branch_derivatives, descents
 from fenchel.sharpness.proximal import proximal_sup
 from fenchel.sharpness.sam import gathered, minorant_bound, spread_starts
-
-Array = NDArray[np.float64]
 
 
 def prior_precision(sigma: float, delta: float) -> float:

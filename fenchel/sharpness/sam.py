@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.certificates import of_sam
 from fenchel.checks import check_count, check_loss, check_seconds, check_tolerance
 from fenchel.losses import Loss
@@ -23,7 +23,6 @@ from fenchel.sharpness.line_branching import OuterMinimum
 from fenchel.sharpness.line_minimum import minimize_sam_line
 from fenchel.sharpness.minimax import Branches, Descent, branch_derivatives, descend, descents
 
-Array = NDArray[np.float64]
 # Boxes in the inner search above P = 3, where it is only asked for a valid upper bound.
 _BOXES_HIGH = 2_000
 # Branch and bound over theta: up to this P, from this many starts, to this share of the value.

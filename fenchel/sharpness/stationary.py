@@ -16,13 +16,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.losses import Loss
 from fenchel.sharpness.line import isolate_roots
 from fenchel.sharpness.relaxed_mean import prior_precision
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.losses import Loss
 from fenchel.sharpness.ball import BallMaximum
 from fenchel.sharpness.proximal import proximal_sup
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

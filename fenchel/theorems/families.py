@@ -11,17 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import gammainccinv, gammaincinv, ndtr, psi
 
+from fenchel.arrays import Array
 from fenchel.expectation.expected_loss import expected_loss
 from fenchel.expectation.quadrature import REACH, PanelRule
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
 from fenchel.losses.inputs import finite_number, positive_number
 
-Array = NDArray[np.float64]
 Scalar = Callable[[Array], Array]
 
 

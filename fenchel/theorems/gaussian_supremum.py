@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import minimize
 
+from fenchel.arrays import Array
 from fenchel.divergence import dense
 from fenchel.expectation.expected_loss import expected_loss_result
 from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
 
-Array = NDArray[np.float64]
 # Relative accuracy of the expected losses on the way; the values that are reported have the default one.
 _ROUGH = 1e-8
 

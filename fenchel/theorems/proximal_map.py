@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.losses import Loss
 from fenchel.search.maximize import SearchResult
 from fenchel.sharpness.line_branching import OuterMinimum
 from fenchel.sharpness.minimax import branch_derivatives, convex_weights
-
-Array = NDArray[np.float64]
 
 
 def maps_globally(

@@ -6,8 +6,8 @@ import time
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.checks import check_count, check_loss, check_seconds, check_tolerance, check_unbounded
 from fenchel.conjugate import conjugate
 from fenchel.gaussian import STRUCTURES
@@ -15,8 +15,6 @@ from fenchel.losses import Loss
 from fenchel.losses.inputs import finite_array, finite_vector
 from fenchel.results import Verdict
 from fenchel.theorems.gaussian_supremum import supremum_over_gaussians
-
-Array = NDArray[np.float64]
 
 
 def verify_theorem1(

@@ -14,8 +14,8 @@ import time
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fenchel.arrays import Array
 from fenchel.checks import check_loss, check_seconds, check_tolerance, check_unbounded
 from fenchel.losses import Loss
 from fenchel.losses.inputs import positive_number
@@ -28,8 +28,6 @@ from fenchel.sharpness.sam import minimize_sam
 from fenchel.theorems.correspondence import pairs_correspond
 from fenchel.theorems.duality import duality
 from fenchel.theorems.proximal_map import imbalance, maps_globally, maps_locally
-
-Array = NDArray[np.float64]
 
 
 def verify_theorem2(
