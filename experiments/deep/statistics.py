@@ -85,6 +85,12 @@ def mean_interval(values: Sequence[float] | NDArray[Any]) -> Difference:
     return Difference(mean, mean - half, mean + half, p, low, high, len(d))
 
 
+def slopes(x: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The slopes (seeds,) of least-squares lines through values (n, seeds) at x (n,)."""
+    centered = x - x.mean()
+    return np.asarray(centered @ values / (centered @ centered))
+
+
 def spread(values: Sequence[float] | NDArray[Any]) -> tuple[float, float]:
     """Mean and standard deviation over seeds."""
     d = np.asarray(values, dtype=float)

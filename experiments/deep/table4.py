@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.deep import deviations, plans, summary, verdicts
+from experiments.deep import deviations, plans, statistics, summary, verdicts
 from experiments.deep.evaluate import METRICS
 from experiments.deep.rows import Row
 from experiments.deep.statistics import LARGER_IS_BETTER, mean_interval, paired
@@ -45,12 +45,8 @@ def judge(groups: Groups, counts: Sequence[str]) -> Claim:
     differences: verdicts.Differences = {
         ("against one sample", m): (m, paired(most[m], groups[name, counts[0]][m])) for m in METRICS
     }
-    slopes = {}
     x = np.log2([float(k) for k in counts])
-    for m in METRICS:
-        values = np.stack([groups[name, k][m] for k in counts])
-        centered = x - x.mean()
-        slopes[m] = mean_interval(centered @ values / (centered @ centered))
+    slopes = {m: mean_interval(statistics.slopes(x, np.stack([groups[name, k][m] for k in counts]))) for m in METRICS}
     found = verdicts.places(differences)
     over_mean = verdicts.places(
         {("against the mean", m): (m, paired(most[m], groups[name, "mean"][m])) for m in METRICS}

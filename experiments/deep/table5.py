@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from experiments.deep import deviations, plans, spaces, summary, verdicts
+from experiments.deep import deviations, plans, spaces, statistics, summary, verdicts
 from experiments.deep.config import Config
 from experiments.deep.evaluate import METRICS
 from experiments.deep.statistics import mean_interval, paired
@@ -68,7 +67,7 @@ def judge(groups: Groups) -> Claim:
         for metric in METRICS:
             values = np.stack([groups[method, m][metric] for m in parts])
             # The whole way from the smallest m to the largest, so that it compares with a difference worth having.
-            slopes[method, metric] = metric, mean_interval(_slopes(x, values) * float(np.ptp(x)))
+            slopes[method, metric] = metric, mean_interval(statistics.slopes(x, values) * float(np.ptp(x)))
             ends[method, metric] = metric, paired(values[-1], values[0])
     found, second = verdicts.places(slopes), verdicts.places(ends)
     verdict = verdicts.judge_helps(found)
@@ -78,8 +77,3 @@ def judge(groups: Groups) -> Claim:
         verdicts.numbers(found),
         f"the largest m against the smallest, paired: {verdicts.judge_helps(second).word}",
     )
-
-
-def _slopes(x: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    centered = x - x.mean()
-    return np.asarray(centered @ values / (centered @ centered))

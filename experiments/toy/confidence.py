@@ -65,6 +65,28 @@ def parts(measures: Measures, bsam: str, *, share: float = SHARE, where: str = "
     }
 
 
+def needed(
+    by_place: Mapping[str, Measures], variants: Mapping[str, str], *, where: str = "box", place: str = ""
+) -> dict[str, dict[str, int]]:
+    """How many data sets are close if another share of the way is asked for."""
+    return {
+        f"{variant}, {place}{name}": {
+            f"{share:g}": int(parts(measures, variant, share=share, where=where)["bSAM close"].sum())
+            for share in (0.25, 0.5, 0.75, 0.9)
+        }
+        for variant in variants
+        for name, measures in by_place.items()
+    }
+
+
+def would_change(what: str) -> str:
+    """What would have changed the verdict of C2 or C3, which count by ``what``."""
+    return (
+        "draws that are close if another share of the way is asked for are in `share needed`; "
+        f"a {what} counts once the interval of its share lies on one side of one half"
+    )
+
+
 def interval(count: int, total: int) -> tuple[float, float]:
     """Clopper and Pearson's 95 % interval of a share."""
     low = float(beta.ppf(0.025, count, total - count + 1)) if count else 0.0

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from experiments.registry import Claim, Context, Outcome
-from experiments.toy.confidence import NOTICEABLE, SHARE, VARIANTS, decide, parts
+from experiments.toy.confidence import NOTICEABLE, SHARE, VARIANTS, decide, needed, would_change
 from experiments.toy.logistic import NUM_DATA, box, draws, exact_predictive, gaussian_predictive, prior_of
 from experiments.toy.logistic_study import METHODS, PRIORS, Plan, cells, chosen, measured, plan
 from fenchel import exact_posterior
@@ -106,24 +106,14 @@ def judge(by_prior: Mapping[str, Mapping[str, Mapping[str, Array]]]) -> Claim:
         + ".",
         {
             "shares": shares,
-            "share needed": {
-                f"{variant}, delta0 = {prior}": {
-                    f"{share:g}": int(parts(m, variant, share=share)["bSAM close"].sum())
-                    for share in (0.25, 0.5, 0.75, 0.9)
-                }
-                for variant in VARIANTS
-                for prior, m in by_prior.items()
-            },
+            "share needed": needed(by_prior, VARIANTS, place="delta0 = "),
         },
         f"mean doubt on the box off by a factor {np.exp(NOTICEABLE):.2g}; close: {SHARE:g} of the way in predictive KL "
         "from SAM + Laplace to the exact diagonal optimum, and nearer than SAM; 95 % intervals of the shares of draws",
         "the exact posterior by two independent quadrature rules; SAM's stationary points by root finding and, in the "
         "tests, by the shipped optimizer; predictive integrals by sampling in the tests",
         condition=condition,
-        would_change=(
-            "draws that are close if another share of the way is asked for are in `share needed`; a prior counts once "
-            "the interval of its share lies on one side of one half"
-        ),
+        would_change=would_change("prior"),
     )
 
 

@@ -18,7 +18,7 @@ from scipy.stats import t as student
 from torch import nn
 
 from experiments.registry import Claim, Context, Outcome, piece
-from experiments.toy.confidence import NOTICEABLE, SHARE, VARIANTS, decide, interval, parts, share_of_way
+from experiments.toy.confidence import NOTICEABLE, SHARE, VARIANTS, decide, interval, needed, share_of_way, would_change
 from experiments.toy.moons import Moons, moons
 from experiments.toy.moons_study import METHODS, SEARCHED, UNDAMPED, WIDTHS, WORSE, Place, Plan, plan, regions, study
 from experiments.toy.moons_training import Settings, average, laplace_fit, laplace_integral, train_bsam, train_sam
@@ -138,14 +138,7 @@ def judge(by_place: Mapping[str, Mapping[str, Mapping[str, Array]]], order: Mapp
         {
             "shares": shares | undamped,
             "way": ways,
-            "share needed": {
-                f"{variant}, {name}": {
-                    f"{share:g}": int(parts(m, variant, share=share, where=WHERE)["bSAM close"].sum())
-                    for share in (0.25, 0.5, 0.75, 0.9)
-                }
-                for variant in (*VARIANTS, *STRICT)
-                for name, m in by_place.items()
-            },
+            "share needed": needed(by_place, VARIANTS | STRICT, where=WHERE),
             "judged on": {where: f"{w} {c}".strip() for where, (w, c) in alone.items()},
             "without damping": f"{strict} {which}".strip(),
             "demo": dict(order),
@@ -162,10 +155,7 @@ def judge(by_place: Mapping[str, Mapping[str, Mapping[str, Array]]], order: Mapp
         "NUTS by R-hat, effective sizes and the divergence between halves of its chains, in the tests by quadrature; "
         "the diagonal optimum against the Bayesian learning rule; rows side by side against the shipped optimizers",
         condition=condition,
-        would_change=(
-            "draws that are close if another share of the way is asked for are in `share needed`; a place counts once "
-            "the interval of its share lies on one side of one half"
-        ),
+        would_change=would_change("place"),
     )
 
 
