@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         help="data directory (default: FENCHEL_DATA, else embedded)",
     )
     run.add_argument("--jobs", type=int, default=1, metavar="N", help="worker processes of a sweep")
+    run.add_argument("--scheduler", default=None, metavar="ADDRESS", help="run sweeps on this Dask cluster")
     run.add_argument("--force", action="store_true", help="compute again what is finished")
     run.add_argument(
         "--max-seconds", type=float, default=None, metavar="S", help="stop sweeps after this time, to be continued"
@@ -181,6 +182,7 @@ def _run_one(
         jobs=options.jobs,
         partial=partial,
         progress=sys.stderr.isatty() and not options.quiet,
+        scheduler=options.scheduler,
         precision=options.precision,
         device=options.device,
         datasets=tuple(options.dataset_names),
@@ -201,7 +203,7 @@ def _run_one(
     command += " --data DIR" if data is not None else ""
     command += f" --jobs {options.jobs}" if options.jobs != 1 else ""
     command += "".join(f" --dataset {name.rpartition('-')[0]}=PATH" for name in options.dataset_names)
-    for name in ("precision", "device"):
+    for name in ("precision", "device", "scheduler"):
         command += f" --{name} {getattr(options, name)}" if getattr(options, name) is not None else ""
     stamp = store.provenance(command, options.seed, seconds, outcome.settings.get("device"))
     return seconds, store.save(experiment, outcome, {**stamp, "resumed": resumed, "key": key}, scale)

@@ -46,6 +46,7 @@ class Context:
     jobs: int
     partial: Path
     progress: bool
+    scheduler: str | None = None
     precision: str | None = None
     """Of all deep runs, in place of what is planned."""
     device: str | None = None

@@ -167,6 +167,7 @@ def execute(context: Context, configs: Sequence[Config]) -> list[Row]:
             rows,
             data=context.data,
             jobs=context.jobs,
+            scheduler=context.scheduler,
             progress=context.progress,
             deadline=context.deadline,
             device=context.device,

@@ -1,8 +1,8 @@
 """A sweep: a list of configurations, run wherever there is a machine, each exactly once.
 
-On a GPU many runs share the device; on a CPU every run is one thread of a process (joblib), so that its numbers do
-not depend on how many run at once. A finished run is a row on disk, a run under way a checkpoint beside it: what is
-stopped, or killed, goes on from there, in another folder or on another machine too.
+On a GPU many runs share the device; on a CPU every run is one thread of a process (joblib, here or on a Dask cluster),
+so that its numbers do not depend on how many run at once. A finished run is a row on disk, a run under way a
+checkpoint beside it: what is stopped, or killed, goes on from there, in another folder or on another machine too.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from experiments.deep.queue import device_name, split_of, train_all
 from experiments.deep.rows import Row, RowStore
 from experiments.deep.training import Training, allow_precision
 from experiments.registry import Stopped
+from fenchel.errors import MissingDependencyError
 
 
 def run(
@@ -30,6 +31,7 @@ def run(
     *,
     data: Path | None = None,
     jobs: int = 1,
+    scheduler: str | None = None,
     progress: bool = False,
     device: str | None = None,
     deadline: float | None = None,
@@ -38,10 +40,11 @@ def run(
 
     Args:
         jobs: processes; on a GPU they share it, so that one captures while others compute.
+        scheduler: the address of a Dask cluster whose workers see the folders of the rows and of the data.
         deadline: the `time.monotonic` at which to stop; runs under way are kept.
 
     Raises:
-        InputError: the data cannot be read. Stopped: the deadline came first.
+        InputError: the data cannot be read. Stopped: the deadline came first. MissingDependencyError: Dask is missing.
         RuntimeError: runs failed; the others have their rows.
     """
     pending = rows.missing(configs)
@@ -51,8 +54,9 @@ def run(
     failed: list[str] = []
     total, silent = sum(config.epochs for config in pending), not (progress and pending)
     with tqdm(total=total, desc="epochs of runs", unit="", smoothing=0.05, disable=silent) as bar:
-        if pending and jobs > 1:
-            failed = _run_joblib(pending, rows, data, place, jobs, deadline, bar)
+        if pending and (jobs > 1 or scheduler is not None):
+            with _cluster(scheduler):
+                failed = _run_joblib(pending, rows, data, place, jobs, deadline, bar)
         elif pending:
             failed = _run_here(pending, rows, data, place, deadline, bar)
     found = [rows.get(config) for config in configs]
@@ -108,6 +112,22 @@ def _one_thread(device: torch.device) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def _cluster(scheduler: str | None) -> Iterator[None]:
+    """joblib's processes are those of the cluster, if there is one."""
+    if scheduler is None:
+        yield
+        return
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise MissingDependencyError("--scheduler needs Dask; install the extra cluster") from error
+    import joblib
+
+    with Client(scheduler), joblib.parallel_config("dask", n_jobs=-1):
+        yield
+
+
 def _run_joblib(
     configs: Sequence[Config],
     rows: RowStore,
@@ -125,7 +145,8 @@ def _run_joblib(
     shares = [[config] for config in configs] if device.type == "cpu" else [list(configs[i::jobs]) for i in range(jobs)]
     tasks = (joblib.delayed(_work)(share, rows.directory, data, device, jobs, deadline) for share in shares if share)
     failed: list[str] = []
-    for epochs, sentences in joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(tasks):
+    parallel = joblib.Parallel(n_jobs=jobs if jobs > 1 else None, return_as="generator_unordered", batch_size=1)
+    for epochs, sentences in parallel(tasks):
         failed += sentences
         bar.update(epochs)
     return failed

@@ -1,4 +1,4 @@
-"""Sweeps: rows, skipping, kill -9; and exact resuming of one run."""
+"""Sweeps: rows, skipping, kill -9, a Dask cluster; and exact resuming of one run."""
 
 from __future__ import annotations
 
@@ -60,6 +60,17 @@ def test_a_killed_sweep_ends_with_the_same_rows_and_repeats_nothing(tmp_path: Pa
     whole = sweep.run(TWELVE, RowStore(tmp_path / "whole"), device="cpu")
     assert metrics_of(whole) == metrics_of(rows)
     assert not list((tmp_path / "killed").glob("*.pt"))
+
+
+def test_a_dask_cluster_gives_equal_rows(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    torch.set_num_threads(1)
+    here = sweep.run(TWELVE, RowStore(tmp_path / "here"), device="cpu")
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+    ) as cluster:
+        there = sweep.run(TWELVE, RowStore(tmp_path / "there"), device="cpu", scheduler=cluster.scheduler_address)
+    assert metrics_of(here) == metrics_of(there)
 
 
 METHOD_LR = {"bsam": 0.2}
