@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fenchel import losses as _losses
-from fenchel.errors import MissingDependencyError
+from fenchel.errors import missing
 from fenchel.gaussian import STRUCTURES, Gaussian
 from fenchel.losses import LinearPredictorLoss, Loss
 from fenchel.losses.bounded_links import BumpLink
@@ -24,9 +24,7 @@ from fenchel.theorems.theorem2 import verify_theorem2
 try:
     from hypothesis import strategies as st
 except ImportError as error:
-    raise MissingDependencyError(
-        "fenchel.testing needs hypothesis; install it with: pip install 'fenchel[testing]'"
-    ) from error
+    raise missing("fenchel.testing", "hypothesis", "testing") from error
 
 __all__ = ["assert_theorem1", "assert_theorem2", "gaussians", "losses", "natural_parameters"]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from experiments.deep import image_folders
 from experiments.registry import DAMAGE, InputError
-from fenchel.errors import MissingDependencyError
+from fenchel.errors import missing
 
 __all__ = ["DATASETS", "DataSet", "Split", "load", "own_set", "split"]
 
@@ -191,7 +191,7 @@ def _digits(name: str) -> DataSet:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise MissingDependencyError("the embedded digits need scikit-learn; install the extra experiments") from error
+        raise missing("this data set", "scikit-learn", "experiments") from error
     bunch = load_digits()
     images = torch.from_numpy(bunch.images * (255 / 16)).round().to(torch.uint8)[:, None]
     factor = 2 if name == "digits" else 4
@@ -208,7 +208,7 @@ def _torchvision(name: str, directory: Path, download: bool) -> DataSet:
     try:
         import torchvision
     except ImportError as error:
-        raise MissingDependencyError("image data needs torchvision; install the extra experiments") from error
+        raise missing("image data", "torchvision", "experiments") from error
     kinds = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
     kind = getattr(torchvision.datasets, kinds[name])
     parts = []

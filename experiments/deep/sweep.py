@@ -24,7 +24,7 @@ from experiments.deep.queue import Splits, device_name, row_of, train_all
 from experiments.deep.rows import Row, RowStore
 from experiments.deep.training import Training, allow_precision
 from experiments.registry import InputError, Stopped
-from fenchel.errors import MissingDependencyError
+from fenchel.errors import missing
 
 __all__ = ["estimate", "run"]
 
@@ -140,7 +140,7 @@ def _run_joblib(
     try:
         import joblib
     except ImportError as error:
-        raise MissingDependencyError("a sweep with several jobs needs joblib; install the extra experiments") from error
+        raise missing("a sweep with several jobs", "joblib", "experiments") from error
     shares = [[config] for config in configs] if device.type == "cpu" else [list(configs[i::jobs]) for i in range(jobs)]
     tasks = (joblib.delayed(_work)(share, rows.directory, data, device, jobs, deadline) for share in shares if share)
     failed: list[str] = []
@@ -169,7 +169,7 @@ def _run_dask(configs: Sequence[Config], rows: RowStore, data: Path | None, sche
     try:
         from distributed import Client, as_completed
     except ImportError as error:
-        raise MissingDependencyError("--scheduler needs Dask; install the extra cluster") from error
+        raise missing("--scheduler", "Dask", "cluster") from error
     with Client(scheduler) as client:
         futures = client.map(_remote, list(configs), data=data, pure=False, key=[c.key() for c in configs])
         # A worker may have no disk in common with us: rows travel back and are written here, as they come.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fenchel.errors import MissingDependencyError
+from fenchel.errors import missing
 
 __all__ = ["Moons", "moons"]
 
@@ -52,9 +52,7 @@ def moons(
     try:
         from sklearn.datasets import make_moons
     except ImportError as error:
-        raise MissingDependencyError(
-            "the two-moons data need scikit-learn; install it with `pip install the extra experiments`."
-        ) from error
+        raise missing("this data set", "scikit-learn", "experiments") from error
     inputs, labels = make_moons(num, noise=noise, random_state=draw)
     test_inputs, test_labels = make_moons(num_test, noise=noise, random_state=10_000 + draw)
     return Moons(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fenchel.errors import MissingDependencyError
+from fenchel.errors import missing
 
 __all__ = ["Chains", "num_parameters", "run_chains", "summary"]
 
@@ -38,9 +38,7 @@ def _jax() -> Any:
         import jax
         import numpyro.infer  # noqa: F401
     except ImportError as error:
-        raise MissingDependencyError(
-            "the NUTS reference needs numpyro; install it with `pip install -e '.[mcmc]'`."
-        ) from error
+        raise missing("the NUTS reference", "numpyro", "mcmc") from error
     return jax
 
 

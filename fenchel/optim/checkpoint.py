@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fenchel.errors import MissingDependencyError
+from fenchel.errors import missing
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
@@ -86,5 +86,5 @@ def _safetensors() -> tuple[Any, Any, Any]:
         from safetensors import SafetensorError, safe_open
         from safetensors.torch import save_file
     except ImportError:
-        raise MissingDependencyError("checkpoints need safetensors: pip install 'fenchel[experiments]'") from None
+        raise missing("a checkpoint", "safetensors", "optim") from None
     return save_file, safe_open, SafetensorError
