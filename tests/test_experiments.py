@@ -262,3 +262,12 @@ def test_a_reader_may_stop_early(command: str, end: str, results: Path) -> None:
     done = subprocess.run(script, shell=True, capture_output=True, text=True, cwd=home)
     assert "Traceback" not in done.stderr
     assert "full" not in end or "No space left" in done.stderr
+
+
+def test_benchmarks_explain_themselves(capsys: pytest.CaptureFixture[str]) -> None:
+    from experiments.benchmarks.__main__ import main as bench
+
+    assert bench(["--help"]) == 0
+    told = capsys.readouterr().out
+    assert "--device cuda" in told
+    assert "optimizers" in told

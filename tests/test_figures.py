@@ -126,6 +126,7 @@ class _Page(HTMLParser):
         self.links: list[str] = []
         self.order: list[str] = []
         self.unclosed: list[str] = []
+        self.described: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
@@ -134,6 +135,8 @@ class _Page(HTMLParser):
         if tag == "a" and str(values.get("href", "")).startswith("#"):
             self.links.append(str(values["href"])[1:])
         self.order.append(tag)
+        if tag == "img":
+            self.described.append(str(values.get("alt", "")))
         if tag == "details":
             self.unclosed.append(tag)
 
@@ -152,6 +155,8 @@ def test_the_report_leads_to_its_figures() -> None:
     assert page.unclosed == []
     first = page.order.index("img")
     assert page.order[:first].count("h2") == 1
+    # What stands in a picture's place says what it is of, and not the name of a file.
+    assert min(len(text.split()) for text in page.described) > 3, page.described
 
 
 def test_the_committed_report_is_that_of_the_committed_results() -> None:

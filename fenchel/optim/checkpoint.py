@@ -23,12 +23,15 @@ def save_checkpoint(path: str | os.PathLike[str], **parts: Any) -> None:
 
     Raises:
         TypeError: a part holds something that is neither a tensor, a number, a string nor a container of these.
+        FileNotFoundError: the folder is not there.
         MissingDependencyError: safetensors is not installed.
     """
     save_file, *_ = _safetensors()
     tensors: dict[str, Tensor] = {}
     rest = _taken_apart({"parts": parts, "generator": torch.get_rng_state()}, "", tensors)
     target = Path(path)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"path names a folder that does not exist: {target.parent}")
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     save_file(tensors, temporary, metadata={"tree": json.dumps(rest)})
     with temporary.open("rb+") as file:

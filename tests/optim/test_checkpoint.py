@@ -241,6 +241,11 @@ def test_checkpoint_files_restore_the_global_generator_and_refuse_strangers(tmp_
             load_checkpoint(path)
 
 
+def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"^path names a folder that does not exist: .*nowhere$"):
+        save_checkpoint(tmp_path / "nowhere" / "run.safetensors", epoch=1)
+
+
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
     """SIGKILL at a random moment, wherever that is in a step or a write; resume; compare with an undisturbed run."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
