@@ -119,9 +119,8 @@ def assert_theorem2(loss: Loss, rho: float, delta: float, *, pairs_only: bool = 
     mapped = verdict.measured["pairs_map"]
     if mapped is not True:
         found = {k: verdict.measured[k] for k in ("pairs", "pair_residual", "pair_distance", "pairs_complete")}
-        raise AssertionError(
-            f"stationary pairs do not map{'' if mapped is False else ', or that is undecided'}: {found}"
-        )
+        undecided = "undecided whether stationary pairs map, since not all were found"
+        raise AssertionError(f"{'stationary pairs do not map' if mapped is False else undecided}: {found}")
     return verdict
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -271,3 +273,18 @@ def test_benchmarks_explain_themselves(capsys: pytest.CaptureFixture[str]) -> No
     told = capsys.readouterr().out
     assert "--device cuda" in told
     assert "optimizers" in told
+
+
+def test_the_end_that_a_batch_system_sends_is_an_interruption(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "experiments", "run", "theorem1"]
+    environment = {**os.environ, "FENCHEL_RESULTS": str(tmp_path)}
+    process = subprocess.Popen(
+        command, cwd=Path(cli.__file__).parents[1], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    while not list(tmp_path.glob("partial/theorem1*")) and process.poll() is None:
+        time.sleep(0.02)
+    process.terminate()
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "finished pieces are kept" in told
+    assert "Traceback" not in told

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -142,7 +144,10 @@ def _run_joblib(
     except ImportError as error:
         raise missing("a sweep with several jobs", "joblib", "experiments") from error
     shares = [[config] for config in configs] if device.type == "cpu" else [list(configs[i::jobs]) for i in range(jobs)]
-    tasks = (joblib.delayed(_work)(share, rows.directory, data, device, jobs, deadline) for share in shares if share)
+    me = os.getpid()
+    tasks = (
+        joblib.delayed(_work)(share, rows.directory, data, device, jobs, deadline, me) for share in shares if share
+    )
     failed: list[str] = []
     for epochs, sentences in joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(tasks):
         failed += sentences
@@ -158,11 +163,28 @@ def _work(
     device: torch.device,
     jobs: int,
     deadline: float | None,
+    parent: int,
 ) -> tuple[int, list[str]]:
+    _end_with(parent)
     pending = RowStore(directory).missing(configs)
     silent = Progress(0, "", False)
     failed = _run_here(pending, RowStore(directory), data, device, deadline, silent, processes=jobs)
     return sum(config.epochs for config in pending), failed
+
+
+@cache
+def _end_with(parent: int) -> None:
+    """Let this process end when ``parent`` has: one that was killed outright cannot stop its workers.
+
+    A worker that went on would train, for hours on a GPU, beside the run that resumes.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _run_dask(configs: Sequence[Config], rows: RowStore, data: Path | None, scheduler: str, bar: Progress) -> None:
