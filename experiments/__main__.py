@@ -1,5 +1,6 @@
 """Entry point of `python -m experiments`."""
 
+import signal
 import sys
 
 try:
@@ -8,4 +9,6 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error.name} is not installed here: run `make setup`, then .venv/bin/python -m experiments")
 
+# What a batch system sends to end a job is taken as Ctrl-C is: workers stop, and finished pieces are kept.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 leave_with(main)

@@ -36,9 +36,12 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run experiments; a finished one is not repeated")
     run.add_argument("names", nargs="+", metavar="NAME", help="names as in `list`, or all")
     run.add_argument(
-        "--scale", choices=("quick", "full"), default="quick", help="quick: about a minute at most (default)"
+        "--scale",
+        choices=("quick", "full"),
+        default="quick",
+        help="quick: about a minute at most (default); full: as in the report",
     )
-    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: 0)")
     run.add_argument(
         "--data",
         type=Path,
@@ -46,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="data directory (default: FENCHEL_DATA, else embedded)",
     )
-    run.add_argument("--jobs", type=int, default=1, metavar="N", help="worker processes of a sweep")
+    run.add_argument("--jobs", type=int, default=1, metavar="N", help="worker processes of a sweep (default: 1)")
     run.add_argument("--scheduler", default=None, metavar="ADDRESS", help="run sweeps on this Dask cluster")
     run.add_argument("--force", action="store_true", help="compute again what is finished")
     run.add_argument(
@@ -63,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--allow-dirty", action="store_true", help="full runs from a tree with local changes")
     run.add_argument("--quiet", action="store_true", help="no progress bars")
     merge = commands.add_parser("merge", help="take finished runs over from another machine's folder of rows")
-    merge.add_argument("directory", type=Path, metavar="DIR")
+    merge.add_argument(
+        "directory", type=Path, metavar="DIR", help="its experiments/results/partial/rows, or results/begun"
+    )
     return parser
 
 

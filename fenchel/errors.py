@@ -25,7 +25,12 @@ class MissingDependencyError(FenchelError, ImportError):
     """An optional library is needed; the message names the extra that installs it."""
 
 
+def missing(what: str, package: str, extra: str) -> MissingDependencyError:
+    """The error that ``what`` needs ``package``, which ``extra`` installs."""
+    return MissingDependencyError(f"{what} needs {package}: pip install 'fenchel[{extra}]'")
+
+
 def need_torch(name: str) -> None:
     """MissingDependencyError where torch, which the module ``name`` needs, is not installed."""
     if importlib.util.find_spec("torch") is None:
-        raise MissingDependencyError(f"{name} needs torch: pip install 'fenchel[optim]'")
+        raise missing(name, "torch", "optim")

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import linprog
 
 from fenchel.arrays import Array
-from fenchel.errors import MissingDependencyError
+from fenchel.errors import missing
 from fenchel.losses import LogisticRegression
 
 __all__ = [
@@ -185,9 +185,7 @@ def _sklearn_data(loader: str) -> tuple[Array, Array]:
     try:
         from sklearn import datasets
     except ImportError as error:
-        raise MissingDependencyError(
-            "this data set ships with scikit-learn; install it with `pip install fenchel[experiments]`."
-        ) from error
+        raise missing("this data set", "scikit-learn", "experiments") from error
     inputs, target = getattr(datasets, loader)(return_X_y=True)
     return np.asarray(inputs, dtype=float), np.asarray(target, dtype=float)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from fenchel import losses as _losses
 from fenchel.arrays import Array
-from fenchel.errors import MissingDependencyError
+from fenchel.errors import missing
 from fenchel.gaussian import STRUCTURES, Gaussian
 from fenchel.losses import LinearPredictorLoss, Loss
 from fenchel.losses.bounded_links import BumpLink
@@ -24,9 +24,7 @@ from fenchel.theorems.theorem2 import verify_theorem2
 try:
     from hypothesis import strategies as st
 except ImportError as error:
-    raise MissingDependencyError(
-        "fenchel.testing needs hypothesis; install it with: pip install 'fenchel[testing]'"
-    ) from error
+    raise missing("fenchel.testing", "hypothesis", "testing") from error
 
 __all__ = ["assert_theorem1", "assert_theorem2", "gaussians", "losses", "natural_parameters"]
 
@@ -120,9 +118,8 @@ def assert_theorem2(loss: Loss, rho: float, delta: float, *, pairs_only: bool = 
     mapped = verdict.measured["pairs_map"]
     if mapped is not True:
         found = {k: verdict.measured[k] for k in ("pairs", "pair_residual", "pair_distance", "pairs_complete")}
-        raise AssertionError(
-            f"stationary pairs do not map{'' if mapped is False else ', or that is undecided'}: {found}"
-        )
+        undecided = "undecided whether stationary pairs map, since not all were found"
+        raise AssertionError(f"{'stationary pairs do not map' if mapped is False else undecided}: {found}")
     return verdict
 
 

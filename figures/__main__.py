@@ -27,12 +27,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     make_parser = commands.add_parser("make", help="draw figures to figures/rendered")
     make_parser.add_argument("names", nargs="+", metavar="NAME", help="figure names, or all")
+    make_parser.add_argument(
+        "--scale",
+        choices=("quick", "full"),
+        default="full",
+        help="full: full results, quick ones where there are no others (default); quick: quick runs alone, to a folder "
+        "of their own",
+    )
     commands.add_parser("report", help="write figures/report.md and figures/report.html")
     options = parser.parse_args(arguments)
     work: dict[str, Callable[[], list[Path]]] = {"the report": write_report}
     if options.command == "make":
-        names = [*options.names, *drawable()] if "all" in options.names else options.names
-        work = {name: partial(make, name) for name in names if name != "all"}
+        quick = options.scale == "quick"
+        names = [*options.names, *drawable(quick=quick)] if "all" in options.names else options.names
+        work = {name: partial(make, name, quick=quick) for name in names if name != "all"}
         if not work:
             print("error: nothing is stored that could be drawn: python -m experiments run all", file=sys.stderr)
             return 2

@@ -23,19 +23,21 @@ class FigureInputError(InputError):
     """A figure that does not exist or has no stored result; one sentence, shown without a traceback."""
 
 
-def drawable() -> list[str]:
-    """Names of the figures that have both a module and a stored result."""
-    return sorted(name for name in store.load_all() if _known(name))
+def drawable(*, quick: bool = False) -> list[str]:
+    """Names of the figures that have both a module and a stored result, or a quick one."""
+    names = sorted(name for name in store.load_all() if _known(name))
+    return [name for name in names if os.path.lexists(store.result_path(name, "quick"))] if quick else names
 
 
 def _known(name: str) -> bool:
     return name in EXPERIMENTS and (name in deep.NAMES or Path(__file__).with_name(f"{name}.py").exists())
 
 
-def make(name: str) -> list[Path]:
+def make(name: str, *, quick: bool = False) -> list[Path]:
     """Draw one figure to `figures/rendered/NAME.{pdf,png}`; its tables to NAME.md.
 
-    ``draw`` returns one figure, or several by suffix (stored as NAME_SUFFIX).
+    With ``quick`` the quick run is drawn, to `figures/rendered/quick`, also where there is a full one. ``draw`` returns
+    one figure, or several by suffix (stored as NAME_SUFFIX).
 
     Raises:
         FigureInputError: no such figure, or its experiment has not been run.
@@ -43,15 +45,16 @@ def make(name: str) -> list[Path]:
     if not _known(name):
         known = ", ".join(sorted(filter(_known, EXPERIMENTS)))
         raise FigureInputError(f"unknown figure {name!r}; there are {known}")
-    path = store.shown_path(name)
+    path = store.result_path(name, "quick") if quick else store.shown_path(name)
     if not os.path.lexists(path):
-        raise FigureInputError(f"figure {name!r} has no stored result; run `python -m experiments run {name}` first")
+        kind = "quick" if quick else "stored"
+        raise FigureInputError(f"figure {name!r} has no {kind} result; run `python -m experiments run {name}` first")
     mpl.use("Agg")
     # The fonts carry no dates of their own, and fontTools says so for each of them.
     logging.getLogger("fontTools").setLevel(logging.ERROR)
     stored = store.load(path)
     try:
-        return _write(name, stored)
+        return _write(name, stored, RENDERED / "quick" if quick else RENDERED)
     except OSError as error:
         raise FigureInputError(f"figures cannot be written to {RENDERED}: {error.strerror or error}") from error
     except DAMAGE as error:
@@ -60,9 +63,10 @@ def make(name: str) -> list[Path]:
         raise FigureInputError(f"{path} does not hold what is drawn ({kind}); compute it again: {again}") from error
 
 
-def _write(name: str, stored: store.Stored) -> list[Path]:
+def _write(name: str, stored: store.Stored, folder: Path) -> list[Path]:
     import matplotlib.pyplot as plt
 
+    folder.mkdir(exist_ok=True)
     module = deep if name in deep.NAMES else importlib.import_module(f"figures.{name}")
     written = []
     with publication():
@@ -70,7 +74,7 @@ def _write(name: str, stored: store.Stored) -> list[Path]:
         figures = drawn if isinstance(drawn, Mapping) else {"": drawn}
         for suffix, figure in figures.items():
             for kind in ("pdf", "png"):
-                target = RENDERED / f"{name}{'_' if suffix else ''}{suffix}.{kind}"
+                target = folder / f"{name}{'_' if suffix else ''}{suffix}.{kind}"
                 # A fixed date keeps the files equal when the result is equal.
                 metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
                 with written_whole(target) as temporary:
@@ -78,10 +82,10 @@ def _write(name: str, stored: store.Stored) -> list[Path]:
                 written.append(target)
             plt.close(figure)
     if hasattr(module, "tables"):
-        target = RENDERED / f"{name}.md"
+        target = folder / f"{name}.md"
         with written_whole(target) as temporary:
             temporary.write_text(module.tables(stored))
         written.append(target)
     if hasattr(module, "animate"):
-        written.append(module.animate(stored, RENDERED))
+        written.append(module.animate(stored, folder))
     return written

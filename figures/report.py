@@ -31,7 +31,14 @@ code{background:#f3f3f3;padding:.1rem .3rem;font-size:.85em;overflow-wrap:anywhe
 summary{cursor:pointer;color:#0b4f8a}details{margin:.5rem 0}
 b.v{border-radius:.25rem;padding:.05rem .4rem;color:#fff;background:#666;white-space:nowrap;font-weight:600}
 b.held{background:#176d38}b.only{background:#8a6100}b.refuted{background:#a32020}
-@media print{details>*{display:block}body{max-width:none}h2{break-after:avoid}img{break-inside:avoid}}
+@media print{body{max-width:none}h2{break-after:avoid}img{break-inside:avoid}}
+@media(max-width:30rem){
+body>table:first-of-type :is(tbody,td){display:block}body>table:first-of-type thead{display:none}
+body>table:first-of-type tr{display:flex;flex-wrap:wrap;gap:0 .4rem;padding:.2rem 0;border-top:1px solid #ccc}
+body>table:first-of-type td{border:0;padding:0;line-height:1.3}
+body>table:first-of-type td:nth-child(2){order:1;flex-basis:100%}
+body>table:first-of-type td:nth-child(3){flex:1;overflow:hidden;
+display:-webkit-box;-webkit-box-orient:vertical;-webkit-line-clamp:2}}
 """
 _CLASSES = {"held": "held", "held only if": "only", "refuted": "refuted"}
 
@@ -107,7 +114,7 @@ def render_markdown(runs: Mapping[str, store.Stored] | None = None, *, quick: bo
     lines += ["", "## Further figures and tables", ""]
     for run in stored.values():
         if run.name not in drawn:
-            lines += [f'<h3 id="figure-{run.name}">{html.escape(run.title)}</h3>', "", *_figure_lines(run.name), ""]
+            lines += [f'<h3 id="figure-{run.name}">{html.escape(run.title)}</h3>', "", *_figure_lines(run), ""]
     lines += ["", "## Runs", "", "<details><summary>Commands, revisions, times, devices</summary>", "", _runs(stored)]
     return "\n".join([*lines, "", "</details>"]).rstrip() + "\n"
 
@@ -141,7 +148,7 @@ def _claim_lines(judged: _Judged, *, first: bool) -> list[str]:
     # The sentence of a withdrawn verdict would say again what was withdrawn.
     lines += [_text(claim.statement), ""] if "withdrawn" not in judged.reason else []
     if first:
-        lines += [f'<a id="figure-{run.name}"></a>', "", *_figure_lines(run.name, tables=False)]
+        lines += [f'<a id="figure-{run.name}"></a>', "", *_figure_lines(run, tables=False)]
     else:
         lines += [f"Figure: [{_text(run.title)}](#figure-{run.name})", ""]
     rows = [(name, _number(value)) for name, value in _flatten(claim.numbers)]
@@ -164,12 +171,14 @@ def _number_table(rows: list[tuple[str, str]]) -> list[str]:
     return [grid(["number", "value"], ([_cell(name), _cell(value)] for name, value in rows)), ""]
 
 
-def _figure_lines(name: str, *, tables: bool = True) -> list[str]:
+def _figure_lines(run: store.Stored, *, tables: bool = True) -> list[str]:
+    name = run.name
     own = re.compile(rf"{re.escape(name)}(_.*)?$")
     lines = []
     for path in sorted(RENDERED.glob(f"{name}*.png")) + sorted(RENDERED.glob(f"{name}*.gif")):
         if own.match(path.stem):
-            lines += [f"![{path.stem}](rendered/{path.name})", ""]
+            # What is read aloud, or stands there where images are not shown, says what the picture is of.
+            lines += [f"![{_text(run.title)} ({path.stem})](rendered/{path.name})", ""]
     table = RENDERED / f"{name}.md"
     if table.exists() and tables:
         lines.append(_lower_headings(table.read_text()))

@@ -209,6 +209,16 @@ def test_two_ridges_in_the_plane_give_the_product_of_two_evidences() -> None:
     assert found.error < 1e-5
 
 
+def test_the_units_of_the_columns_do_not_matter() -> None:
+    """Data in other units, with the prior in these units, are the same problem: same evidence, no doubt."""
+    units, plain = np.array([1000.0, 0.001]), exact_posterior(MURPHY, Gaussian([0.0, 0.0], [1.0, 1.0]))
+    scaled = losses.LogisticRegression(MURPHY.X * units, MURPHY.y)
+    found = exact_posterior(scaled, Gaussian([0.0, 0.0], units**-2.0))
+    assert found.error < 1e-8
+    assert found.log_evidence == pytest.approx(plain.log_evidence, abs=1e-8)
+    np.testing.assert_allclose(found.mean * units, plain.mean, atol=1e-6)
+
+
 def test_separable_data_under_a_wide_prior() -> None:
     separable = losses.LogisticRegression([[1.0, 0.3], [2.0, -0.1], [-1.0, -0.4]], [1, 1, 0])
     found = exact_posterior(separable, Gaussian([0.0, 0.0], 1e4))

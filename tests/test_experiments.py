@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -262,3 +264,27 @@ def test_a_reader_may_stop_early(command: str, end: str, results: Path) -> None:
     done = subprocess.run(script, shell=True, capture_output=True, text=True, cwd=home)
     assert "Traceback" not in done.stderr
     assert "full" not in end or "No space left" in done.stderr
+
+
+def test_benchmarks_explain_themselves(capsys: pytest.CaptureFixture[str]) -> None:
+    from experiments.benchmarks.__main__ import main as bench
+
+    assert bench(["--help"]) == 0
+    told = capsys.readouterr().out
+    assert "--device cuda" in told
+    assert "optimizers" in told
+
+
+def test_the_end_that_a_batch_system_sends_is_an_interruption(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "experiments", "run", "theorem1"]
+    environment = {**os.environ, "FENCHEL_RESULTS": str(tmp_path)}
+    process = subprocess.Popen(
+        command, cwd=Path(cli.__file__).parents[1], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    while not list(tmp_path.glob("partial/theorem1*")) and process.poll() is None:
+        time.sleep(0.02)
+    process.terminate()
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "finished pieces are kept" in told
+    assert "Traceback" not in told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from markdown_it import MarkdownIt
 from experiments import store
 from experiments.store import Stored
 from figures import __main__ as command
-from figures import render, report
+from figures import fig1, render, report
 from figures.sensitivity_plot import curves
 from figures.style import caption, publication
 from figures.table_plot import dots
@@ -29,6 +30,25 @@ def test_stored_results_draw(name: str, tmp_path: Path, monkeypatch: pytest.Monk
     written = render.make(name)
     assert {path.suffix for path in written} >= {".pdf", ".png"}
     assert all(path.stat().st_size > 1000 for path in written if path.suffix in (".pdf", ".png", ".gif"))
+
+
+def test_a_quick_run_is_drawn_where_there_is_a_full_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One's own seed is seen when it is asked for, and the figures of the full results stay as they are."""
+    for suffix in (".json", ".npz"):
+        shutil.copy(store.result_path("fig1", "full").with_suffix(suffix), tmp_path)
+    monkeypatch.setenv("FENCHEL_RESULTS", str(tmp_path))
+    monkeypatch.setattr(render, "RENDERED", tmp_path)
+    assert command.main(["make", "fig1", "--scale", "quick"]) == 2
+    full = json.loads((tmp_path / "fig1.json").read_text())
+    (tmp_path / "fig1.quick.json").write_text(json.dumps({**full, "scale": "quick"}))
+    shutil.copy(tmp_path / "fig1.npz", tmp_path / "fig1.quick.npz")
+    seen = []
+    draw = fig1.draw
+    monkeypatch.setattr(fig1, "draw", lambda stored: seen.append(stored.scale) or draw(stored))
+    assert command.main(["make", "all", "--scale", "quick"]) == 0
+    assert command.main(["make", "fig1"]) == 0
+    assert seen == ["quick", "full"]
+    assert sorted(p.name for p in (tmp_path / "quick").iterdir()) == ["fig1.pdf", "fig1.png"]
 
 
 @pytest.mark.parametrize("name", ["fig99", "style", "table_plot", "cost", "../fig1"])
@@ -126,6 +146,7 @@ class _Page(HTMLParser):
         self.links: list[str] = []
         self.order: list[str] = []
         self.unclosed: list[str] = []
+        self.described: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
@@ -134,6 +155,8 @@ class _Page(HTMLParser):
         if tag == "a" and str(values.get("href", "")).startswith("#"):
             self.links.append(str(values["href"])[1:])
         self.order.append(tag)
+        if tag == "img":
+            self.described.append(str(values.get("alt", "")))
         if tag == "details":
             self.unclosed.append(tag)
 
@@ -152,6 +175,8 @@ def test_the_report_leads_to_its_figures() -> None:
     assert page.unclosed == []
     first = page.order.index("img")
     assert page.order[:first].count("h2") == 1
+    # What stands in a picture's place says what it is of, and not the name of a file.
+    assert min(len(text.split()) for text in page.described) > 3, page.described
 
 
 def test_the_committed_report_is_that_of_the_committed_results() -> None:

@@ -267,6 +267,13 @@ def test_bad_input_is_a_sentence(name: str) -> None:
     assert len(str(caught.value)) > 20
 
 
+def test_what_is_no_number_is_named() -> None:
+    with pytest.raises(TypeError, match=r"^y must be an array of real numbers, got an array of <U3$"):
+        L.LogisticRegression(np.ones((6, 1)), np.array(["yes", "no"] * 3))
+    with pytest.raises(ValueError, match=r"^y must have 1 axis, got an array of shape"):
+        L.LogisticRegression(np.ones((6, 1)), np.ones((6, 1)))
+
+
 class _Cosines(L.Loss):
     """A loss of a user's own class: what it knows of itself it says in `Loss`'s attributes."""
 

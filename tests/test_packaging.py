@@ -48,6 +48,20 @@ importlib.util.find_spec = find
 """
 
 
+_NUTS = """
+import fenchel
+prior = fenchel.Gaussian([0.0] * 3, 1.0)
+fenchel.exact_posterior(fenchel.losses.LogisticRegression([[1.0, 2.0, 3.0]], [1]), prior)
+"""
+
+
+def test_type_checkers_of_users_see_the_annotations() -> None:
+    """The marker that the classifier "Typing :: Typed" promises lies in the package, and goes into the wheel."""
+    assert (ROOT / "fenchel" / "py.typed").exists()
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["fenchel"]
+    assert "py.typed" in data
+
+
 @pytest.mark.parametrize(
     ("code", "hidden", "sentence"),
     [
@@ -58,6 +72,9 @@ importlib.util.find_spec = find
         ("import fenchel.testing", ["hypothesis"], "pip install 'fenchel[testing]'"),
         ("import fenchel; fenchel.check({})", ["flint"], "pip install 'fenchel[check]'"),
         ("import fenchel; fenchel.losses.from_expression('x**2', ['x'])", ["flint"], "pip install 'fenchel[check]'"),
+        ("import fenchel.checker", ["flint"], "pip install 'fenchel[check]'"),
+        ("import fenchel; fenchel.problems.breast_cancer()", ["sklearn"], "pip install 'fenchel[experiments]'"),
+        (_NUTS, ["numpyro"], "pip install 'fenchel[mcmc]'"),
     ],
 )
 def test_a_missing_extra_is_said_in_one_sentence(code: str, hidden: list[str], sentence: str) -> None:
@@ -65,7 +82,7 @@ def test_a_missing_extra_is_said_in_one_sentence(code: str, hidden: list[str], s
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False)
     assert run.returncode == 1
     last = run.stderr.strip().splitlines()[-1]
-    assert last.startswith("fenchel.errors.MissingDependencyError: ")
+    assert last.startswith(("fenchel.errors.MissingDependencyError: ", "ImportError: fenchel"))
     assert sentence in last
 
 

@@ -17,6 +17,7 @@ from fenchel import (
     proximal_objective,
     relaxed_bayes_objective,
 )
+from fenchel.bayes.relaxed_search import sharpened
 from fenchel.bayes.simplex_qp import simplex_qp
 from fenchel.bayes.statistics import Statistics, tangent_natural
 from fenchel.results import Natural
@@ -108,16 +109,44 @@ def test_local_searches_give_the_certified_answer_where_both_can_be_had():
     assert local.value == pytest.approx(certified.value, abs=1e-7)
 
 
-@given(st.integers(0, 10_000), st.integers(2, 7), st.booleans())
-def test_the_simplex_program_meets_its_optimality_conditions(seed, size, deficient):
+def test_columns_that_say_the_same_are_one_parameter() -> None:
+    """Of x and 2 x the data see theta_1 + 2 theta_2 alone: along it the answer is that for one column."""
+    x, y = MURPHY.X[:, 0], MURPHY.y
+    both = minimize_relaxed(losses.LogisticRegression(np.outer(x, [1.0, 2.0]), y), Gaussian([0.0, 0.0], 1.0))
+    one = minimize_relaxed(losses.LogisticRegression(np.sqrt(5.0) * x[:, None], y), Gaussian([0.0], 1.0))
+    seen = np.array([1.0, 2.0]) / np.sqrt(5.0)
+    assert both.value == pytest.approx(one.value, abs=1e-4)
+    assert seen @ both.posterior.mean == pytest.approx(one.posterior.mean[0], abs=0.01)
+    assert both.converged or "stopped at residual" in both.message
+
+
+def test_a_maximizer_that_is_no_point_but_a_line_is_left_where_it_is() -> None:
+    """The Hessian of two columns x and 3 x is singular, though its computed eigenvalues may both be positive."""
+    flat, line = losses.Quadratic(np.zeros((2, 2)), np.zeros(2)), np.outer([1.0, 3.0], [1.0, 3.0])
+    assert np.linalg.eigvalsh(line)[0] > -1e-15
+    atoms = np.array([[3.0, -1.0]])
+    np.testing.assert_array_equal(sharpened(flat, np.zeros(2), -0.25 * line, atoms), atoms)
+
+
+def test_columns_of_very_different_scales_are_answered() -> None:
+    found = minimize_relaxed(
+        losses.LogisticRegression(MURPHY.X * [1000.0, 0.001], MURPHY.y), Gaussian([0.0, 0.0], 1.0), max_iterations=5
+    )
+    assert found.lower <= found.upper < np.log(2.0) * len(MURPHY.X)
+    assert found.converged or "stopped at residual" in found.message
+
+
+@given(st.integers(0, 10_000), st.integers(2, 7), st.booleans(), st.sampled_from([1.0, 1e7]))
+def test_the_simplex_program_meets_its_optimality_conditions(seed, size, deficient, scale):
     rng = np.random.default_rng(seed)
-    root = rng.standard_normal((size, 2 if deficient else size + 1))
+    root = scale * rng.standard_normal((size, 2 if deficient else size + 1))
     Q, c = root @ root.T, rng.standard_normal(size)
     w = simplex_qp(Q, c)
     assert w.min() >= 0
     assert w.sum() == pytest.approx(1.0)
     slope = Q @ w - c
-    assert np.all(slope >= slope @ w - 1e-7 * (1 + np.abs(slope).max()))
+    rounding = 1e-12 * scale**2
+    assert np.all(slope >= slope @ w - 1e-7 * (1 + np.abs(slope).max()) - rounding)
 
 
 @pytest.mark.parametrize("structure", ["full", "diagonal", "isotropic"])

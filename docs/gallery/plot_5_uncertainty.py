@@ -113,3 +113,7 @@ _ = axes[0].set(ylabel="share that is right")
 # %%
 # This is one seed of one toy problem: it shows how to look, not which method is best. ``predict_bma`` takes a loader
 # as well as a tensor, leaves the model as it was, bit for bit, and averages probabilities, not logits.
+#
+# It is for classifiers. Where a network predicts numbers, average its outputs over several
+# ``with optimizer.sampled_params(), torch.no_grad(): ...``, and train it on a mean negative log-likelihood as well:
+# under Gaussian noise of variance v that is the mean square over 2 v, and a bare mean square says that v is 1/2.

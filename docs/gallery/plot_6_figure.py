@@ -6,15 +6,16 @@ Every figure is drawn from a stored result alone, and every result is made by on
 
 .. code-block:: sh
 
-    python -m experiments run fig1 --scale quick    # computes, in seconds; --scale full for the numbers of the report
-    python -m figures make fig1                     # draws figures/rendered/fig1.pdf and .png
+    python -m experiments run fig1 --seed 3         # a quick run, in seconds; the report's numbers have --scale full
+    python -m figures make fig1 --scale quick       # draws it to figures/rendered/quick/fig1.pdf and .png
+    python -m figures make fig1                     # draws the full result, which the checkout holds
 """
 
 # %%
 # In short
 # --------
-# The same from Python, from the result that is stored in the checkout. ``draw`` returns a matplotlib figure, to be
-# changed and saved as you like.
+# The same from Python, from the result that is stored in the checkout; a quick run of yours is at
+# ``store.result_path("fig1", "quick")``. ``draw`` returns a matplotlib figure, to be changed and saved as you like.
 
 from experiments import store
 from figures import fig1

@@ -14,6 +14,9 @@ def main(names: list[str]) -> int:
     """Run the named benchmarks, or all; exit code 2 for an unknown name."""
     suffix = ""
     known = sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)]) if m.name not in HIDDEN)
+    if {"-h", "--help"} & set(names):
+        print(f"{(__doc__ or '').replace('`', '')}\nNames, all by default: {', '.join(known)}.")
+        return 0
     if "--device" in names:
         at = names.index("--device")
         device, names = names[at + 1 : at + 2], names[:at] + names[at + 2 :]

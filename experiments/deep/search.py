@@ -18,7 +18,7 @@ from experiments.deep import plans, spaces
 from experiments.deep.config import Config
 from experiments.deep.evaluate import METRICS
 from experiments.registry import Context, Outcome
-from fenchel.errors import MissingDependencyError
+from fenchel.errors import missing
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class _Entry:
         try:
             import optuna
         except ImportError as error:
-            raise MissingDependencyError("the search needs Optuna; install the extra experiments") from error
+            raise missing("the search", "Optuna", "experiments") from error
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._optuna, self.context, self.model, self.name = optuna, context, model, entry
         start = replace(spaces.base(model, entry), select=True, seed=context.seed)

@@ -7,9 +7,12 @@ checkpoint beside it: what is stopped, or killed, goes on from there, in another
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from experiments.deep.queue import device_name, split_of, train_all
 from experiments.deep.rows import Row, RowStore
 from experiments.deep.training import Training, allow_precision
 from experiments.registry import Stopped
-from fenchel.errors import MissingDependencyError
+from fenchel.errors import missing
 
 
 def run(
@@ -55,8 +58,9 @@ def run(
     total, silent = sum(config.epochs for config in pending), not (progress and pending)
     with tqdm(total=total, desc="epochs of runs", unit="", smoothing=0.05, disable=silent) as bar:
         if pending and (jobs > 1 or scheduler is not None):
+            me = os.getpid() if scheduler is None else None
             with _cluster(scheduler):
-                failed = _run_joblib(pending, rows, data, place, jobs, deadline, bar)
+                failed = _run_joblib(pending, rows, data, place, jobs, deadline, bar, me)
         elif pending:
             failed = _run_here(pending, rows, data, place, deadline, bar)
     found = [rows.get(config) for config in configs]
@@ -121,7 +125,7 @@ def _cluster(scheduler: str | None) -> Iterator[None]:
     try:
         from distributed import Client
     except ImportError as error:
-        raise MissingDependencyError("--scheduler needs Dask; install the extra cluster") from error
+        raise missing("--scheduler", "Dask", "cluster") from error
     import joblib
 
     with Client(scheduler), joblib.parallel_config("dask", n_jobs=-1):
@@ -136,6 +140,7 @@ def _run_joblib(
     jobs: int,
     deadline: float | None,
     bar: Any,
+    me: int | None,
 ) -> list[str]:
     import joblib
 
@@ -143,7 +148,9 @@ def _run_joblib(
     for name in {config.dataset for config in configs}:
         data_sets.load(name, data)
     shares = [[config] for config in configs] if device.type == "cpu" else [list(configs[i::jobs]) for i in range(jobs)]
-    tasks = (joblib.delayed(_work)(share, rows.directory, data, device, jobs, deadline) for share in shares if share)
+    tasks = (
+        joblib.delayed(_work)(share, rows.directory, data, device, jobs, deadline, me) for share in shares if share
+    )
     failed: list[str] = []
     parallel = joblib.Parallel(n_jobs=jobs if jobs > 1 else None, return_as="generator_unordered", batch_size=1)
     for epochs, sentences in parallel(tasks):
@@ -159,10 +166,28 @@ def _work(
     device: torch.device,
     jobs: int,
     deadline: float | None,
+    parent: int | None,
 ) -> tuple[int, list[str]]:
+    if parent is not None:
+        _end_with(parent)
     pending = RowStore(directory).missing(configs)
     failed = _run_here(pending, RowStore(directory), data, device, deadline, processes=jobs)
     return sum(config.epochs for config in pending), failed
+
+
+@cache
+def _end_with(parent: int) -> None:
+    """Let this process end when ``parent`` has: one that was killed outright cannot stop its workers.
+
+    A worker that went on would train, for hours on a GPU, beside the run that resumes.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def estimate(configs: Sequence[Config], rows: RowStore, data: Path | None, *, device: str | None = None) -> list[str]:

@@ -215,7 +215,8 @@ class _Model:
         for _ in range(8):
             slope = np.asarray(self.loss.gradient(theta)) + lam1 + 2.0 * theta @ lam2
             hessian = -(np.asarray(self.loss.hessian(theta)) + 2.0 * lam2)
-            if np.linalg.eigvalsh(hessian).min() <= 0.0:
+            bends = np.linalg.eigvalsh(hessian)
+            if (bends[:, 0] <= 1e-14 * bends[:, -1]).any():
                 return None
             theta = theta + np.linalg.solve(hessian, slope[:, :, None])[:, :, 0]
         values = np.asarray(self.loss(theta)) + theta @ lam1 + np.einsum("ni,ij,nj->n", theta, lam2, theta)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fenchel.arrays import Array
-from fenchel.errors import MissingDependencyError
+from fenchel.errors import missing
 from fenchel.gaussian import Gaussian
 from fenchel.losses import LinearPredictorLoss, Loss
 from fenchel.losses.links import SoftplusLink
@@ -111,9 +111,7 @@ def _run(
         from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
         from numpyro.infer import MCMC, NUTS
     except ImportError as error:
-        raise MissingDependencyError(
-            "posteriors with P > 2 need numpyro; install it with `pip install fenchel[mcmc]`."
-        ) from error
+        raise missing("a posterior by NUTS (P > 2)", "numpyro", "mcmc") from error
     with jax.enable_x64(True):
         groups = [
             (jnp.asarray(g.rows @ factor), jnp.asarray(g.rows @ mode + g.offsets), jnp.asarray(g.weights))

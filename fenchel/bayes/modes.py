@@ -178,7 +178,10 @@ def _region(loss: Loss, prior: Gaussian, level: float, reach: float) -> tuple[Ar
         )
     constant, slope, H = minorant
     matrix = H + prior.precision
-    if np.linalg.eigvalsh(matrix)[0] <= 1e-12 * max(1.0, float(np.abs(matrix).max())):
+    # In the prior's units: parameters of very different scales are no reason for doubt.
+    factor = np.linalg.cholesky(prior.cov)
+    bent = np.linalg.eigvalsh(factor.T @ H @ factor) + 1.0
+    if bent[0] <= 1e-12 * max(1.0, float(bent[-1])):
         _refuse_improper(loss, prior)
         return center - spread, center + spread, "the loss's own growth does not confine the posterior"
     inverse = np.linalg.inv(matrix)

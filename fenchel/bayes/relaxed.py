@@ -127,6 +127,8 @@ def minimize_relaxed(
     stopped = "" if best.converged else f"stopped at residual {best.residual:.1e}"
     border = "at the border of dom f*; stationarity checked by f** at q*" if best.by_value else ""
     several = f"{len(minima)} distinct local minima" if len(minima) > 1 else ""
+    left = best.point.upper - best.point.value
+    wide = f"the bracket of f* is {left:.1e} wide" if certify and not best.point.certified else ""
     natural = best.statistics.natural(best.point.c)
     return RelaxedResult(
         value=best.point.value,
@@ -142,7 +144,7 @@ def minimize_relaxed(
         iterations=best.iterations,
         evaluations=sum(run.evaluations for _, run in runs),
         minima=minima,
-        message="; ".join(text for text in (stopped, border, several) if text),
+        message="; ".join(text for text in (stopped, wide, border, several) if text),
         assumes=loss.assumes,
         evidence=lambda _: objective_at(loss, natural, prior, tol=search_tol).certificate(),
     )

@@ -58,7 +58,8 @@ def sharpened(loss: Loss, lam1: Array, lam2: Array, atoms: Array) -> Array:
     for _ in range(2):
         slope = np.asarray(loss.gradient(theta)) + lam1 + 2.0 * theta @ lam2
         hessian = -(np.asarray(loss.hessian(theta)) + 2.0 * lam2)
-        concave = np.linalg.eigvalsh(hessian)[:, 0] > 0.0
+        bends = np.linalg.eigvalsh(hessian)
+        concave = bends[:, 0] > 1e-14 * bends[:, -1]
         hessian[~concave] = np.eye(loss.dim)
         step = np.linalg.solve(hessian, slope[:, :, None])[:, :, 0]
         small = concave & (np.abs(step).max(axis=1) < 1e-3 * (1.0 + np.abs(theta).max(axis=1)))

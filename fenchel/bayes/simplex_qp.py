@@ -13,6 +13,9 @@ def simplex_qp(Q: Array, c: Array, *, max_steps: int = 500) -> Array:
     A tiny multiple of the identity picks one of several minimizers.
     """
     size = c.size
+    # Beside a large Q the row of the constraint sum w = 1 would be lost in rounding.
+    unit = max(1.0, float(np.trace(Q)) / size)
+    Q, c = Q / unit, c / unit
     Q = Q + 1e-13 * max(float(np.trace(Q)), 1e-300) / size * np.eye(size)
     support = [int(np.argmin(0.5 * np.diag(Q) - c))]
     w = np.zeros(size)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fenchel.arrays import Array
 from fenchel.certificates.record import Certificate
-from fenchel.errors import MissingDependencyError
+from fenchel.errors import missing
 
 if TYPE_CHECKING:
     from fenchel.checker import Checked
@@ -18,9 +18,7 @@ def _need_flint() -> None:
     try:
         import flint  # noqa: F401
     except ImportError as error:
-        raise MissingDependencyError(
-            "certificates need python-flint; install it with: pip install 'fenchel[check]'"
-        ) from error
+        raise missing("a certificate", "python-flint", "check") from error
 
 
 def check(certificate: Certificate | dict[str, Any]) -> Checked:

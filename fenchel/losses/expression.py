@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fenchel.arrays import Array
-from fenchel.errors import MissingDependencyError
+from fenchel.errors import missing
 from fenchel.losses.builtin import Quadratic
 from fenchel.losses.calculus import Node, hessian_ranges, jets
 from fenchel.losses.curvature_bounds import curvature_bound
@@ -100,9 +100,7 @@ class ExpressionLoss(UserLoss):
         try:
             from fenchel.losses.growth import float_quadratic
         except ImportError as error:
-            raise MissingDependencyError(
-                "from_expression needs python-flint; install it with: pip install 'fenchel[check]'"
-            ) from error
+            raise missing("from_expression", "python-flint", "check") from error
         found = float_quadratic(tree, self.dim, _SPREAD)
         return None if found is None else (found[0], np.array(found[1]), np.array(found[2]))
 

@@ -64,9 +64,8 @@ def _call(name: str, inner: Node) -> Node:
     if name in ("sigmoid", "expit"):
         return ["mul", half, ["add", ONE, ["tanh", ["mul", half, inner]]]]
     if name not in _FUNCTIONS:
-        raise ValueError(
-            f"the function {name!r} in the expression is not known; see from_expression for those that are."
-        )
+        known = ", ".join((*_FUNCTIONS, "log1p", "cosh", "sigmoid"))
+        raise ValueError(f"the function {name!r} in the expression is not known; there are {known}.")
     return [name, inner]
 
 

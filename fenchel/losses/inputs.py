@@ -16,9 +16,11 @@ def finite_array(value: Any, name: str, ndim: int | None = None, *, copy: bool =
             raise TypeError("complex numbers")
         array = np.array(value, dtype=float) if copy else np.asarray(value, dtype=float)
     except (TypeError, ValueError, OverflowError) as error:
-        raise TypeError(f"{name} must be an array of real numbers, got {type(value).__name__}") from error
+        kind = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+        raise TypeError(f"{name} must be an array of real numbers, got {kind}") from error
     if ndim is not None and array.ndim != ndim:
-        raise ValueError(f"{name} must have {ndim} axes, got an array of shape {array.shape}")
+        axes = "1 axis" if ndim == 1 else f"{ndim} axes"
+        raise ValueError(f"{name} must have {axes}, got an array of shape {array.shape}")
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite, but it contains NaN or infinity")
     return array

@@ -40,7 +40,8 @@ def predict_bma(
     """Probabilities averaged over samples of the posterior, (n, classes) in float64, in the order of the loader.
 
     Each weight sample is drawn once and predicts the whole data set; probabilities, not logits, are averaged, and
-    nothing is kept but their sum. The model is evaluated in eval mode and left as it was, bit for bit.
+    nothing is kept but their sum. The model is evaluated in eval mode and left as it was, bit for bit. It is taken for
+    a classifier; outputs that are numbers to predict are averaged inside ``sampled_params()`` instead.
 
     Args:
         model: the network, at the posterior mean.

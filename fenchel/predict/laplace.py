@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
-from fenchel.errors import MissingDependencyError
+from fenchel.errors import missing
 from fenchel.metrics import Outputs, to_logits
 from fenchel.optim.hyperparameters import trainable
 from fenchel.optim.posterior import held
@@ -152,9 +152,7 @@ def _fit(network: nn.Module, loader: Iterable[Any], structure: str, prior_precis
     try:
         from laplace import Laplace
     except ImportError as error:
-        raise MissingDependencyError(
-            "Laplace approximations need laplace-torch; install it with `pip install fenchel[experiments]`."
-        ) from error
+        raise missing("a Laplace approximation", "laplace-torch", "experiments") from error
     laplace = Laplace(
         network,
         "classification",
