@@ -161,4 +161,4 @@ def _end(problem: Problem, state: State) -> State:
         return state
     if state.best is None or not np.isfinite(state.best.lower):
         return state if state.message else unbounded(problem, state)
-    return state if state.best is state.searched else certify(problem, state, state.best)
+    return state if state.best is state.searched else certify(problem, state, state.best, last=True)
