@@ -27,7 +27,7 @@ def _problem(dim: int, count: int, seed: int = 1) -> tuple[losses.Loss, Gaussian
     return losses.LogisticRegression(rows, labels), Gaussian(mean, root @ root.T + 0.2 * np.eye(dim))
 
 
-@pytest.mark.parametrize(("dim", "count"), [(6, 10), (7, 12), (8, 10)])
+@pytest.mark.parametrize(("dim", "count"), [(6, 10), (6, 60), (7, 12), (7, 30), (8, 10)])
 def test_six_to_eight_parameters_are_certified(dim: int, count: int) -> None:
     loss, q = _problem(dim, count)
     found = fenchel.biconjugate(loss, q, tol=1e-6)

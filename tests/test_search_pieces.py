@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fenchel import Gaussian, sum_of_biconjugates
 from fenchel import losses as L
 from fenchel.losses.bounded_links import BumpLink, IndicatorLink
-from fenchel.losses.links import AbsLink, SoftplusLink
+from fenchel.losses.links import AbsLink, HuberLink, Link, ReLULink, SoftplusLink
 from fenchel.search.ascent import _newton_step, ascend, distinct
 from fenchel.search.bounds import LinearModel, UserModel
-from fenchel.search.box_quadratic import box_maximum
+from fenchel.search.box_quadratic import box_maximum, relaxed
 from fenchel.search.branch import BranchAndBound, _grid, _split
 from fenchel.search.confine import Setting, _scaled_eigen, descent_majorizer, prepare
 from fenchel.search.enclose import global_majorants
 from fenchel.search.maximize import local_maximizers, maximize
+from fenchel.search.parabolas import best_on_average
 from fenchel.search.starts import climb, given_starts, starting_points
 
 Array = np.ndarray
@@ -313,6 +315,64 @@ def test_a_relaxed_maximum_is_that_of_a_concave_quadratic_inside_its_box() -> No
         assert ((bound - value) <= 1e-8 * (1.0 + value)).all()
 
 
+@pytest.mark.parametrize("dim", [3, 6])
+def test_what_a_bound_cuts_off_a_box_lies_below_the_target(dim: int) -> None:
+    rng = np.random.default_rng(dim)
+    root = rng.normal(size=(40, dim, dim))
+    matrix = -root @ np.swapaxes(root, 1, 2) + 0.2 * dim * np.eye(dim)
+    slope, half = rng.normal(size=(40, dim)), rng.uniform(0.2, 2.0, size=(40, dim))
+    matrix[7, 0, 0] = np.inf
+    bound, concave = relaxed(slope, matrix, half)
+    rows = np.arange(40)
+    excess = 0.3 * np.abs(concave.top)
+    lo, hi = concave.part(rows, excess)
+    y = rng.uniform(-1.0, 1.0, size=(4000, 1, dim))
+    # Points in the whole box, and near the peaks.
+    near = np.nan_to_num(concave.peak) + 0.3 * rng.normal(size=(4000, 40, dim))
+    y = np.concatenate([np.broadcast_to(y, near.shape), np.clip(near, -1.0, 1.0)])
+    d = y * half
+    with np.errstate(invalid="ignore"):
+        value = np.einsum("kbi,bi->kb", d, slope) + 0.5 * np.einsum("kbi,bij,kbj->kb", d, matrix, d)
+        high = value > concave.top - excess
+    outside = ((y < lo) | (y > hi)).any(axis=2)
+    finite = np.isfinite(bound)
+    assert finite.sum() == 39
+    assert high[:, finite].any()
+    assert outside[:, finite].any()
+    assert not (high & outside)[:, finite].any()
+    np.testing.assert_array_equal(lo[7], -np.ones(dim))
+    np.testing.assert_array_equal(hi[7], np.ones(dim))
+    assert np.prod(0.5 * (hi - lo)[finite], axis=1).min() < 0.2
+
+
+@pytest.mark.parametrize(
+    "link", [SoftplusLink(), AbsLink(), ReLULink(), HuberLink(0.7), BumpLink(), IndicatorLink()], ids=repr
+)
+def test_the_parabola_of_an_interval_is_above_its_term_and_of_least_mean(link: Link) -> None:
+    rng = np.random.default_rng(1)
+    z, reach = 4.0 * rng.normal(size=300), 10.0 ** rng.uniform(-3.0, 1.5, size=300)
+    variance = rng.uniform(0.1, 0.9, size=300) * reach**2
+    v, s, kappa = best_on_average(link, z, reach, variance)
+    d = np.linspace(-1.0, 1.0, 201)[:, None] * reach
+    assert (v + s * d + 0.5 * kappa * d * d - link.value(z + d)).min() >= -1e-12
+    assert (kappa >= 0.0).all()
+    if link.rule is None:
+        return
+    mean = v + 0.5 * kappa * variance
+    for share in np.linspace(-1.0, 1.0, 41):
+        at = z + share * reach
+        value, slope, bend = link.majorant(at, z - reach, z + reach)
+        off = z - at
+        other = value + slope * off + 0.5 * bend * (off * off + variance)
+        if link.convex:
+            assert (mean <= other + 1e-9 * (1.0 + np.abs(other))).all()
+    # The two moments are those of some distribution on the interval, so that its mean is no larger.
+    ends = 0.5 * variance / reach**2
+    assert (
+        mean >= ends * (link.value(z + reach) + link.value(z - reach)) + (1.0 - 2.0 * ends) * link.value(z) - 1e-9
+    ).all()
+
+
 # --- starts and results -------------------------------------------------------------------------------------------
 
 
@@ -391,6 +451,23 @@ def test_every_stage_of_the_search_is_a_bracket() -> None:
     edge = maximize(corner, np.zeros(2), np.zeros((2, 2)))
     assert edge.certified
     np.testing.assert_array_equal(edge.argmax, [2.0, 0.5])
+
+
+def test_a_long_search_ends_once_it_has_met_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fenchel.search.branch._LONG", 500)
+    rng = np.random.default_rng(0)
+    loss = L.LogisticRegression(rng.normal(size=(60, 6)), rng.integers(0, 2, 60))
+    summed = sum_of_biconjugates(loss, Gaussian(np.zeros(6), np.eye(6))).natural
+    lam1, lam2 = 0.8 * summed.lam1, 0.8 * summed.lam2
+    whole = maximize(loss, lam1, lam2, tol=1e-6)
+    assert whole.certified
+    assert whole.boxes > 4000
+    ended = maximize(loss, lam1, lam2, tol=1e-6, enough=whole.lower - 1.0)
+    assert 500 <= ended.boxes < 3500  # a batch has 2500
+    assert ended.lower == pytest.approx(whole.lower, rel=1e-9)
+    assert ended.upper > whole.upper
+    assert "stopped" in ended.message
+    assert maximize(loss, lam1, lam2, tol=1e-6, enough=whole.lower + 1.0).boxes == whole.boxes
 
 
 def test_a_datum_of_zeros_adds_a_constant() -> None:

@@ -18,6 +18,7 @@ from fenchel.errors import SolverError
 from fenchel.moments.atoms import design
 from fenchel.moments.certificate import make_upper
 from fenchel.moments.ensemble import ensemble
+from fenchel.moments.joint import joint_bound
 from fenchel.moments.local_steps import highest, improve, lift, look, merged, starts
 from fenchel.moments.moment_problem import MasterSolution, MomentProblem
 from fenchel.moments.polish import ActiveSet, polish
@@ -31,6 +32,8 @@ Array = NDArray[np.float64]
 _PATIENCE = 8
 _FEW = 5
 _ENSEMBLE = 6
+_SEARCHED = 8
+_SHARE = 0.4
 
 
 def cutting_plane(white: WhiteLoss, *, tol: float, start: Start, budget: Budget, master: Master | None = None) -> State:
@@ -79,6 +82,8 @@ def _begin(problem: Problem, start: Start) -> State:
         if state.gap <= problem.tol * state.scale:
             return replace(state, done=True)
     state = replace(state, done=False).with_atoms(problem, design(frame.dim))
+    if frame.dim > _SEARCHED:  # too many for the global search, which proves all other quadratics
+        state = state.with_lower(joint_bound(white, _SHARE * problem.seconds_left()))
     near, quadratics = start.points, start.coefficients
     found = ensemble(white, _ENSEMBLE * (frame.dim + 1), problem.deadline) if frame.dim > _FEW else None
     if found is not None:  # in many dimensions the design says little
@@ -161,4 +166,4 @@ def _end(problem: Problem, state: State) -> State:
         return state
     if state.best is None or not np.isfinite(state.best.lower):
         return state if state.message else unbounded(problem, state)
-    return state if state.best is state.searched else certify(problem, state, state.best)
+    return state if state.best is state.searched else certify(problem, state, state.best, last=True)

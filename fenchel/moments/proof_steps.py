@@ -19,10 +19,16 @@ _MARGINS = (1e-9, 1e-6, 1e-3)
 _CONFINED_BOXES = 100_000
 
 
-def certify(problem: Problem, state: State, candidate: Candidate) -> State:
-    """Search globally for sup (l - Q); the state is done where nothing more can be learned."""
+def certify(problem: Problem, state: State, candidate: Candidate, *, last: bool = False) -> State:
+    """Search globally for sup (l - Q); the state is done where nothing more can be learned.
+
+    A long search that meets a violation ends there, for a better quadratic is known then, unless it is the ``last``.
+    """
     allowed, target = problem.tol * state.scale, problem.white.frame.target
     spent = np.inf if state.upper is None else state.upper.value - candidate.lower
+    supposed = -float(candidate.coefficients @ target)
+    # The local searches missed a violation if it is larger than this: the candidate is worth less than it seemed.
+    violation = supposed - candidate.lower + 0.1 * allowed
     bound, found = certify_lower(
         problem.white,
         candidate.coefficients,
@@ -30,13 +36,12 @@ def certify(problem: Problem, state: State, candidate: Candidate) -> State:
         starts=candidate.points,
         max_seconds=max(1e-3, problem.seconds_left()),
         max_boxes=problem.budget.max_boxes,
+        enough=np.inf if last else violation,
     )
     state = replace(state, searched=candidate, boxes=state.boxes + found.boxes)
     state = state.with_lower(bound)
-    supposed = -float(candidate.coefficients @ target)
     excess = float(found.values[0]) if found.values.size else np.inf
-    if supposed - excess < candidate.lower - 0.1 * allowed:
-        # The local searches had missed a violation: the candidate is worth less than it seemed.
+    if excess > violation:
         state = replace(state, best=replace(candidate, lower=supposed - excess))
         return state.with_atoms(problem, found.maximizers)
     # Where the declared growth is as steep as Q nothing confines the search: a steeper Q is searched instead.

@@ -223,20 +223,20 @@ class WhiteLoss:
         return np.asarray(self.gradient(points) - v - 2.0 * points @ w)
 
     def supremum(
-        self, c: Array, *, tol: float, starts: Array | None, **budget: Any
+        self, c: Array, *, tol: float, starts: Array | None, enough: float = np.inf, **budget: Any
     ) -> tuple[SearchResult, float, float]:
-        """Certified search for sup l - Q, to ``tol`` in units of the loss.
+        """Certified search for sup l - Q, to ``tol`` in units of the loss; for ``enough`` see `maximize`.
 
-        Returns the search (its points converted to x, its values to those of l - Q), E_q[Q], and the sum of the sizes
-        of the terms that were added up, which bounds the rounding error.
+        Returns the search in terms of x and l - Q, E_q[Q], and the sum of the sizes of the terms that were added up.
         """
+        u, v, w = self.frame.quadratic(c)
+        budget |= {"tol": tol / max(1.0, abs(u)), "enough": u + enough}
         if self._white is not None:
-            u, v, w = self.frame.quadratic(c)
-            found = maximize(self._white, -v, -w, tol=tol / max(1.0, abs(u)), starts=starts, **budget)
+            found = maximize(self._white, -v, -w, starts=starts, **budget)
             return found.shifted(u), float(c @ self.frame.target), float(np.abs(c) @ np.abs(self.frame.target))
-        u, lam1, lam2 = self.frame.about_mean(c)
-        budget |= {"tol": tol / max(1.0, abs(u)), "starts": None if starts is None else self.frame.to_theta(starts)}
-        found = maximize(self.loss, lam1, lam2, about=self.frame.mean, **budget)
+        lam1, lam2 = self.frame.about_mean(c)[1:]
+        near = None if starts is None else self.frame.to_theta(starts)
+        found = maximize(self.loss, lam1, lam2, starts=near, about=self.frame.mean, **budget)
         second = lam2 * (self.frame.factor @ self.frame.factor.T)
         return found.shifted(u, self.frame.to_white), u - float(second.sum()), abs(u) + float(np.abs(second).sum())
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fenchel.losses import LinearPredictorLoss, Loss, Terms
 from fenchel.losses.linear_predictor import outer_sum
+from fenchel.search.parabolas import best_on_average
 
 __all__ = ["Anchors", "LinearModel", "Model", "UserModel"]
 
@@ -109,15 +110,14 @@ class LinearModel(_Frame):
         matrix = np.broadcast_to(-self.concave, (center.shape[0], self.dim, self.dim))
         for g, size in zip(self.groups, self._sizes, strict=True):
             z, reach = g.predictors(center), half @ size
-            at = z
-            if spread and g.link.rule is not None:
-                at = _contacts(z, reach, spread * (np.square(half) @ np.square(size)))
-            v, s, kappa = g.link.majorant(at, z - reach, z + reach)
-            off = z - at
+            if spread:
+                v, s, kappa = best_on_average(g.link, z, reach, spread * (np.square(half) @ np.square(size)))
+            else:
+                v, s, kappa = g.link.majorant(z, z - reach, z + reach)
             kappa = np.minimum(kappa, _STEEPEST)
-            value = value + (v + (s + 0.5 * kappa * off) * off) @ g.weights
-            slope = slope + ((s + kappa * off) * g.weights) @ g.rows
-            matrix = matrix + outer_sum(np.minimum(kappa, _STEEPEST) * g.weights, g.rows)
+            value = value + v @ g.weights
+            slope = slope + (s * g.weights) @ g.rows
+            matrix = matrix + outer_sum(kappa * g.weights, g.rows)
         return value, slope, matrix
 
     def anchored(self, anchors: Anchors, which: Index, center: Array, half: Array) -> Majorant:
@@ -205,18 +205,6 @@ class UserModel(_Frame):
 
     def error_weights(self, matrix: Array) -> Array:
         return np.asarray(np.ones(matrix.shape[:2]) * np.einsum("ij,ij->j", self.basis, self.basis))
-
-
-def _contacts(z: Array, reach: Array, variance: Array) -> Array:
-    """Where the least mean of a parabola above an even function touches it, for mean z and ``variance`` in z +- reach.
-
-    On the whole line at +- sqrt(z^2 + variance); where that leaves the interval, the nearer end is the other contact.
-    """
-    size = np.abs(z)
-    touch = np.sqrt(z * z + variance)
-    beyond = touch > reach - size
-    touch = np.where(beyond, size + variance / np.maximum(reach, 1e-300), touch)
-    return np.asarray(np.where(z < 0.0, -touch, touch))
 
 
 def _recentred(anchors: Anchors, which: Index, matrix: Array, center: Array) -> Majorant:

@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["box_maximum"]
+__all__ = ["Concave", "box_maximum", "relaxed"]
 
 Array = NDArray[np.float64]
 _SWEEPS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Concave:
+    """Concave functions top - (y - peak)^T bowl (y - peak) / 2 above quadratics on |y_i| <= 1, y in half widths.
+
+    ``top`` (B,), ``peak`` (B, P), ``bowl`` (B, P, P).
+    """
+
+    top: Array
+    peak: Array
+    bowl: Array
+
+    def part(self, rows: NDArray[np.intp], excess: Array) -> tuple[Array, Array]:
+        """(lo, hi) (R, P): outside of them on |y_i| <= 1 the functions ``rows`` are below top - excess; excess (R,)."""
+        with np.errstate(invalid="ignore"):
+            reach = np.sqrt(2.0 * excess[:, None] * np.einsum("bii->bi", np.linalg.inv(self.bowl[rows])))
+            reach = reach * (1.0 + 1e-9) + 1e-12
+            # Where there is no such function, nothing is left out.
+            return np.fmax(-1.0, self.peak[rows] - reach), np.fmin(1.0, self.peak[rows] + reach)
 
 
 def box_maximum(slope: Array, matrix: Array, half: Array) -> Array:
@@ -22,12 +44,7 @@ def box_maximum(slope: Array, matrix: Array, half: Array) -> Array:
         return _separable(slope, matrix[:, 0, :], half)
     if dim == 2:
         return _exact_plane(slope, matrix, half)
-    finite = np.isfinite(matrix).all(axis=(1, 2))
-    if finite.all():
-        return _relaxed(slope, matrix, half)
-    bound = np.full(slope.shape[0], np.inf)
-    bound[finite] = _relaxed(slope[finite], matrix[finite], half[finite])
-    return bound
+    return np.asarray(relaxed(slope, matrix, half)[0])
 
 
 def _separable(slope: Array, curvature: Array, half: Array) -> Array:
@@ -65,8 +82,10 @@ def _exact_plane(slope: Array, matrix: Array, half: Array) -> Array:
     return np.asarray(np.where(inside, np.maximum(best, 0.5 * (s0 * d0 + s1 * d1)), best))
 
 
-def _relaxed(slope: Array, matrix: Array, half: Array) -> Array:
+def relaxed(slope: Array, matrix: Array, half: Array) -> tuple[Array, Concave]:
     """The semidefinite relaxation's dual, by coordinate descent: any D >= 0 with D - K > 0 bounds from above.
+
+    Returns the bounds of `box_maximum`, and the concave functions that they are maxima of.
 
     In units of the half widths, s.d + d^T K d / 2 <= sum_i D_i / 2 + s^T (D - K)^-1 s / 2 on |d_i| <= 1. The descent
     starts from the diagonally dominant D, each exact step in one D_i keeps D - K positive definite, and rounding is
@@ -74,6 +93,9 @@ def _relaxed(slope: Array, matrix: Array, half: Array) -> Array:
     """
     s = slope * half
     K = matrix * half[:, :, None] * half[:, None, :]
+    finite = np.asarray(np.isfinite(K).all(axis=(1, 2)))
+    if not finite.all():
+        K = np.where(finite[:, None, None], K, 0.0)
     diagonal = np.einsum("bii->bi", K)
     row_sums = np.abs(K).sum(axis=2)
     radius = diagonal + row_sums - np.abs(diagonal)
@@ -99,7 +121,8 @@ def _relaxed(slope: Array, matrix: Array, half: Array) -> Array:
         np.linalg.cholesky(A)
     except np.linalg.LinAlgError:
         bound = np.where(np.linalg.eigvalsh(A)[:, 0] > 0.0, bound, np.inf)
-    return np.asarray(np.minimum(bound, _separable(s, radius, np.ones_like(s))))
+    bound, flat = np.where(finite, bound, np.inf), _separable(s, radius, np.ones_like(s))
+    return np.where(finite, np.minimum(bound, flat), np.inf), Concave(bound, np.asarray(y), A)
 
 
 def _minus(D: Array, K: Array) -> Array:

@@ -74,6 +74,7 @@ def maximize(
     max_boxes: int = 200_000,
     max_seconds: float | None = None,
     about: Array | None = None,
+    enough: float = np.inf,
 ) -> SearchResult:
     """sup_theta l(theta) + lam1.theta + theta^T lam2 theta with a proof; lam1 (P,), lam2 (P, P) symmetric.
 
@@ -82,7 +83,8 @@ def maximize(
 
     The bracket is asked to be no wider than tol * max(1, |value|), in units of the loss. ``starts`` (S, P) are points
     to climb from, such as the maximizers of a nearby problem. The search stops with a valid but wider bracket after
-    ``max_boxes`` boxes or ``max_seconds`` seconds. ValueError for wrong shapes or values that are not finite.
+    ``max_boxes`` boxes or ``max_seconds`` seconds, a long one also once it has met a value above ``enough``.
+    ValueError for wrong shapes or values that are not finite.
     """
     lam1, lam2 = _parameters(loss, lam1, lam2)
     if not tol > 0.0:
@@ -101,7 +103,8 @@ def maximize(
     begin = starting_points(setting.model, few=starts is not None)
     if starts is not None:
         begin = np.vstack([given_starts(setting.model, starts, loss.dim), begin])
-    search = BranchAndBound(setting, *climb(setting, begin, deadline), tol=tol, max_boxes=max_boxes, deadline=deadline)
+    points, values = climb(setting, begin, deadline)
+    search = BranchAndBound(setting, points, values, tol=tol, max_boxes=max_boxes, deadline=deadline, enough=enough)
     if setting.confined:
         search.run()
     else:

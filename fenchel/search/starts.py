@@ -18,6 +18,8 @@ Array = NDArray[np.float64]
 _MOST_ROWS = 16
 _MOST_JUMPS = 64
 _MOST_EVALUATIONS = 200_000
+_MANY = 4
+_RANDOM = 32
 
 
 def climb(setting: Setting, starts: Array, deadline: float | None = None) -> tuple[Array, Array]:
@@ -49,22 +51,29 @@ def starting_points(model: Model, *, few: bool = False) -> Array:
         return np.vstack([np.zeros((1, model.dim)), spread * rng.normal(size=(count, model.dim))])
     parts = [np.zeros((1, model.dim))]
     if not few:
-        parts.append(_far_ends(model))
+        parts.append(_far_ends(model, _some_directions(model)))
+    if model.dim >= _MANY:
+        # There the good maximizers are many, each uphill from a few per cent of all directions.
+        parts.append(_far_ends(model, np.random.default_rng(0).normal(size=(_RANDOM * model.dim, model.dim))))
     parts += [_jumps(g.rows, g.offsets, model.linear) for g in model.groups if not g.link.continuous]
     parts += [_centers(g.rows, g.offsets, model.linear) for g in model.groups if not g.link.convex]
     return np.vstack(parts)
 
 
-def _far_ends(model: LinearModel) -> Array:
-    """The maximizers of the concave part plus the terms' linear growth in a direction: axes, and some of the data."""
+def _some_directions(model: LinearModel) -> Array:
+    """The axes, and some of the data, both ways."""
     rows = [g.rows[:: max(1, g.rows.shape[0] // _MOST_ROWS)] for g in model.groups]
     directions = np.vstack([np.eye(model.dim), *rows])
+    return np.vstack([directions, -directions])
+
+
+def _far_ends(model: LinearModel, directions: Array) -> Array:
+    """The maximizers of the concave part plus the terms' linear growth in the directions (K, D)."""
     norms = np.linalg.norm(directions, axis=1)
     directions = directions[norms > 0.0] / norms[norms > 0.0, None]
     # With very many data a climb is dear, and a few starts must do.
     most = max(2, _MOST_EVALUATIONS // max(1, sum(g.rows.shape[0] for g in model.groups)))
-    directions = np.vstack([directions, -directions]) if len(directions) <= most else directions[-most:]
-    far = 1e3 * directions
+    far = 1e3 * directions[-most:]
     return np.asarray(model.tangent(far)[1] + far @ model.concave)
 
 
