@@ -74,7 +74,10 @@ def test_a_hull_that_fails_is_named_and_replaced(how: str, monkeypatch: pytest.M
 
 
 def test_cutting_planes_have_the_time_that_the_hull_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    def slow(*_: object, **__: object) -> fenchel.BiconjugateResult:
+    asked: list[dict[str, Any]] = []
+
+    def slow(*_: object, **options: object) -> fenchel.BiconjugateResult:
+        asked.append(options)
         time.sleep(0.2)
         raise IndexError("no facet")
 
@@ -90,6 +93,31 @@ def test_cutting_planes_have_the_time_that_the_hull_left(monkeypatch: pytest.Mon
     assert fenchel.biconjugate(L.Softplus(), Q, "hull", max_seconds=30.0).certified
     assert len(given) == 1
     assert given[0] <= 29.8
+    assert asked == [{"tol": 1e-8, "structure": "full", "max_seconds": 30.0}]
+    diagonal = fenchel.Gaussian(np.array([0.4]), np.array([0.7]))
+    fenchel.biconjugate(L.Softplus(), diagonal, "hull", tol=1e-6)
+    assert (asked[1]["tol"], asked[1]["structure"]) == (1e-6, diagonal.structure)
+
+
+def test_the_reference_master_solves_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, calls = sys.modules["fenchel.biconjugate"], list[int]()
+    solve = module.reference_master
+
+    def watched(*args: Any, **options: Any) -> Any:
+        calls.append(1)
+        return solve(*args, **options)
+
+    monkeypatch.setattr(module, "reference_master", watched)
+    found = [fenchel.biconjugate(logistic(), PLANE, "cutting-plane", master=master) for master in ("cvxpy", "highs")]
+    assert calls
+    assert found[0].certified
+    assert found[0].value == pytest.approx(found[1].value, abs=1e-8)
+
+
+def test_the_sampled_program_without_a_generator_is_that_of_seed_zero() -> None:
+    found = [fenchel.biconjugate(logistic(), PLANE, "sampled", num_pieces=20, rng=rng) for rng in (None, 0, 1)]
+    assert found[0].value == found[1].value
+    assert found[0].value != found[2].value
 
 
 def test_a_bracket_left_open_says_how_wide_it_is() -> None:

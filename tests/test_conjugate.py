@@ -19,6 +19,7 @@ widths = st.floats(0.05, 3)
 
 def check(found: object, truth: float) -> None:
     assert found.certified  # type: ignore[attr-defined]
+    assert found.message == ""  # type: ignore[attr-defined]
     assert found.value == pytest.approx(truth, rel=1e-9, abs=1e-9)  # type: ignore[attr-defined]
     room = 1e-12 * (1.0 + abs(truth))
     assert found.lower - room <= truth <= found.upper + room  # type: ignore[attr-defined]

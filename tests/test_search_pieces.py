@@ -427,6 +427,8 @@ def test_a_search_reports_its_points_best_first_with_their_values() -> None:
     assert values[0] == pytest.approx(found.lower, rel=1e-12)
     slope = wells.gradient(climbed)[:, 0] + 0.1 - 0.2 * climbed[:, 0]
     np.testing.assert_allclose(slope, 0.0, atol=1e-7)
+    infinite = maximize(wells, np.array([0.1]), np.array([[0.1]]))
+    assert (infinite.lower, infinite.maximizers.shape, infinite.values.shape) == (np.inf, (0, 1), (0,))
     nothing, none = local_maximizers(wells, np.array([0.1]), np.array([[0.1]]), np.zeros((1, 1)))
     assert (nothing.shape, none.shape) == ((0, 1), (0,))
 
