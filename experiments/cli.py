@@ -129,7 +129,10 @@ def _run(options: argparse.Namespace) -> int:
             stored = not (options.force or options.plan) and _finished(experiment.name, key)
             done = "already stored, not repeated (--force repeats it)"
             if not stored:
-                done = "done in {:.1f} s -> {}".format(*_run_one(experiment, options, data, key, deadline))
+                seconds, path = _run_one(experiment, options, data, key, deadline)
+                whole = options.scale == "quick" or _finished(experiment.name, key)
+                word = "done" if whole else "stored in part, with runs left to do (--plan names them),"
+                done = f"{word} in {seconds:.1f} s -> {path}"
         except InputError as error:
             if len(experiments) == 1:
                 raise

@@ -288,3 +288,13 @@ def test_the_end_that_a_batch_system_sends_is_an_interruption(tmp_path: Path) ->
     assert process.returncode == 130
     assert "finished pieces are kept" in told
     assert "Traceback" not in told
+
+
+def test_a_table_with_runs_left_is_not_called_done(capsys: pytest.CaptureFixture[str]) -> None:
+    @register("half", "Stored with half of its runs")
+    def half(context: Context) -> Outcome:
+        return Outcome(settings={"complete": False}, numbers={}, claims=())
+
+    for scale, word in (("full", "stored in part, with runs left to do"), ("quick", "done in")):
+        assert cli.main(["run", "half", "--scale", scale, "--allow-dirty"]) == 0
+        assert f"half: {word}" in capsys.readouterr().out
