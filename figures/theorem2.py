@@ -104,8 +104,10 @@ def _atlas(stored: Stored) -> Figure:
     figure.legend(handles=handles, loc="outside upper center", ncols=2, columnspacing=2.0, handlelength=1.2)
     coarse = [names[k] for k in range(len(names)) if stored.arrays[f"rhos{k}"].size < stored.arrays["rhos"].size]
     note = f"On a coarser and shorter grid: {', '.join(coarse)}; white is not computed. " if coarse else ""
-    open_ = [row["loss"] for row in stored.numbers["table"] if row["undecided"]]
-    note += f"For {', '.join(open_)} the minimizer is the best one found, and not proved." if open_ else ""
+    open_ = [
+        f"{r['undecided']} of {r['cells']} cells of {r['loss']}" for r in stored.numbers["table"] if r["undecided"]
+    ]
+    note += f"In {', '.join(open_)} the minimizer is the best one found, and not proved." if open_ else ""
     caption(figure, _ATLAS_CAPTION + note)
     return figure
 

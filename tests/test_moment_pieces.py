@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from search_cases import smooth
 
 from fenchel import losses as L
-from fenchel.losses.bounded_links import BumpLink
-from fenchel.losses.links import SoftplusLink
 from fenchel.moments.atoms import (
     _directions,
     design,
@@ -32,15 +31,6 @@ from fenchel.moments.white_loss import WhiteLoss
 
 Array = np.ndarray
 MEAN, COV = np.array([0.5, -0.4, 0.2]), np.array([[1.0, 0.3, 0.0], [0.3, 0.7, -0.2], [0.0, -0.2, 0.5]])
-
-
-def smooth() -> L.LinearPredictorLoss:
-    rng = np.random.default_rng(0)
-    groups = [
-        L.Terms(link, rng.normal(size=(4, 3)), rng.normal(size=4), rng.uniform(0.3, 1.5, size=4))
-        for link in (SoftplusLink(), BumpLink())
-    ]
-    return L.LinearPredictorLoss(groups, H=np.diag([0.1, 0.2, 0.3]), b=rng.normal(size=3), c=0.7)
 
 
 def as_user(**known: Any) -> L.UserLoss:
