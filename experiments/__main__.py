@@ -1,7 +1,11 @@
 """Entry point of `python -m experiments`."""
 
+import os
 import signal
 import sys
+
+# Sums depend on how many threads share them; more cores are for more processes (--jobs). Read when numpy is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 try:
     from experiments.cli import main

@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="data directory (default: FENCHEL_DATA, else embedded)",
     )
-    run.add_argument("--jobs", type=int, default=1, metavar="N", help="worker processes of a sweep (default: 1)")
+    run.add_argument("--jobs", type=int, default=1, metavar="N", help="worker processes (default: 1)")
     run.add_argument("--scheduler", default=None, metavar="ADDRESS", help="run sweeps on this Dask cluster")
     run.add_argument("--force", action="store_true", help="compute again what is finished")
     run.add_argument(

@@ -3,15 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import lzma
-import os
-import pickle
-import sys
-import tarfile
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,11 +12,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 Scale = Literal["quick", "full"]
-# What readers of JSON, arrays, archives, images and pickles raise on files that are not what they should be.
-DAMAGE = (
-    *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError),
-    *(TypeError, ValueError, lzma.LZMAError, pickle.UnpicklingError, tarfile.TarError, zipfile.BadZipFile, zlib.error),
-)
 VERDICTS = ("held", "refuted", "held only if", "undecided", "not run")
 
 
@@ -145,51 +132,3 @@ class Experiment:
         loaded = importlib.import_module(f"experiments.{module}")
         found: Callable[[Context], Outcome] = loaded.RUNS[entry] if entry else loaded.run
         return found
-
-
-def piece(context: Context, key: str, compute: Callable[[], Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """The arrays of one finished piece of a run: computed once, then read back when an interrupted run resumes.
-
-    ``compute`` returns arrays or numbers by name; everything comes back as arrays (0-d for numbers). Object
-    arrays are refused, since nothing here is ever pickled.
-    """
-    path = context.partial / f"{key}.npz"
-    stored = read_arrays(path)
-    if stored is not None:
-        return stored
-    arrays = {k: np.asarray(v) for k, v in compute().items()}
-    bad = [k for k, v in arrays.items() if v.dtype == object]
-    if bad:
-        raise TypeError(f"piece {key!r} holds object arrays {bad}; only plain arrays can be stored")
-    write_arrays(path, arrays)
-    return arrays
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
-    """The arrays of a stored piece; None where there is none, or where it is damaged and has to be computed again."""
-    if not os.path.lexists(path):
-        return None
-    try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as stored:
-            return {k: stored[k] for k in stored.files}
-    except DAMAGE:
-        print(f"warning: {path} is damaged; that piece is computed again", file=sys.stderr)
-        return None
-
-
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write an npz so that it is complete or absent."""
-    with written_whole(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **{k: np.asarray(v) for k, v in arrays.items()})  # type: ignore[arg-type]
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary file that takes the place of ``path`` once it is complete; a failure leaves neither behind."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.registry import DAMAGE, Claim, Experiment, InputError, Outcome, write_arrays, written_whole
+from experiments.files import DAMAGE, write_arrays, written_whole
+from experiments.registry import Claim, Experiment, InputError, Outcome
 
 _PACKAGES = (
     "numpy",

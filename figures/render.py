@@ -12,7 +12,8 @@ import matplotlib as mpl
 
 from experiments import store
 from experiments.catalogue import EXPERIMENTS
-from experiments.registry import DAMAGE, InputError, written_whole
+from experiments.files import DAMAGE, written_whole
+from experiments.registry import InputError
 from figures import deep
 from figures.style import publication
 

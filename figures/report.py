@@ -13,7 +13,8 @@ from typing import Any
 from markdown_it import MarkdownIt
 
 from experiments import store
-from experiments.registry import Claim, InputError, written_whole
+from experiments.files import written_whole
+from experiments.registry import Claim, InputError
 from figures.claims import CLAIMS, WITHDRAWN
 from figures.render import RENDERED
 from figures.table_text import grid

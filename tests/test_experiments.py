@@ -18,7 +18,9 @@ import pytest
 
 import fenchel
 from experiments import catalogue, cli, store
-from experiments.registry import Claim, Context, Experiment, Outcome, piece, written_whole
+from experiments.files import written_whole
+from experiments.pieces import piece
+from experiments.registry import Claim, Context, Experiment, Outcome
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,8 @@ import torch
 
 from experiments.benchmarks.interleaved import interleaved, ratios
 from experiments.benchmarks.optimizers import NETWORKS, contenders, optimizer_only
-from experiments.registry import Claim, Context, Outcome, piece
+from experiments.pieces import piece
+from experiments.registry import Claim, Context, Outcome
 
 LIMIT = 1.05
 """A cost counts as equal, or an addition as negligible, within 5 %."""

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from experiments.deep import image_folders
-from experiments.registry import DAMAGE, InputError
+from experiments.files import DAMAGE
+from experiments.registry import InputError
 
 DATASETS = {
     "digits": "scikit-learn's digits, 16 x 16, embedded",

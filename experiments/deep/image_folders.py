@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.registry import read_arrays, written_whole
+from experiments.files import read_arrays, written_whole
 
 ARCHIVES = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".tar.bz2", ".zip")
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp")

@@ -11,7 +11,8 @@ from typing import Any
 from experiments import store
 from experiments.deep.config import Config
 from experiments.deep.evaluate import METRICS
-from experiments.registry import DAMAGE, InputError, written_whole
+from experiments.files import DAMAGE, written_whole
+from experiments.registry import InputError
 
 Row = dict[str, Any]
 _KINDS = {

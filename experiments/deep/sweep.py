@@ -8,11 +8,9 @@ checkpoint beside it: what is stopped, or killed, goes on from there, in another
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from experiments.deep.config import Config
 from experiments.deep.queue import device_name, split_of, train_all
 from experiments.deep.rows import Row, RowStore
 from experiments.deep.training import Training, allow_precision
+from experiments.pieces import end_with
 from experiments.registry import Stopped
 from fenchel.errors import missing
 
@@ -169,25 +168,10 @@ def _work(
     parent: int | None,
 ) -> tuple[int, list[str]]:
     if parent is not None:
-        _end_with(parent)
+        end_with(parent)
     pending = RowStore(directory).missing(configs)
     failed = _run_here(pending, RowStore(directory), data, device, deadline, processes=jobs)
     return sum(config.epochs for config in pending), failed
-
-
-@cache
-def _end_with(parent: int) -> None:
-    """Let this process end when ``parent`` has: one that was killed outright cannot stop its workers.
-
-    A worker that went on would train, for hours on a GPU, beside the run that resumes.
-    """
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def estimate(configs: Sequence[Config], rows: RowStore, data: Path | None, *, device: str | None = None) -> list[str]:

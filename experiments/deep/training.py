@@ -18,7 +18,8 @@ from experiments.deep import methods, models
 from experiments.deep.config import Config
 from experiments.deep.data import Split
 from experiments.deep.feed import Feed
-from experiments.registry import InputError, written_whole
+from experiments.files import written_whole
+from experiments.registry import InputError
 
 
 def allow_precision(precision: str, device: torch.device) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 from scipy.optimize import linprog
 
+from experiments.pieces import pieces
 from experiments.progress import bar
-from experiments.registry import Claim, Context, Outcome, piece, settle
+from experiments.registry import Claim, Context, Outcome, settle
 from fenchel import Gaussian, biconjugate, expected_loss, sum_of_biconjugates
 from fenchel.arrays import Array
 from fenchel.errors import SolverError
@@ -27,16 +29,22 @@ STRUCTURES = ("full", "diagonal", "isotropic")
 def run(context: Context) -> Outcome:
     """One q in detail, a grid of q, the sampled program over its number of pieces, and blocks of data."""
     quick = context.scale == "quick"
-    pieces = (20, 100) if quick else (20, 50, 100, 200, 400)
+    sizes = (20, 100) if quick else (20, 50, 100, 200, 400)
     repeats = 2 if quick else 10
     counts = (1, 2, 6, 20, 60) if quick else (1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60)
     problem = murphy()
     q = Gaussian(MEAN, COV)
     example = _example(problem.loss, q)
-    sampled = piece(context, "sampled", lambda: _sampled(problem.loss, q, pieces, repeats, context))
-    grid = piece(context, "grid", lambda: _grid(problem.loss, 3 if quick else 7))
     cases = 2 if quick else 6
-    blocks = piece(context, "blocks", lambda: _blocks(problem.inputs, problem.labels, counts, cases, context))
+    found = pieces(
+        context,
+        {
+            "sampled": partial(_sampled, problem.loss, q, sizes, repeats, context),
+            "grid": partial(_grid, problem.loss, 3 if quick else 7),
+            "blocks": partial(_blocks, problem.inputs, problem.labels, counts, cases, context),
+        },
+    )
+    sampled, grid, blocks = found["sampled"], found["grid"], found["blocks"]
     truth = example["full"]["lower"]
     errors = 100 * np.abs(sampled["values"] - truth) / abs(truth)  # in per cent of f**
     numbers: dict[str, Any] = {
@@ -48,7 +56,7 @@ def run(context: Context) -> Outcome:
                 "largest error in %": float(np.nanmax(errors[i])),
                 "solver failures": int(np.isnan(sampled["values"][i]).sum()),
             }
-            for i, k in enumerate(pieces)
+            for i, k in enumerate(sizes)
         },
         "grid of q": {
             "q certified": f"{int(grid['certified'].sum())} of {grid['certified'].size}",
@@ -58,11 +66,11 @@ def run(context: Context) -> Outcome:
         },
     }
     return Outcome(
-        settings={"mean": MEAN, "cov": COV, "tol": TOL, "pieces": pieces, "repeats": repeats, "blocks": counts},
+        settings={"mean": MEAN, "cov": COV, "tol": TOL, "pieces": sizes, "repeats": repeats, "blocks": counts},
         numbers=numbers,
         claims=(_claim_c4(blocks, counts),),
         arrays={
-            "pieces": np.array(pieces),
+            "pieces": np.array(sizes),
             "sampled": sampled["values"],
             "counts": np.array(counts),
             **{f"grid_{k}": v for k, v in grid.items()},

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.registry import Context, Outcome, piece
+from experiments.pieces import pieces
+from experiments.registry import Context, Outcome
 from experiments.theory.approximation import MEAN_SHIFT, WIDTH_FACTOR, judge_sampled
 from experiments.theory.posterior_metrics import distances, kl_by_grid
 from experiments.theory.rule_checks import (
@@ -52,29 +53,34 @@ BY_SEED = ("width", "width_min", "width_max", "mean_shift")
 
 def run(context: Context) -> Outcome:
     full = context.scale == "full"
-    pieces = (20, 100, 400) if full else (20,)
+    sizes = (20, 100, 400) if full else (20,)
     iterations, seeds = (40, SEEDS) if full else (12, 1)
     deltas = DELTAS if full else DELTAS[:1]
     numbers: dict[str, Any] = {}
     arrays: dict[str, Array] = {}
+    count = 50 if full else 7
+    found = pieces(
+        context,
+        {f"delta-{d:g}": partial(_one_prior, d, sizes, iterations, seeds, context.seed) for d in deltas}
+        | {
+            "bound": partial(check_bound, count, 4 if full else 2, context.seed),
+            "monotone": partial(check_monotone, count, 30 if full else 6, context.seed),
+            "routes": partial(check_routes, 21 if full else 2, context.seed),
+        },
+    )
     for delta0 in deltas:
         key = f"{delta0:g}"
-        found = piece(context, f"delta-{key}", partial(_one_prior, delta0, pieces, iterations, seeds, context.seed))
-        numbers[key] = _summary(delta0, found, pieces)
-        arrays.update({f"{key}/{name}": value for name, value in found.items()})
-    count = 50 if full else 7
-    bound = piece(context, "bound", lambda: check_bound(count, 4 if full else 2, context.seed))
-    monotone = piece(context, "monotone", lambda: check_monotone(count, 30 if full else 6, context.seed))
-    routes = piece(context, "routes", lambda: check_routes(21 if full else 2, context.seed))
+        numbers[key] = _summary(delta0, found[f"delta-{key}"], sizes)
+        arrays.update({f"{key}/{name}": value for name, value in found[f"delta-{key}"].items()})
     extra = {
         "value_difference": max(n["routes"]["value_difference"] for n in numbers.values()),
         "posterior_difference": max(n["routes"]["posterior_difference"] for n in numbers.values()),
     }
     claims = (
-        claim_bound(bound),
-        claim_routes(routes, extra),
-        claim_monotone(monotone),
-        judge_sampled(numbers, pieces),
+        claim_bound(found["bound"]),
+        claim_routes(found["routes"], extra),
+        claim_monotone(found["monotone"]),
+        judge_sampled(numbers, sizes),
     )
     settings = {
         "data": f"Murphy (2012, Ch. 8.4), 60 points, no bias, RandomState({DRAW}), separable through the origin",
@@ -83,7 +89,7 @@ def run(context: Context) -> Outcome:
         "structure": "full",
         "learning_rate": 0.5,
         "iterations": iterations,
-        "pieces": list(pieces),
+        "pieces": list(sizes),
         "start": "the prior",
         "width_factor": WIDTH_FACTOR,
         "mean_shift": MEAN_SHIFT,

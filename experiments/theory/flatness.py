@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter1d
 from scipy.stats import binomtest
 
-from experiments.registry import Claim, Context, Outcome, piece
+from experiments.pieces import pieces
+from experiments.registry import Claim, Context, Outcome
 from experiments.theory.theorem2_cases import random_wells
 from fenchel.arrays import Array
 from fenchel.expectation.expected_loss import expected_loss
@@ -26,6 +27,7 @@ METHODS = ("SAM", "relaxed Bayes", "Bayes")
 DELTA = 0.005
 _STEP = 0.005
 _HALF = 12.0
+FAMILIES = {"random": False, "clustered": True}
 
 
 def run(context: Context) -> Outcome:
@@ -33,25 +35,28 @@ def run(context: Context) -> Outcome:
     quick = context.scale == "quick"
     scales = _STEP * np.unique(np.round(np.geomspace(0.05, 3.0, 24 if quick else 48) / _STEP))
     named = {"three wells": ThreeWells(), "dimple": dimple()}
+    count = 10 if quick else 60
+    found = pieces(
+        context,
+        {f"named{k}": partial(chosen, loss, scales) for k, loss in enumerate(named.values())}
+        | {f"threshold{i}": partial(_threshold, ThreeWells(), m) for i, m in enumerate(METHODS)}
+        | {name: partial(_family, clustered, count, scales) for name, clustered in FAMILIES.items()}
+        | {"checks": partial(_checks, 4 if quick else 40, scales, context.seed)},
+    )
     arrays: dict[str, Any] = {"scales": scales, "grid": _grid()[::4]}
     numbers: dict[str, Any] = {}
     for k, (name, loss) in enumerate(named.items()):
-        path = piece(context, f"named{k}", partial(chosen, loss, scales))
+        path = found[f"named{k}"]
         arrays |= {f"{key}{k}": value for key, value in path.items()}
         arrays[f"loss{k}"] = loss(arrays["grid"][:, None])
         numbers[name] = _named(path, scales)
     numbers["three wells"]["thresholds"] = {
-        m: piece(context, f"threshold{i}", partial(_threshold, ThreeWells(), m))["threshold"].tolist()
-        for i, m in enumerate(METHODS)
+        m: found[f"threshold{i}"]["threshold"].tolist() for i, m in enumerate(METHODS)
     }
-    count = 10 if quick else 60
-    families = {}
-    for name, clustered in (("random", False), ("clustered", True)):
-        families[name] = piece(context, name, partial(_family, clustered, count, scales))
-        numbers[name] = _family_numbers(families[name], count)
-        arrays |= {f"{name}_{key}": value for key, value in families[name].items()}
-    checks = piece(context, "checks", partial(_checks, 4 if quick else 40, scales, context.seed))
-    numbers["checks"] = {k: float(v) for k, v in checks.items()}
+    for name in FAMILIES:
+        numbers[name] = _family_numbers(found[name], count)
+        arrays |= {f"{name}_{key}": value for key, value in found[name].items()}
+    numbers["checks"] = {k: float(v) for k, v in found["checks"].items()}
     settings = {"delta": DELTA, "scales": scales, "losses a family": count, "grid step": _STEP}
     return Outcome(settings, numbers, (_claim(numbers, count),), arrays)
 

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from experiments.pieces import piece
 from experiments.progress import bar
-from experiments.registry import Context, Outcome, piece
+from experiments.registry import Context, Outcome
 from experiments.theory.posterior_metrics import bernoulli_kl, distances, predictive, predictive_exact
 from fenchel import Gaussian, bayesian_learning_rule, exact_posterior, expected_loss, laplace, problems
 from fenchel.bayes.surrogates import Evaluation, PerDatum, Relaxed, Surrogate

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.registry import Context, Outcome, piece
+from experiments.pieces import pieces
+from experiments.registry import Context, Outcome
 from experiments.theory.approximation import judge_on_data
 from experiments.theory.posterior_metrics import (
     distances,
@@ -60,10 +61,11 @@ def cases(full: bool) -> tuple[Case, ...]:
 
 
 def run(context: Context) -> Outcome:
-    rows = {}
-    for case in cases(context.scale == "full"):
-        key = case.key.replace(",", "").replace(" ", "_").replace("=", "")
-        rows[case.key] = _row(piece(context, key, partial(_compute, case, context.seed)))
+    by_file = {
+        case.key.replace(",", "").replace(" ", "_").replace("=", ""): case for case in cases(context.scale == "full")
+    }
+    found = pieces(context, {key: partial(_compute, case, context.seed) for key, case in by_file.items()})
+    rows = {case.key: _row(found[key]) for key, case in by_file.items()}
     settings = {
         "structure": "full",
         "cases": {

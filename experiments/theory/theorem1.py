@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from experiments.registry import Context, Outcome, piece
+from experiments.pieces import pieces
+from experiments.registry import Context, Outcome
 from experiments.store import plain
 from experiments.theory import convexity, max_loss_form, theorem1_sides
 from experiments.theory.theorem1_cases import losses_by_dimension, random_gaussians, wells
@@ -24,24 +26,29 @@ def run(context: Context) -> Outcome:
     losses = dict(losses_by_dimension())
     if quick:
         losses = {name: losses[name] for name in ("three wells", "logistic regression, P = 2", "wells, P = 2")}
-    verdicts = {
-        name: _kept(context, f"sides{k}", lambda loss=loss: _verdict(loss, 1 if quick else 2, seed))  # type: ignore[misc]
-        for k, (name, loss) in enumerate(losses.items())
-    }
+    sides = {f"sides{k}": partial(_verdict, loss, 1 if quick else 2, seed) for k, loss in enumerate(losses.values())}
+    found = _kept(
+        context,
+        {
+            **sides,
+            "convexity": partial(_convexity, quick, seed),
+            "families": partial(theorem1_sides.family_sides, 1 if quick else 3, seed),
+            "jumps": partial(theorem1_sides.discontinuous_sides, seed),
+            "max_loss": partial(_max_loss, quick, seed),
+        },
+    )
+    verdicts = {name: found[key] for name, key in zip(losses, sides, strict=True)}
     finite = {name: _finite(loss, seed) for name, loss in losses.items()}
     coercive = {name: loss for name, loss in losses.items() if "Cauchy" not in name and "logistic" not in name}
     probes = {n: theorem1_sides.domain_probe(loss, 10 if quick else 60, seed) for n, loss in coercive.items()}
     claims = (
-        convexity.claim_a1(*_kept(context, "convexity", lambda: _convexity(quick, seed))),
+        convexity.claim_a1(*found["convexity"]),
         theorem1_sides.claim_a2(verdicts),
         theorem1_sides.claim_a3(finite, theorem1_sides.growth_of_quartic(10 if quick else 50, seed)),
         theorem1_sides.claim_a4(probes, theorem1_sides.boundary_points()),
-        theorem1_sides.claim_a5(
-            _kept(context, "families", lambda: theorem1_sides.family_sides(1 if quick else 3, seed)),
-            theorem1_sides.fixed_covariance_gaps(),
-        ),
-        theorem1_sides.claim_a6(_kept(context, "jumps", lambda: theorem1_sides.discontinuous_sides(seed))),
-        max_loss_form.claim_a7(*_kept(context, "max_loss", lambda: _max_loss(quick, seed))),
+        theorem1_sides.claim_a5(found["families"], theorem1_sides.fixed_covariance_gaps()),
+        theorem1_sides.claim_a6(found["jumps"]),
+        max_loss_form.claim_a7(*found["max_loss"]),
     )
     path = verdicts["three wells"]["rows"][0]
     return Outcome(
@@ -52,10 +59,14 @@ def run(context: Context) -> Outcome:
     )
 
 
-def _kept(context: Context, key: str, compute: Callable[[], Any]) -> Any:
-    """A piece that is a nest of plain numbers rather than arrays."""
-    stored = piece(context, key, lambda: {"json": np.array(json.dumps(plain(compute())))})
-    return _numbers(json.loads(str(stored["json"])))
+def _kept(context: Context, computes: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
+    """Pieces that are nests of plain numbers rather than arrays."""
+    stored = pieces(context, {key: partial(_as_json, compute) for key, compute in computes.items()})
+    return {key: _numbers(json.loads(str(arrays["json"]))) for key, arrays in stored.items()}
+
+
+def _as_json(compute: Callable[[], Any]) -> dict[str, Any]:
+    return {"json": np.array(json.dumps(plain(compute())))}
 
 
 def _numbers(value: Any) -> Any:
@@ -68,7 +79,7 @@ def _numbers(value: Any) -> Any:
 
 
 def _verdict(loss: L.Loss, count: int, seed: int) -> dict[str, Any]:
-    verdict = verify_theorem1(loss, count=count, seed=seed)
+    verdict = verify_theorem1(loss, count=count, seed=seed, max_seconds=None)
     return {"holds": verdict.holds, "explanation": verdict.explanation, **verdict.measured}
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.registry import Claim, Context, Outcome, piece, settle
+from experiments.pieces import piece, pieces
+from experiments.registry import Claim, Context, Outcome, settle
 from experiments.theory.theorem2_cases import CATEGORIES, FIELDS, cell, families, random_wells, simple_losses
 from experiments.theory.theorem2_checks import first_looks, landscape, radius_map, reverse, zoom_sam
 from fenchel.arrays import Array
@@ -30,26 +31,42 @@ def run(context: Context) -> Outcome:
     deltas = np.geomspace(0.03, 3.0, 2 if quick else 5)
     losses = families(context.scale)
     arrays: dict[str, Any] = {"rhos": rhos, "deltas": deltas}
-    charts = []
-    for k, (_, loss) in enumerate(losses.items()):
-        # Nonconvex and planar is the dear case: a coarser grid, from the same range.
-        coarse = loss.dim == 2 and not loss.convex
-        grid = (rhos[::3], deltas[1::2]) if coarse else (rhos, deltas)
-        charts.append(piece(context, f"atlas{k}", partial(_chart, loss, *grid)))
-        arrays[f"rhos{k}"], arrays[f"deltas{k}"] = grid
-        arrays[f"category{k}"] = charts[-1]["category"]
-        arrays[f"sigma{k}"] = charts[-1]["sigma"]
+    # Nonconvex and planar is the dear case: a coarser grid, from the same range.
+    grids = [
+        (rhos[::3], deltas[1::2]) if loss.dim == 2 and not loss.convex else (rhos, deltas) for loss in losses.values()
+    ]
+    atlas = {
+        f"atlas{k}": partial(_chart, loss, *grid)
+        for k, (loss, grid) in enumerate(zip(losses.values(), grids, strict=True))
+    }
     counts = {1: 6, 2: 2} if quick else {1: 100, 2: 10}
-    survey = {dim: _survey(context, dim, counts[dim]) for dim in (1, 2)}
-    looks = piece(context, "first_looks", lambda: first_looks(context.scale))
-    maps = piece(context, "radius_map", lambda: radius_map(context.scale))
-    back = piece(context, "reverse", lambda: reverse(context.seed, 12 if quick else 60))
+    blocks = {dim: _blocks(context.seed, dim, count) for dim, count in counts.items()}
+    parts = pieces(
+        context,
+        {
+            **atlas,
+            **blocks[1],
+            **blocks[2],
+            "first_looks": partial(first_looks, context.scale),
+            "radius_map": partial(radius_map, context.scale),
+            "reverse": partial(reverse, context.seed, 12 if quick else 60),
+            "zoom": partial(zoom_sam, losses, 2 if quick else 9, context.seed),
+        },
+    )
+    charts = [parts[key] for key in atlas]
+    for k, (chart, grid) in enumerate(zip(charts, grids, strict=True)):
+        arrays |= {f"rhos{k}": grid[0], f"deltas{k}": grid[1]}
+        arrays |= {f"category{k}": chart["category"], f"sigma{k}": chart["sigma"]}
+    survey = {
+        dim: {name: np.concatenate([parts[key][name] for key in keys]) for name in FIELDS}
+        for dim, keys in blocks.items()
+    }
+    looks, maps, back, zoom = (parts[key] for key in ("first_looks", "radius_map", "reverse", "zoom"))
     found = _smallest(context)
     for name in ("kink not recovered", "pair that is no proximal maximizer"):
         if name in found:
             drawn = piece(context, f"drawn-{name.replace(' ', '-')}", partial(_drawn, found[name]))
             arrays |= {f"{name.split()[0]}_{key}": value for key, value in drawn.items()}
-    zoom = piece(context, "zoom", lambda: zoom_sam(losses, 2 if quick else 9, context.seed))
     arrays |= {f"map_{k}": v for k, v in maps.items()} | {f"looks_{k}": v for k, v in looks.items()}
     pooled = {name: np.concatenate([c[name].ravel() for c in [*charts, *survey.values()]]) for name in FIELDS}
     pooled["dim"] = np.concatenate(
@@ -79,14 +96,10 @@ def _chart(loss: LinearPredictorLoss, rhos: Array, deltas: Array) -> dict[str, A
     return {name: np.array([[c[name] for c in row] for row in rows]) for name in FIELDS}
 
 
-def _survey(context: Context, dim: int, count: int) -> dict[str, Array]:
+def _blocks(seed: int, dim: int, count: int, size: int = 10) -> dict[str, Callable[[], dict[str, Array]]]:
     """Random wells with random (rho, delta): how often each part holds away from hand-picked losses."""
-    block = 10
-    parts = []
-    for start in range(0, count, block):
-        size = min(block, count - start)
-        parts.append(piece(context, f"survey{dim}-{start}", partial(_block, context.seed, dim, start, size)))
-    return {name: np.concatenate([p[name] for p in parts]) for name in FIELDS}
+    starts = range(0, count, size)
+    return {f"survey{dim}-{k}": partial(_block, seed, dim, k, min(size, count - k)) for k in starts}
 
 
 def _block(seed: int, dim: int, start: int, size: int) -> dict[str, Array]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from experiments.pieces import pieces
 from experiments.progress import bar
-from experiments.registry import Context, Outcome, piece
+from experiments.registry import Context, Outcome
 from fenchel import Gaussian, biconjugate, expected_loss
 from fenchel.arrays import Array
 from fenchel.losses import Loss, ThreeWells
@@ -25,21 +27,23 @@ def run(context: Context) -> Outcome:
     arrays: dict[str, Any] = {"means": means, "grid": np.linspace(-8.0, 8.0, 1601)}
     arrays["loss"] = wells(arrays["grid"][:, None])
     numbers: dict[str, Any] = {}
-    for k, sigma in enumerate(SIGMAS):
-        qs = [Gaussian([m], [[sigma**2]]) for m in means]
-        found = piece(context, f"wells{k}", lambda qs=qs: _slice(wells, qs, 3, context))  # type: ignore[misc]
-        arrays.update({f"wells{k}_{name}": value for name, value in found.items()})
-        numbers[f"three wells, sigma = {sigma}"] = _checks(found)
     logistic = murphy_logistic_regression()
     base = np.array([[1.0, 0.3], [0.3, 0.8]])
-    qs = [Gaussian([1.0, 1.0], scale * base) for scale in COVARIANCES]
-    found = piece(context, "logistic", lambda: _slice(logistic, qs, 6, context))
-    arrays.update({f"logistic_{name}": value for name, value in found.items()})
+    planar = [Gaussian([1.0, 1.0], scale * base) for scale in COVARIANCES]
+    lines = {
+        f"wells{k}": partial(_slice, wells, [Gaussian([m], [[sigma**2]]) for m in means], 3, context)
+        for k, sigma in enumerate(SIGMAS)
+    }
+    found = pieces(context, {**lines, "logistic": partial(_slice, logistic, planar, 6, context)})
+    for key, part in found.items():
+        arrays |= {f"{key}_{name}": value for name, value in part.items()}
+    for key, sigma in zip(lines, SIGMAS, strict=True):
+        numbers[f"three wells, sigma = {sigma}"] = _checks(found[key])
     axis = np.linspace(-3.0, 5.0, 161)
     points = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
     arrays["axis"] = axis
     arrays["logistic_loss"] = logistic(points).reshape(161, 161)
-    numbers["logistic regression"] = _checks(found)
+    numbers["logistic regression"] = _checks(found["logistic"])
     return Outcome(
         settings={"sigmas": SIGMAS, "covariance scales": COVARIANCES, "covariance": base, "means": count, "tol": 1e-9},
         numbers=numbers,

@@ -27,13 +27,14 @@ def run(context: Context) -> Outcome:
     chosen_plan = plan(context.scale)
     numbers: dict[str, Any] = {}
     results: dict[str, dict[str, dict[str, dict[str, Array]]]] = {}
+    everything = cells(context, chosen_plan, [True, False])
     for kind, separable, count in (
         ("separable", True, chosen_plan.separable),
         ("not separable", False, chosen_plan.others),
     ):
         problems = [problem for _, problem in draws(count, separable=separable)]
         for prior in PRIORS:
-            found = cells(context, chosen_plan, prior, separable=separable)
+            found = everything[separable, prior]
             settings = chosen(found, chosen_plan)
             half = range(max(1, count // 2) if count > 1 else 0, count)
             measures = measured(found, chosen_plan, prior, settings, half, problems)
@@ -50,7 +51,7 @@ def run(context: Context) -> Outcome:
     claim = judge(results["separable"])
     others = judge(results["not separable"])
     numbers["verdict where not separable"] = f"{others.verdict} {others.condition}".strip()
-    arrays = _example(context, chosen_plan)
+    arrays = _example(everything[True, EXAMPLE_PRIOR], chosen_plan)
     for kind, by_prior in results.items():
         for text, measures in by_prior.items():
             for name, values in measures.items():
@@ -117,9 +118,8 @@ def judge(by_prior: Mapping[str, Mapping[str, Mapping[str, Array]]]) -> Claim:
     )
 
 
-def _example(context: Context, plan: Plan) -> dict[str, Any]:
+def _example(found: Mapping[str, Array], plan: Plan) -> dict[str, Any]:
     """Maps of the first judging draw, at the example's prior and the chosen settings."""
-    found = cells(context, plan, EXAMPLE_PRIOR, separable=True)
     settings, index = chosen(found, plan), len(found["seeds"]) // 2
     problem = draws(plan.separable, separable=True)[index][1]
     first, second, points = box(45, 37)

@@ -20,8 +20,8 @@ def run(context: Context) -> Outcome:
     seed, problem = found_draws[index]
     numbers: dict[str, Any] = {}
     arrays: dict[str, Any] = {"inputs": problem.inputs, "labels": problem.labels}
-    for prior in PRIORS:
-        key, found = f"{prior:g}", cells(context, chosen_plan, prior, separable=True)
+    for (_, prior), found in cells(context, chosen_plan, [True]).items():
+        key = f"{prior:g}"
         settings = chosen(found, chosen_plan)
         measures = measured(found, chosen_plan, prior, settings, [index], [p for _, p in found_draws])
         numbers[key] = {name: {k: float(v[0]) for k, v in values.items()} for name, values in measures.items()}

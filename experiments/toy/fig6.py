@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 from torch import nn
 
-from experiments.registry import Claim, Context, Outcome, piece
+from experiments.pieces import pieces
+from experiments.registry import Claim, Context, Outcome
 from experiments.toy.confidence import NOTICEABLE, SHARE, VARIANTS, decide, interval, needed, share_of_way, would_change
 from experiments.toy.moons import Moons, moons
 from experiments.toy.moons_study import METHODS, SEARCHED, UNDAMPED, WIDTHS, WORSE, Place, Plan, plan, regions, study
@@ -58,14 +59,16 @@ def run(context: Context) -> Outcome:
         arrays |= {f"{name}/{m}/{k}": v for m, by in measures.items() for k, v in by.items()}
         arrays |= _maps(chosen_plan, place, found)
     epochs, seeds = (Settings().epochs, 10) if context.scale == "full" else (5, 1)
-    rows = [piece(context, f"demo_{seed}", partial(demo, epochs, seed)) for seed in range(seeds)]
+    data = moons()
+    runs = {f"demo_{seed}": partial(demo, epochs, seed) for seed in range(seeds)}
+    found = pieces(context, {**runs, "frames": partial(animate_frames, data, epochs)})
+    rows = [found[key] for key in runs]
     order = demo_order(rows)
     numbers["demo"] = order
-    data = moons()
     arrays |= {"demo/inputs": data.inputs, "demo/labels": data.labels}
     arrays |= {f"demo/map/{name}": rows[0][f"{name}/p"][regions(data)["box"]].astype(np.float32) for name in DEMO}
     arrays |= {"first_axis": data.first_axis, "second_axis": data.second_axis}
-    arrays |= piece(context, "frames", lambda: animate_frames(data, epochs))
+    arrays |= found["frames"]
     return Outcome(
         settings={
             "widths": list(WIDTHS),

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import chi2
 
-from experiments.registry import Context, piece
+from experiments.pieces import pieces
+from experiments.registry import Context
 from experiments.theory.posterior_metrics import bernoulli_kl
 from experiments.toy.confidence import doubt_ratio
 from experiments.toy.logistic import (
@@ -66,13 +67,18 @@ def plan(scale: str) -> Plan:
     return Plan(40, 20, 4, 4000, (0.0, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0), rhos, (0.0, 0.01, 0.1))
 
 
-def cells(context: Context, plan: Plan, prior: float, *, separable: bool) -> dict[str, Array]:
-    """All draws at one prior: posteriors (draw, ...) and what they predict on the box, for every setting.
+def cells(context: Context, plan: Plan, kinds: Sequence[bool]) -> dict[tuple[bool, float], dict[str, Array]]:
+    """By kind (separable or not) and prior, all draws: posteriors (draw, ...) and predictions on the box, by setting.
 
     ``NAME/mean`` and ``NAME/variance`` are (settings, draw, 2), of bSAM (settings, draw, seed, 2).
     """
-    kind = "separable" if separable else "others"
-    return piece(context, f"{kind}_{prior:g}", partial(_cells, context, plan, prior, separable))
+    keys = {
+        f"{'separable' if separable else 'others'}_{prior:g}": (separable, prior)
+        for separable in kinds
+        for prior in PRIORS
+    }
+    found = pieces(context, {key: partial(_cells, context, plan, prior, kind) for key, (kind, prior) in keys.items()})
+    return {at: found[key] for key, at in keys.items()}
 
 
 def _cells(context: Context, plan: Plan, prior: float, separable: bool) -> dict[str, Any]:

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.registry import Context, piece
+from experiments.pieces import piece, pieces
+from experiments.registry import Context
 from experiments.toy.confidence import measure
 from experiments.toy.moons import Moons, moons
 from experiments.toy.moons_rows import (
@@ -104,12 +105,14 @@ def study(context: Context, plan: Plan, place: Place) -> dict[str, Any]:
     """
     label = f"{place.num}_{place.noise:g}_{place.delta0:g}"
     numbers = [*plan.choose, *plan.judge]
-    references = [piece(context, f"nuts_{label}_{d}", partial(_reference, plan, place, d)) for d in numbers]
+    chains = {f"nuts_{label}_{d}": partial(_reference, plan, place, d) for d in numbers}
+    references = list(pieces(context, chains).values())
     few, many = references[: len(plan.choose)], references[len(plan.choose) :]
     chosen: dict[str, Any] = {}
     diverged = {}
-    for name in SEARCHED:
-        kl = piece(context, f"choose_{name}_{label}", partial(_search, plan, place, name, few))["kl"].mean(axis=1)
+    searches = {f"choose_{name}_{label}": partial(_search, plan, place, name, few) for name in SEARCHED}
+    for name, found in zip(SEARCHED, pieces(context, searches).values(), strict=True):
+        kl = found["kl"].mean(axis=1)
         chosen[name] = plan.settings(name)[int(np.argmin(kl))]
         diverged[name] = int(np.sum(kl == np.inf))
         if f"{name}, gamma 0" in UNDAMPED:

@@ -26,7 +26,7 @@ def verify_theorem1(
     count: int = 2,
     tol: float = 1e-6,
     seed: int = 0,
-    max_seconds: float | None = None,
+    max_seconds: float | None = 120.0,
 ) -> Verdict:
     """Does sup over Gaussians of <lambda', mu> - f(mu) equal sup over theta of <lambda', T(theta)> + l(theta)?
 
@@ -36,7 +36,7 @@ def verify_theorem1(
             random members of Omega for each of ``structures``, inside the domain of f* and near its edge (for the
             first alone where P = 1: there they are one family).
         tol: relative agreement asked for.
-        max_seconds: for all of it; what was reached by then is judged, and the explanation says so.
+        max_seconds: for all of it (None: no limit); what was reached by then is judged, and the explanation says so.
         seed: of the random lambda' and of the starts of the search over Gaussians.
 
     Returns:
