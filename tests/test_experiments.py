@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pytest
 import fenchel
 from experiments import catalogue, cli, store
 from experiments.files import written_whole
-from experiments.pieces import piece
+from experiments.pieces import piece, pieces
 from experiments.registry import Claim, Context, Experiment, Outcome
 
 
@@ -108,6 +109,25 @@ def test_pieces_hold_plain_arrays_only(tmp_path: Path) -> None:
     context = Context("quick", 0, None, 1, tmp_path, False)
     with pytest.raises(TypeError, match="object arrays"):
         piece(context, "bad", lambda: {"value": np.array([object()])})
+
+
+def _square(k: int) -> dict[str, float]:
+    if k > 2:
+        raise ValueError(f"no square of {k}")
+    return {"square": k * k, "process": os.getpid()}
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_pieces_are_computed_by_so_many_processes_and_kept_where_another_fails(jobs: int, tmp_path: Path) -> None:
+    context = Context("quick", 0, None, jobs, tmp_path, False)
+    with pytest.raises(ValueError, match="no square of 3"):
+        pieces(context, {f"p{k}": partial(_square, k) for k in (1, 2, 3)})
+    kept = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert {"p1.npz", "p2.npz"} <= set(kept)
+    found = pieces(context, {f"p{k}": partial(_square, k) for k in (2, 1, 0)})
+    assert [(key, int(arrays["square"])) for key, arrays in found.items()] == [("p2", 4), ("p1", 1), ("p0", 0)]
+    assert (os.getpid() in [int(arrays["process"]) for arrays in list(found.values())[:2]]) == (jobs == 1)
+    assert all((tmp_path / name).stat().st_mtime_ns == time_ for name, time_ in kept.items())
 
 
 @pytest.mark.parametrize(
