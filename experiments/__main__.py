@@ -9,7 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 try:
     from experiments.cli import main
-    from fenchel.console import leave_with
+    from experiments.console import leave_with
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error.name} is not installed here: run `make setup`, then .venv/bin/python -m experiments")
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 
 from fenchel.certificates import check
-from fenchel.console import leave_with
 from fenchel.errors import MissingDependencyError
 
 
@@ -40,4 +40,9 @@ def _check(file: str) -> int:
 
 
 if __name__ == "__main__":
-    leave_with(main)
+    if hasattr(signal, "SIGPIPE"):  # a reader that has seen enough, such as `head`, is no failure
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        sys.exit(main())
+    except OSError as error:  # its output is on a full disk
+        sys.exit(f"error: {error}")

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 try:
+    from experiments.console import leave_with
     from experiments.registry import InputError
-    from fenchel.console import leave_with
     from figures.render import drawable, make
     from figures.report import write_report
 except ModuleNotFoundError as error:

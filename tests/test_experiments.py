@@ -288,6 +288,14 @@ def test_a_reader_may_stop_early(command: str, end: str, results: Path) -> None:
     assert "full" not in end or "No space left" in done.stderr
 
 
+def test_listing_imports_nothing_heavy() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "experiments", "list"]
+    told = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=True).stderr
+    imported = {line.rpartition("|")[2].strip() for line in told.splitlines()}
+    assert "numpy" in imported
+    assert not imported & {"fenchel", "scipy", "torch", "matplotlib", "cvxpy"}
+
+
 def test_benchmarks_explain_themselves(capsys: pytest.CaptureFixture[str]) -> None:
     from experiments.benchmarks.__main__ import main as bench
 

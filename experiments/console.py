@@ -1,4 +1,4 @@
-"""What the commands of this project have in common."""
+"""How the commands of this checkout end. It imports nothing of `fenchel`, which takes a second."""
 
 from __future__ import annotations
 
