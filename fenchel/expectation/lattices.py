@@ -8,7 +8,6 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
-from scipy.stats import qmc
 
 from fenchel.arrays import Array
 from fenchel.expectation.quadrature import _BATCH, REACH, Estimate
@@ -158,6 +157,8 @@ def scrambled_sobol(
     integrand: Integrand, dim: int, *, points: int = 4096, scramblings: int = 16, seed: int = 0
 ) -> Estimate:
     """Mean over independent scramblings of a Sobol sequence; ``error`` is the standard error of that mean."""
+    from scipy.stats import qmc  # takes as long to import as all the rest of fenchel
+
     if dim > qmc.Sobol.MAXDIM:
         raise ValueError(f"quasi-Monte Carlo points exist for at most {qmc.Sobol.MAXDIM} dimensions, got {dim}")
     means = []
