@@ -118,6 +118,15 @@ def test_many_parameters_keep_the_time_limit() -> None:
     assert found.lower <= found.upper < 0.0
 
 
+@pytest.mark.parametrize("spread", [1.0, 1e4])
+def test_a_search_that_its_majorizer_has_to_confine_keeps_the_time_limit(spread: float) -> None:
+    loss = losses.from_expression("sqrt(1 + x**2 + y**2 + z**2)", ["x", "y", "z"])
+    begin = time.perf_counter()
+    found = fenchel.biconjugate(loss, Gaussian([2.0, 1.0, -1.0], spread * np.eye(3)), tol=1e-9, max_seconds=0.2)
+    assert time.perf_counter() - begin < 2.0
+    assert found.lower <= found.upper
+
+
 @pytest.mark.parametrize(
     ("wells", "mean"),
     [

@@ -17,7 +17,7 @@ from fenchel.search.ascent import _newton_step, ascend, distinct
 from fenchel.search.bounds import LinearModel, UserModel
 from fenchel.search.box_quadratic import box_maximum, relaxed
 from fenchel.search.branch import BranchAndBound, _grid, _split
-from fenchel.search.confine import Setting, _scaled_eigen, descent_majorizer, prepare
+from fenchel.search.confine import Setting, _scaled_eigen, prepare
 from fenchel.search.enclose import global_majorants
 from fenchel.search.maximize import local_maximizers, maximize
 from fenchel.search.parabolas import best_on_average
@@ -106,15 +106,16 @@ def test_turned_axes_change_nothing() -> None:
     assert model.terms == 8
 
 
-def test_the_descent_lemma_is_above_the_loss_and_tangent_at_zero() -> None:
-    user = as_user(smooth())
-    q = descent_majorizer(user)
-    theta = 3.0 * np.random.default_rng(5).normal(size=(50, 3))
-    assert (q(theta) >= user(theta)).all()
-    zero = np.zeros((1, 3))
-    assert q(zero)[0] == pytest.approx(user(zero)[0], rel=1e-14)
-    np.testing.assert_allclose(q._gradient(zero), user._gradient(zero), rtol=1e-14)
-    np.testing.assert_allclose(q.H, 30.0 * np.eye(3))
+def test_the_descent_lemma_is_above_h_and_tangent_at_the_origin() -> None:
+    setting = prepare(as_user(smooth()), LAM1, LAM2 - 20.0 * np.eye(3), np.array([0.5, 0.0, -1.0]))
+    assert isinstance(setting, Setting)
+    (q,) = global_majorants(setting, 0.0, np.zeros(3), 1.0)
+    u = 3.0 * np.random.default_rng(5).normal(size=(50, 3))
+    above = q.constant + u @ q.linear - 0.5 * np.einsum("ni,ij,nj->n", u, q.concave, u)
+    assert (above >= setting.model.value(u) - 1e-12 * np.abs(above)).all()
+    value, slope = setting.model.tangent(np.zeros((1, 3)))
+    assert q.constant == pytest.approx(value[0], rel=1e-14)
+    np.testing.assert_allclose(q.linear, slope[0], rtol=1e-12)
 
 
 def test_eigenvalues_do_not_depend_on_the_units_of_the_parameters() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.special import expit
 
 from fenchel.arrays import Array
+from fenchel.losses.accurate import EPS
 from fenchel.losses.intervals import Interval
 
 Node = list[Any]
@@ -42,6 +43,29 @@ def hessian_ranges(node: Node, lo: Array, hi: Array) -> dict[tuple[int, int], tu
         pair: (entry.lo, entry.hi) if isinstance(entry, Interval) else (entry, entry)
         for pair, entry in jet.bend.items()
     }
+
+
+def rounded(node: Node, theta: Array) -> tuple[Values, Values]:
+    """The value at theta (n, P), and how far rounding may have moved it: step by step along the tree, as it is taken.
+
+    NaN or infinite where a step may leave the domain of a function.
+    """
+    name, *parts = node
+    if name == "const":
+        return float.fromhex(parts[0]), 0.0
+    if name == "var":
+        return theta[:, parts[0]], 0.0
+    value, error = rounded(parts[0], theta)
+    if name in ("add", "mul"):
+        for part in parts[1:]:
+            other, off = rounded(part, theta)
+            error = error + off if name == "add" else np.abs(value) * off + (np.abs(other) + off) * error
+            value = value + other if name == "add" else value * other
+            error = error + EPS * np.abs(value)
+        return value, error
+    outer = _power(parts[1]) if name == "pow" else OUTER[name]
+    middle, *ends = (outer(value + side * error, 0)[0] for side in (0.0, -1.0, 1.0))
+    return middle, np.maximum(*(np.abs(end - middle) for end in ends)) + 4.0 * EPS * np.abs(middle)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ import numpy as np
 
 from fenchel.arrays import Array
 from fenchel.errors import missing
+from fenchel.losses.accurate import TINY
 from fenchel.losses.builtin import Quadratic
-from fenchel.losses.calculus import Node, hessian_ranges, jets
+from fenchel.losses.calculus import Node, hessian_ranges, jets, rounded
 from fenchel.losses.curvature_bounds import curvature_bound
 from fenchel.losses.exact_text import hexes
 from fenchel.losses.formula import ZERO, read, simplified
@@ -28,7 +29,7 @@ class ExpressionLoss(UserLoss):
     def __init__(self, text: str, variables: tuple[str, ...], tree: Node) -> None:
         self.dim = dim = len(variables)
         H, b, c, self.remainder = _split(tree, dim)
-        self.text, self.variables = text, variables
+        self.text, self.variables, self.tree = text, variables, tree
         self._exact = H, b, c
         self.H = np.array([[float(x) for x in row] for row in H])
         self.b, self.c = np.array([float(x) for x in b]), float(c)
@@ -104,15 +105,21 @@ class ExpressionLoss(UserLoss):
         found = float_quadratic(tree, self.dim, _SPREAD)
         return None if found is None else (found[0], np.array(found[1]), np.array(found[2]))
 
+    def rounding(self, theta: Array, side: int) -> Array:
+        """What every step of the evaluation may have moved: in a formula, terms may cancel."""
+        with np.errstate(all="ignore"):
+            error = np.broadcast_to(rounded(self.tree, theta)[1], theta.shape[:1])
+        return np.where(np.isnan(error), np.inf, error) + TINY
+
+    # As the formula is written: the coefficients of (x - a)^2, multiplied out, would cancel.
     def _values(self, theta: Array) -> Array:
-        quadratic = 0.5 * np.einsum("ni,ij,nj->n", theta, self.H, theta) + theta @ self.b + self.c
-        return np.asarray(quadratic + jets(self.remainder, theta, 0)[0])
+        return jets(self.tree, theta, 0)[0]
 
     def _gradients(self, theta: Array) -> Array:
-        return np.asarray(theta @ self.H + self.b + jets(self.remainder, theta, 1)[1])
+        return jets(self.tree, theta, 1)[1]
 
     def _hessians(self, theta: Array) -> Array:
-        return np.asarray(self.H + jets(self.remainder, theta, 2)[2])
+        return jets(self.tree, theta, 2)[2]
 
 
 def from_expression(expression: Any, variables: Sequence[str]) -> ExpressionLoss:

@@ -36,6 +36,7 @@ _SEARCHED = 8
 _SHARE = 0.4
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of values far out, which no bound rests on
 def cutting_plane(white: WhiteLoss, *, tol: float, start: Start, budget: Budget, master: Master | None = None) -> State:
     """The last of `states`."""
     *_, last = states(white, tol=tol, start=start, budget=budget, master=master)

@@ -78,7 +78,10 @@ def _confined(problem: Problem, state: State, c: Array) -> tuple[State, float]:
         steep = c + (short + margin * max(1.0, float(np.abs(declared[2]).max()))) * square
         near = starts(problem, state, steep, np.zeros((0, frame.dim)))
         allowed = problem.tol * state.scale
-        bound, found = certify_lower(white, steep, tol=allowed, starts=near, max_boxes=_CONFINED_BOXES)
+        left = max(1e-3, problem.seconds_left())
+        bound, found = certify_lower(
+            white, steep, tol=allowed, starts=near, max_boxes=_CONFINED_BOXES, max_seconds=left
+        )
         above = white.value(found.maximizers) - frame.features(found.maximizers) @ c
         excess = max(excess, float(above.max(initial=0.0)))
         state = replace(state.with_lower(bound), boxes=state.boxes + found.boxes)

@@ -98,7 +98,7 @@ class WhiteLoss:
         """
         white, loss = self._white, self._linear
         if white is None or loss is None:
-            return 4.0 * EPS * np.abs(self.value(x)) + TINY
+            return self.loss.rounding(self.frame.to_theta(x), side)
         # The directions left out are spread over points at this distance.
         left = self.frame.rest.shape[1]
         factor = np.abs(np.concatenate([self.frame.factor, self.frame.rest], axis=1))

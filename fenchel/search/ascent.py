@@ -36,15 +36,15 @@ def ascend(
             u = u + model.tangent(u)[1]
     value, slope, hessian = (part.copy() for part in model.derivatives(u))
     active = np.arange(u.shape[0])
-    # What a sum of many terms may be off by: a gain below it cannot be seen, and only halves steps in vain.
-    noise = 4e-16 * (1.0 + 2.0 * float(np.sqrt(model.terms)))
     # Below a jump every step is cut short: going on would only creep towards it.
     for _ in range(_MOST_STEPS if model.continuous else _MOST_STEPS // 6):
         if deadline is not None and time.perf_counter() > deadline:
             break
         step, gain = _newton_step(u[active], slope[active], hessian[active], domain)
-        rising = gain > noise * (1.0 + np.abs(value[active]))
-        active, step, gain = active[rising], step[rising], gain[rising]
+        # A gain below the noise cannot be seen, and only halves steps in vain.
+        noise = model.noise(u[active], value[active], slope[active])
+        rising = gain > noise
+        active, step, gain, noise = active[rising], step[rising], gain[rising], noise[rising]
         if active.size == 0:
             break
         length, todo, moved = 1.0, np.arange(active.size), []
@@ -62,7 +62,10 @@ def ascend(
             done = rows[better]
             u[done], value[done], slope[done], hessian[done] = trial[better], v[better], s[better], m[better]
             moved.append(done)
-            todo, length = todo[~better], 0.25 * length
+            length *= 0.25
+            todo = todo[~better & (length * gain[todo] > noise[todo])]
+            if todo.size == 0:
+                break
         active = np.concatenate(moved)
     return _sharpened(model, u, value, slope, hessian, domain)
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fenchel.losses import LinearPredictorLoss, Loss, Terms
+from fenchel.losses.accurate import EPS
 from fenchel.losses.linear_predictor import outer_sum
 from fenchel.search.parabolas import best_on_average
 
@@ -43,6 +44,9 @@ class _Frame:
         self.dim = basis.shape[1]
         self.concave, self.linear = concave, linear
         self.whitened = bool(np.array_equal(concave, np.eye(self.dim)))
+        self.terms = 1
+        # What rounding of theta makes of u.
+        self.coarse = EPS * np.abs(np.linalg.pinv(basis)) @ np.abs(origin) if origin.any() else np.zeros(self.dim)
 
     def theta(self, u: Array) -> Array:
         """(n, D) -> (n, P)."""
@@ -51,6 +55,11 @@ class _Frame:
     def coordinates(self, theta: Array) -> Array:
         """(n, P) -> (n, D), the nearest point where basis has fewer columns than rows."""
         return np.asarray(np.linalg.lstsq(self.basis, (theta - self.origin).T, rcond=None)[0].T)
+
+    def noise(self, u: Array, value: Array, slope: Array) -> Array:
+        """What values at u (n, D) may be off by: as sums of many terms, and because theta is rounded."""
+        summed = 4e-16 * (1.0 + 2.0 * float(np.sqrt(self.terms))) * (1.0 + np.abs(value))
+        return np.asarray(summed + np.abs(slope - self.linear + u @ self.concave) @ self.coarse)
 
     def _quadratic(self, u: Array) -> tuple[Array, Array]:
         bent = u @ self.concave
@@ -149,14 +158,15 @@ class UserModel(_Frame):
     def __init__(self, loss: Loss, origin: Array, basis: Array, concave: Array, linear: Array, constant: float) -> None:
         super().__init__(origin, basis, concave, linear, constant)
         self.loss = loss
-        self.convex, self.continuous, self.terms = False, True, 1
+        self.convex, self.continuous = False, True
         curved = loss.curvature * (basis.T @ basis) if np.isfinite(loss.curvature) else None
         self._bound = None if curved is None else curved - concave
         q = loss.majorizer
         self._majorizer = None
         if q is not None:
             H = basis.T @ q.H @ basis
-            self._majorizer = (float(q(origin)), basis.T @ (q.b + q.H @ origin), H)
+            height = float(q(origin)) + 2.0 * float(q.rounding(origin[None, :], 1)[0])
+            self._majorizer = (height, basis.T @ (q.b + q.H @ origin), H)
 
     def theta(self, u: Array) -> Array:
         """(n, D) -> (n, P), never outside the loss's bounds."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fenchel.losses import LinearPredictorLoss, Loss, Quadratic
+from fenchel.losses import LinearPredictorLoss, Loss
 from fenchel.search.bounds import LinearModel, UserModel
 from fenchel.search.flat import FlatSpace
 
-__all__ = ["Setting", "Unbounded", "descent_majorizer", "prepare"]
+__all__ = ["Setting", "Unbounded", "prepare"]
 
 Array = NDArray[np.float64]
 # An eigenvalue within this factor of the largest matrix in the problem is rounding.
@@ -139,9 +139,8 @@ def _prepare_user(loss: Loss, lam1: Array, lam2: Array, about: Array) -> Setting
         return Setting(model, domain=(np.zeros(dim), np.ones(dim)))
     if np.isinf(loss.curvature) and loss.majorizer is None:
         return Unbounded("the loss is declared with infinite curvature and no majorizer: no quadratic majorizes it")
-    majorizer = loss.majorizer or descent_majorizer(loss)
-    concave = -(2.0 * lam2 + majorizer.H)
-    values, axes, units = _scaled_eigen(concave, 2.0 * np.abs(lam2) + np.abs(majorizer.H))
+    growth = max(loss.curvature, 0.0) * np.eye(dim) if loss.majorizer is None else loss.majorizer.H
+    values, axes, units = _scaled_eigen(-(2.0 * lam2 + growth), 2.0 * np.abs(lam2) + np.abs(growth))
     if values[0] > _FLAT * dim:
         basis = units[:, None] * axes / np.sqrt(values)
         return Setting(UserModel(loss, *_transformed(lam1, lam2, about, basis, about)))
@@ -174,10 +173,3 @@ def _transformed(
     linear = basis.T @ (lam1 + 2.0 * lam2 @ shift)
     constant = float(lam1 @ shift + shift @ lam2 @ shift)
     return origin, basis, 0.5 * (concave + concave.T), linear, constant
-
-
-def descent_majorizer(loss: Loss) -> Quadratic:
-    """The descent lemma at 0: l(theta) <= l(0) + grad.theta + curvature |theta|^2 / 2."""
-    zero = np.zeros((1, loss.dim))
-    H = max(loss.curvature, 0.0) * np.eye(loss.dim)
-    return Quadratic(H, loss._gradient(zero)[0], float(loss._value(zero)[0]))

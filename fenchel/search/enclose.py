@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fenchel.search.bounds import LinearModel, UserModel
-from fenchel.search.confine import Setting, descent_majorizer
+from fenchel.search.confine import Setting
 from fenchel.search.root_bound import GlobalQuadratic, global_quadratics, stacked_terms
 
 __all__ = ["box_around", "global_majorants"]
@@ -45,11 +45,10 @@ def box_around(quadratics: list[GlobalQuadratic], best: float, axes: Array) -> t
 
 
 def _declared(model: UserModel) -> list[GlobalQuadratic]:
-    """A user's majorizer, or the descent lemma's, plus the concave part."""
-    q = model.loss.majorizer or descent_majorizer(model.loss)
-    concave = model.concave - model.basis.T @ q.H @ model.basis
-    linear = model.linear + model.basis.T @ (q.b + q.H @ model.origin)
-    return [GlobalQuadratic.of(model.constant + float(q(model.origin)), linear, concave)]
+    """A user's majorizer, or the descent lemma's at the origin, plus the concave part."""
+    zero = np.zeros((1, model.dim))
+    value, slope, matrix = model.from_majorizer(zero) or model.majorant(zero, zero)
+    return [GlobalQuadratic.of(float(value[0]), slope[0], -matrix[0])]
 
 
 def _ever_nearer(model: LinearModel, best: float, best_u: Array) -> tuple[list[GlobalQuadratic], Array]:

@@ -64,6 +64,11 @@ class SearchResult:
         )
 
 
+# Far out values overflow; what is not finite bounds nothing and is no step.
+_quiet = np.errstate(over="ignore", invalid="ignore")
+
+
+@_quiet
 def maximize(
     loss: Loss,
     lam1: Any,
@@ -113,6 +118,7 @@ def maximize(
     return _result(search, loss, lam1, lam2, about)
 
 
+@_quiet
 def local_maximizers(
     loss: Loss, lam1: Any, lam2: Any, starts: Any, deadline: float | None = None, about: Array | None = None
 ) -> tuple[Array, Array]:
@@ -143,7 +149,7 @@ def _result(search: BranchAndBound, loss: Loss, lam1: Array, lam2: Array, about:
     best = float(values[0])
     margin = _rounding(loss, theta, lam1, lam2, about)
     upper = max(search.upper, best) + margin
-    certified = upper - best <= search.tol * max(1.0, abs(best)) + 2.0 * margin
+    certified = np.isfinite(upper) and upper - best <= search.tol * max(1.0, abs(best)) + 2.0 * margin
     lower = _feasible(loss, theta[:1], lam1, lam2, about)
     message = search.message
     if loss.bounds is not None:
@@ -188,8 +194,9 @@ def _rounding(loss: Loss, theta: Array, lam1: Array, lam2: Array, about: Array) 
     terms = 0 if linear is None else sum(g.rows.shape[0] for g in linear.groups)
     size = abs(float(_objective(loss, lam1, lam2, theta[:1], about)[0]))
     size += float(_sizes(lam1, lam2, theta[:1] - about)[0])
-    own = loss.rounding(theta, 1)
-    most = float(own[np.isfinite(own)].max(initial=0.0)) if loss.continuous else 0.0
+    # The search takes the loss at the parameters nearest to its own points.
+    own = loss.rounding(theta, 1) + EPS * np.einsum("ni,ni->n", np.abs(loss._gradient(theta)), np.abs(theta))
+    most = max(float(own[0]), float(own[np.isfinite(own)].max(initial=0.0))) if loss.continuous else 0.0
     return (32.0 + 2.0 * float(np.sqrt(terms))) * EPS * size + most
 
 

@@ -90,10 +90,11 @@ def _result(
     best = float(values[0])
     gradient = np.atleast_1d(loss.gradient(points[order[0]]))
     size = abs(best) + float(np.abs(gradient) @ (np.abs(points[order[0]]) + np.abs(center)))
-    margin = 64 * EPS * (1.0 + size)
+    own = float(loss.rounding(points[order[:1]], 1)[0]) if loss.continuous else 0.0
+    margin = 64 * EPS * (1.0 + size) + own
     upper, lower = max(upper, best) + margin, _feasible(loss, center, radius, points[order[:1]])
     closed = upper - best <= tol * max(1.0, abs(best)) + 2.0 * margin
-    certified = bool(closed and best - lower <= tol * max(1.0, abs(best)) + 2.0 * margin)
+    certified = bool(closed and np.isfinite(upper) and best - lower <= tol * max(1.0, abs(best)) + 2.0 * margin)
     return BallMaximum(lower, upper, eps[0], eps, values, certified, boxes, message)
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fenchel.arrays import Array
 from fenchel.losses import Loss
+from fenchel.losses.accurate import EPS
 
 _MOST_CELLS = 500_000
 _SPENT = 200_000
@@ -44,7 +45,9 @@ class Cells:
     @classmethod
     def of(cls, loss: Loss, rho: float, delta: float, centers: Array, half: Array, points: Array) -> Cells:
         """The cells with their bounds, climbing from ``points`` among others."""
-        reach, chunks = float(np.linalg.norm(half)), range(0, max(len(centers), 1), _CHUNK)
+        # Points and cells are off by roundings of the centers.
+        reach = float(np.linalg.norm(half)) + 4.0 * EPS * float(np.abs(centers).max(initial=rho))
+        chunks = range(0, max(len(centers), 1), _CHUNK)
         parts = [_climbed(loss, centers[i : i + _CHUNK], points[i : i + _CHUNK], rho, reach) for i in chunks]
         low, high, points = (np.concatenate(found) for found in zip(*parts, strict=True))
         nearest = np.clip(0.0, centers - half, centers + half)
@@ -111,7 +114,8 @@ def _levels(cells: Cells, aim: float) -> Iterator[Cells]:
 def _climbed(loss: Loss, centers: Array, points: Array, rho: float, reach: float) -> tuple[Array, Array, Array]:
     """Largest losses met within rho - ``reach`` and rho of the centers (N, P), (N,) each; and from where to climb on.
 
-    Projected gradients in the smaller balls, from the best of the given ``points`` and of some all around.
+    The former less what rounding may have added. Projected gradients in the smaller balls, from the best of the given
+    ``points`` and of some all around.
     """
     (n, dim), inner = centers.shape, rho - reach
 
@@ -137,7 +141,9 @@ def _climbed(loss: Loss, centers: Array, points: Array, rho: float, reach: float
         u, value = np.where(better[..., None], trial, u), np.maximum(moved, value)
         length = np.where(better, 2.0 * length, 0.25 * length)
     outer = np.maximum(value, at(loss._value, u, rho))
-    return value.max(axis=1), outer.max(axis=1), np.concatenate([u, length[..., None]], axis=2)
+    best = np.take_along_axis(u, value.argmax(axis=1)[:, None, None], axis=1)[:, 0]
+    low = value.max(axis=1) - loss.rounding(centers + inner * best, -1)
+    return low, outer.max(axis=1), np.concatenate([u, length[..., None]], axis=2)
 
 
 def _apart(points: Array, value: Array, count: int) -> NDArray[np.int64]:

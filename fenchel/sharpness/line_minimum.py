@@ -7,11 +7,13 @@ bounds that follow several perturbations at once, so that a kink is bounded as s
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from fenchel.arrays import Array
 from fenchel.losses import Loss
+from fenchel.losses.accurate import EPS
 from fenchel.sharpness.extent import confining_box
 from fenchel.sharpness.line import LineProfile
 from fenchel.sharpness.line_branching import OuterMinimum, branch
@@ -46,7 +48,17 @@ def minimize_sam_line(loss: Loss, rho: float, delta: float, *, tol: float = 1e-1
         return _minimum_of_maximum([(c + 0.5 * delta * a * a, s + delta * a, k + delta) for c, s, k in parts], width)
 
     proved = proved and profile.complete
-    return branch(lo, hi, value, slope, lower, tol, proved, _MAX_CELLS)
+    found = branch(lo, hi, value, slope, lower, tol, proved, _MAX_CELLS)
+    inside = profile.stationary[np.abs(profile.stationary - found.argmin) <= rho]
+    points = np.concatenate([found.argmin + rho, found.argmin - rho, inside])[:, None]
+    moved = EPS * np.abs(loss.gradient(points)[:, 0]) * (np.abs(points[:, 0]) + rho)
+    error = float((np.maximum(loss.rounding(points, 1), loss.rounding(points, -1)) + moved).max())
+    error += 2.0 * EPS * abs(found.value)
+    found = replace(found, lower=found.lower - error, upper=found.upper + error)
+    if found.upper - found.lower > max(2.0 * tol, 1e-9) * max(1.0, abs(found.value)):
+        message = found.message or f"rounding may have moved the ends by {error:.2g}"
+        found = replace(found, certified=False, message=message)
+    return found
 
 
 def minimize_proximal_line(loss: Loss, sigma: float, delta: float, *, tol: float = 1e-9) -> OuterMinimum:

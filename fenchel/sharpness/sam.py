@@ -196,7 +196,10 @@ def _lower_bound(loss: Loss, best: Descent, delta: float) -> float:
     """For convex l: E >= sum w_k [l(theta + eps_k) + grad.(. - theta)] + delta/2 |.|^2, minimized over R^P."""
     if loss.convex and delta > 0.0:
         tied = float(best.weights @ best.values) + 0.5 * delta * float(best.theta @ best.theta)
-        return tied - 0.5 * best.residual**2 / delta - 64 * np.finfo(float).eps * (1.0 + abs(best.value))
+        points = best.theta + best.eps
+        slopes = np.abs(loss.gradient(points)) @ (np.abs(points).max(axis=0) + np.abs(best.theta))
+        off = float(loss.rounding(points, -1).max()) + 4.0 * EPS * float(slopes.max()) + 64.0 * EPS * (1.0 + abs(tied))
+        return tied - 0.5 * best.residual**2 / delta - off
     return minorant_bound(loss, delta)
 
 
