@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -26,6 +28,7 @@ from fenchel.losses.bounded_links import BumpLink
 from fenchel.sharpness.ball import ball_maximum
 from fenchel.sharpness.ball_ascent import model_of
 from fenchel.sharpness.ball_branching import Branching
+from fenchel.sharpness.cells import cover
 from fenchel.sharpness.line import LineProfile, isolate_roots
 from fenchel.sharpness.minimax import branch_derivatives
 from fenchel.sharpness.proximal import proximal_sup
@@ -362,3 +365,15 @@ def test_the_minimum_beside_several_worst_perturbations_is_proved_in_the_plane(s
     assert found.value - 1e-7 * abs(found.value) <= found.lower <= found.value
     for theta in found.argmin + np.vstack([1e-3, 0.03, 0.5])[:, None] * rng.normal(size=(3, 3, 2)):
         assert min(sam_objective(loss, t, 0.5, 1.0).value for t in theta) >= found.lower
+
+
+def test_cells_that_would_not_be_bounded_in_time_are_left_out() -> None:
+    loss = from_expression("0.1*(x**2 + y**2) - exp(-(x - 1)**2 - y**2)", ["x", "y"])
+    begin = time.perf_counter()
+    assert cover(loss, 0.02, 0.1, -np.ones(2), np.ones(2), begin) is None
+    found = minimize_sam(loss, 0.01, 0.1, max_seconds=0.2)  # of 80,000 cells and more
+    assert time.perf_counter() - begin < 8.0
+    assert found.lower <= found.upper
+    few = cover(loss, 0.2, 0.1, -np.ones(2), np.ones(2), begin)
+    assert few is not None
+    assert len(few.centers) == 225

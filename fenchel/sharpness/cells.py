@@ -20,7 +20,7 @@ from fenchel.losses.accurate import EPS
 
 _MOST_CELLS = 500_000
 _SPENT = 200_000
-_CHUNK = 50_000
+_CHUNK = 10_000
 _CLIMBS = 3
 # Points of the unit ball of a cell: how far those are apart that it climbs from, and their first steps.
 _APART, _STEP = 0.5, 0.2
@@ -76,15 +76,25 @@ class Cells:
         return Cells.of(self.loss, self.rho, self.delta, centers, half, np.repeat(self.points, 2**dim, axis=0))
 
 
-def cover(loss: Loss, rho: float, delta: float, lo: Array, hi: Array) -> Cells | None:
-    """The box [lo, hi] in cells of half-diagonal at most rho / 2; None where there would be too many."""
+def cover(loss: Loss, rho: float, delta: float, lo: Array, hi: Array, end: float = np.inf) -> Cells | None:
+    """The box [lo, hi] in cells of half-diagonal at most rho / 2; None where there would be too many.
+
+    More than could be bounded before ``end`` on the clock are too many, by the time that the first of them take.
+    """
     counts = np.ceil((hi - lo) * np.sqrt(lo.size) / rho)
     if not np.prod(counts) <= _MOST_CELLS:
         return None
     half = 0.5 * (hi - lo) / counts
     axes = [lo[i] + half[i] * (2.0 * np.arange(int(counts[i])) + 1.0) for i in range(lo.size)]
     centers = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, lo.size)
-    return Cells.of(loss, rho, delta, centers, half, np.empty((len(centers), 0, lo.size + 1)))
+    points = np.empty((len(centers), 0, lo.size + 1))
+    if len(centers) > _CHUNK:
+        begin = time.perf_counter()
+        Cells.of(loss, rho, delta, centers[:_CHUNK], half, points[:_CHUNK])
+        now = time.perf_counter()
+        if (now - begin) * len(centers) / _CHUNK > end - now:
+            return None
+    return Cells.of(loss, rho, delta, centers, half, points)
 
 
 def lower_bound(cells: Cells, best: float, tol: float, end: float = np.inf) -> float:

@@ -108,7 +108,7 @@ def minimize_sam(
     lo, hi, confined = confining_box(loss, delta, level)
     radius = 0.5 * float((hi - lo).max())
     given = [] if starts is None else list(finite_points(starts, "starts", loss.dim))
-    cells = None if loss.convex or loss.dim > _CELL_DIM else cover(loss, rho, delta, lo, hi)
+    cells = None if loss.convex or loss.dim > _CELL_DIM else cover(loss, rho, delta, lo, hi, end)
     if cells is None:
         given += list(spread_starts(_rough(loss, rho, delta), lo, hi))
     runs = descents(inner, given, delta, radius=radius, end=end)
