@@ -76,7 +76,7 @@ def bayesian_learning_rule(
     """
     family = structure or ("full" if initial is None else check_initial(loss, initial).structure)
     rule = surrogate if isinstance(surrogate, Surrogate) else make_surrogate(surrogate, loss, options)
-    check_rule(loss, prior, max_iterations, tol, parameter_tol, family, acceleration)
+    check_rule(loss, prior, max_iterations, tol, parameter_tol, family, acceleration, callback)
     start = family_member(prior if initial is None else initial, family)
     run = _Run(rule, prior, start, learning_rate, rule.deterministic if monotone is None else monotone, acceleration)
     run.loop(max_iterations, tol, parameter_tol, callback)

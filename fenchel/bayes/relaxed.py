@@ -100,6 +100,7 @@ def minimize_relaxed(
     """
     check_problem(loss, prior=prior)
     check_tolerance(tol)
+    check_tolerance(search_tol, "search_tol")
     check_count(max_iterations, "max_iterations")
     prior_member = family_member(prior, structure)
     end = time.perf_counter() + check_seconds(max_seconds)

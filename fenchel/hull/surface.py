@@ -20,7 +20,7 @@ from fenchel.hull.nodes import growth, sample_nodes
 from fenchel.hull.plane import Plane
 from fenchel.hull.plane_atoms import PlaneAtoms
 from fenchel.losses import Loss
-from fenchel.losses.inputs import finite_array, positive_number
+from fenchel.losses.inputs import finite_vector, positive_number
 
 __all__ = ["Surface", "biconjugate_surface", "biconjugate_surface_result"]
 
@@ -73,7 +73,7 @@ def _grid(loss: Loss, means: Any, stds: Any) -> tuple[Array, Array]:
     check_loss(loss)
     if loss.dim != 1:
         raise ValueError(f"a surface needs a loss of one parameter, the loss has P = {loss.dim}")
-    m, s = finite_array(np.atleast_1d(means), "means", 1), finite_array(np.atleast_1d(stds), "stds", 1)
+    m, s = finite_vector(means, "means"), finite_vector(stds, "stds")
     if m.size == 0 or s.size == 0:
         raise ValueError("means and stds must not be empty")
     positive_number(s.min(), "stds")

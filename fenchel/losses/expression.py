@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -17,6 +17,7 @@ from fenchel.losses.calculus import Node, hessian_ranges, jets, rounded
 from fenchel.losses.curvature_bounds import curvature_bound
 from fenchel.losses.exact_text import hexes
 from fenchel.losses.formula import ZERO, read, simplified
+from fenchel.losses.inputs import shown
 from fenchel.losses.user import UserLoss
 
 # Where logarithms and roots are traded for a parabola in the majorizer that confines the search.
@@ -136,9 +137,9 @@ def from_expression(expression: Any, variables: Sequence[str]) -> ExpressionLoss
     Raises:
         ValueError: the formula cannot be read, or no bound could be derived. MissingDependencyError: no python-flint.
     """
-    names = tuple(str(name) for name in variables)
+    names = tuple(str(name) for name in variables) if isinstance(variables, Iterable) else ()
     if not names or len(set(names)) != len(names) or not all(name.isidentifier() for name in names):
-        raise ValueError(f"variables must be distinct names, got {list(variables)!r}.")
+        raise ValueError(f"variables must be distinct names, got {names or shown(variables)}.")
     text = str(expression)
     try:
         parsed = ast.parse(text, mode="eval").body

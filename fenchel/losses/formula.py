@@ -10,12 +10,15 @@ from fenchel.losses.calculus import Node, jets
 
 ONE, ZERO = ["const", (1.0).hex()], ["const", (0.0).hex()]
 _FUNCTIONS = ("exp", "log", "sqrt", "tanh", "sin", "cos", "atan", "softplus")
+_LARGEST = float(np.finfo(float).max)
 _CONSTANTS = {"pi": np.pi, "E": np.e}
 
 
 def read(node: ast.expr, names: tuple[str, ...]) -> Node:
     """The tree of a parsed Python expression in these variables; ValueError where it holds anything else."""
     if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
+        if not abs(node.value) <= _LARGEST:
+            raise ValueError("a number in the expression is too large.")
         return ["const", float(node.value).hex()]
     if isinstance(node, ast.Name):
         if node.id in names:

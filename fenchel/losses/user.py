@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fenchel.arrays import Array
 from fenchel.losses.base import Loss
 from fenchel.losses.builtin import Quadratic
-from fenchel.losses.inputs import finite_array, finite_number
+from fenchel.losses.inputs import finite_array, finite_number, shown
 
 # Declared bounds are compared with the callables at random points at these distances from the origin.
 _PROBE_RADII = (0.1, 1.0, 3.0, 10.0, 100.0)
@@ -164,11 +164,11 @@ def from_function(
     if not callable(value) or not callable(gradient) or not (hessian is None or callable(hessian)):
         raise TypeError("value, gradient and hessian must be callable")
     if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or dim < 1:
-        raise ValueError(f"dim must be a positive integer, got {dim!r}")
+        raise ValueError(f"dim must be a positive integer, got {shown(dim)}")
     try:
         bound = float(curvature)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"curvature must be a number or inf, got {curvature!r}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(f"curvature must be a number or inf, got {shown(curvature)}") from error
     if np.isnan(bound):
         raise ValueError("curvature must be a number or inf, got NaN")
     if isinstance(majorizer, (int, float, np.number)):
@@ -178,8 +178,12 @@ def from_function(
         raise ValueError(f"majorizer must be a number or a Quadratic of dimension {dim}")
     box = None
     if bounds is not None:
-        lo = finite_array(np.broadcast_to(bounds[0], (dim,)), "bounds[0]", 1)
-        hi = finite_array(np.broadcast_to(bounds[1], (dim,)), "bounds[1]", 1)
+        if not isinstance(bounds, (tuple, list, np.ndarray)) or len(bounds) != 2:
+            raise TypeError(f"bounds must be a pair (lo, hi), got {shown(bounds)}")
+        lo, hi = (finite_array(end, f"bounds[{i}]") for i, end in enumerate(bounds))
+        if not {lo.shape, hi.shape} <= {(), (1,), (dim,)}:
+            raise ValueError(f"bounds must be numbers or have shape ({dim},), got shapes {lo.shape} and {hi.shape}")
+        lo, hi = np.broadcast_to(lo, (dim,)), np.broadcast_to(hi, (dim,))
         if not (lo < hi).all():
             raise ValueError("bounds must be (lo, hi) with lo < hi in every coordinate")
         box = (lo, hi)
