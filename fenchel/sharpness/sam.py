@@ -87,7 +87,7 @@ def minimize_sam(
     P = 1: branch and bound over theta, ``certified`` globally. P >= 2: descent from many starts, at whose best point
     the inner maximum is certified; the minimum itself is certified for convex losses by a subgradient, for others by
     branch and bound (P <= 3) where the budget allows: else ``lower`` is what that proved, or comes from a minorant of
-    the loss. After ``max_seconds`` no further descent begins (P >= 2).
+    the loss. After ``max_seconds`` no further descent begins, and cells that would take longer are left out (P >= 2).
     ValueError for discontinuous losses and where the objective has no minimizer.
     """
     check_loss(loss)
