@@ -12,6 +12,7 @@ import pytest
 import fenchel
 from fenchel import Gaussian
 from fenchel import losses as L
+from fenchel.losses.calculus import rounded
 from fenchel.losses.more_links import SquaredReLULink
 
 mpmath = pytest.importorskip("mpmath")
@@ -154,6 +155,14 @@ def test_terms_that_cancel_widen_the_ends(size: float) -> None:
     found = fenchel.sam_objective(loss, [0.0], 0.5, 0.0)
     if worst > 0:
         assert found.lower <= worst <= found.upper
+
+
+def test_rounding_is_bounded_beyond_a_turn_and_across_a_pole() -> None:
+    large = ["add", ["var", 0], ["const", (1e16).hex()], ["const", (-1e16).hex()]]  # 2 becomes 2 +- 2.2
+    theta = np.array([[2.0]])
+    assert rounded(["cos", ["mul", ["const", (4.0).hex()], large]], theta)[1] >= 2.0
+    assert rounded(["pow", large, -1], theta)[1] == np.inf
+    assert rounded(["pow", ["var", 0], -1], theta)[1] < 1e-15
 
 
 @pytest.mark.parametrize("family", ["full", "diagonal"])

@@ -65,7 +65,13 @@ def rounded(node: Node, theta: Array) -> tuple[Values, Values]:
         return value, error
     outer = _power(parts[1]) if name == "pow" else OUTER[name]
     middle, *ends = (outer(value + side * error, 0)[0] for side in (0.0, -1.0, 1.0))
-    return middle, np.maximum(*(np.abs(end - middle) for end in ends)) + 4.0 * EPS * np.abs(middle)
+    moved = np.maximum(*(np.abs(end - middle) for end in ends)) + 4.0 * EPS * np.abs(middle)
+    # Where the ends do not tell: beyond a whole turn, and across a pole.
+    if name in ("sin", "cos"):
+        moved = np.where(error > 1.0, 2.0, moved)
+    elif name == "pow" and parts[1] < 0:
+        moved = np.where(np.abs(value) <= error, np.inf, moved)
+    return middle, moved
 
 
 @dataclass(frozen=True)
