@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from fenchel.optim.distributed import called_within, process_group
-from fenchel.optim.hyperparameters import check_group, check_group_names, check_params
+from fenchel.optim.hyperparameters import (
+    check_common,
+    check_group,
+    check_group_names,
+    check_params,
+    leading_group,
+    plain,
+)
 from fenchel.optim.noise import work_dtype
 from fenchel.optim.shards import Shards
 
@@ -54,6 +61,8 @@ class BaseOptimizer(torch.optim.Optimizer):
             ValueError: a hyperparameter out of range or misspelt, or parameters that no optimizer here can handle.
         """
         check_group_names(param_group, self.defaults)
+        if self.param_groups:
+            check_common(param_group, leading_group(self.param_groups))
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
@@ -78,6 +87,13 @@ class BaseOptimizer(torch.optim.Optimizer):
     @abstractmethod
     def prime(self) -> None:
         """Make the state of a step, and move nothing."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """As of torch's optimizers, with numbers of numpy's as Python's."""
+        found: dict[str, Any] = super().state_dict()
+        for group in found.get("param_groups", ()):  # a hook may have put another dictionary in its place
+            group.update({name: plain(value) for name, value in group.items()})
+        return found
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a `state_dict`, bit for bit on the same machine; the state keeps its precision.
@@ -129,8 +145,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         pairs = [(p, state_dict["state"].get(i, {})) for i, p in zip(ids, params, strict=False)]
         for p, entry in pairs:
             if names is not None and entry:
-                own = set(names) - ({"mean"} if work_dtype(p) == p.dtype else set())
-                foreign, missing = sorted(set(entry) - set(names)), sorted(own - set(entry))
+                foreign, missing = sorted(set(entry) - set(names)), sorted(set(names) - {"mean"} - set(entry))
                 if foreign or missing:
                     what = f"which has no {foreign[0]!r}" if foreign else f"it lacks {missing[0]!r}"
                     raise ValueError(f"this state was not saved by {kind}, {what}: train on with the weights alone")

@@ -14,8 +14,9 @@ from fenchel.optim.base import BaseOptimizer
 from fenchel.optim.distributed import process_group, processes, same_on_all
 from fenchel.optim.functional import posterior_variance
 from fenchel.optim.hyperparameters import leading_group
-from fenchel.optim.noise import NoiseSource, new_seed, normal_parts, work_dtype
+from fenchel.optim.noise import NoiseSource, follow, new_seed, normal_parts, work_dtype
 from fenchel.optim.posterior import DiagonalPosterior, Marginal, mean_of
+from fenchel.optim.shards import local
 
 
 class DiagonalOptimizer(DiagonalPosterior, BaseOptimizer):
@@ -115,6 +116,8 @@ class DiagonalOptimizer(DiagonalPosterior, BaseOptimizer):
                 state.pop("mean", None)
             elif "mean" not in state:
                 state["mean"] = p.detach().to(dtype)
+            else:
+                follow(local(state["mean"]), local(mean_of(p)))
         kept: Tensor = state["momentum"]
         if (kept.dtype, kept.device) != (dtype, p.device):
             raise ValueError(
@@ -133,10 +136,13 @@ class DiagonalOptimizer(DiagonalPosterior, BaseOptimizer):
     def precision(self, state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
         """The precision over N of a parameter."""
 
+    def variance(self, state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
+        """The posterior variance of a parameter."""
+        return posterior_variance(self.precision(state, group), group["num_data"] * group["data_factor"])
+
     def _marginal(self, p: Tensor, group: dict[str, Any]) -> Marginal:
         state = self._state_of(p, group)
-        variance = posterior_variance(self.precision(state, group), group["num_data"] * group["data_factor"])
-        return Marginal(p, state.get("mean", mean_of(p)), variance)
+        return Marginal(p, state.get("mean", mean_of(p)), self.variance(state, group))
 
     def marginals(self) -> list[Marginal]:
         """(param, mean, variance) of every parameter trained or to be trained."""

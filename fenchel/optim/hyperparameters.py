@@ -22,6 +22,13 @@ def settings_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name not in others}
 
 
+def plain(value: Any) -> Any:
+    """A number of numpy's as Python's, which `torch.load` admits without pickle's dangers."""
+    if isinstance(value, tuple | list):
+        return type(value)(map(plain, value))
+    return value.item() if hasattr(value, "item") and not isinstance(value, Tensor) else value
+
+
 def _number(name: str, value: Any) -> float:
     if isinstance(value, Tensor):
         if value.dim() > (name == "lr") or value.numel() != 1:
@@ -62,6 +69,13 @@ def check_group_names(group: Mapping[str, Any], known: Mapping[str, Any]) -> Non
             near = difflib.get_close_matches(SYNONYMS.get(str(key), str(key)), list(known), 1, 0.85)
             if near:
                 raise ValueError(f"a group has {key!r}, which is no hyperparameter; did you mean {near[0]!r}?")
+
+
+def check_common(group: Mapping[str, Any], leading: Mapping[str, Any]) -> None:
+    """Raise ValueError where a group has its own value of what the first one says for all."""
+    for name in {"max_grad_norm", "seed"} & set(group):
+        if group[name] != leading.get(name, group[name]):
+            raise ValueError(f"{name} is the whole optimizer's: a group cannot have its own, got {group[name]!r}")
 
 
 def leading_group(groups: list[dict[str, Any]]) -> dict[str, Any]:

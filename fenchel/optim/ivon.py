@@ -68,6 +68,7 @@ class IVON(ClosureOptimizer, DiagonalOptimizer):
 
     def _keep(self) -> None:
         super()._keep()
+        self.prime()
         self.next_noise()
 
     @torch.no_grad()
@@ -76,8 +77,9 @@ class IVON(ClosureOptimizer, DiagonalOptimizer):
         self._started("first_point")
         self._draws = []
         for (p, group), mean, z in zip(self.with_groups(), self._mean, self._draw(self._params), strict=True):
-            deviation = local(self._marginal(p, group).variance).sqrt()
-            local(p).copy_(local(self.state[p].get("mean", mean)) + z * deviation)
+            state = self.state[p]
+            deviation = local(self.variance(state, group)).sqrt()
+            local(p).copy_(local(state.get("mean", mean)) + z * deviation)
             self._draws.append((z, deviation))
         self._shards.changed(self._params)
 

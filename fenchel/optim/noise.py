@@ -21,6 +21,11 @@ def work_dtype(param: Tensor) -> torch.dtype:
     return torch.float32 if param.dtype in (torch.bfloat16, torch.float16) else param.dtype
 
 
+def follow(master: Tensor, weights: Tensor) -> None:
+    """Where 16-bit weights were changed from outside, they are what their float32 mean is."""
+    master.copy_(torch.where(master.to(weights.dtype) == weights, master, weights.to(master.dtype)))
+
+
 def new_seed(seed: int | None) -> int:
     """``seed``, or one from torch's global generator, so that `torch.manual_seed` governs."""
     return int(torch.randint(2**62, (), dtype=torch.int64, device="cpu")) if seed is None else int(seed)

@@ -93,6 +93,26 @@ def test_continues_bit_for_bit(make: Any, how: str) -> None:
             assert not torch.equal(flat(again), flat(network()))
 
 
+@pytest.mark.parametrize("kind", ["bsam", "ivon", "sam"])
+def test_numbers_of_numpy_are_saved_as_such_of_python(kind: str) -> None:
+    net = network()
+    given: dict[str, Any] = {"num_data": np.int64(60), "betas": (np.float64(0.9), 0.99), "weight_decay": np.array(0.25)}
+    opt: Any
+    if kind == "sam":
+        opt = SAM(net.parameters(), torch.optim.SGD, np.float32(0.05), lr=np.float64(0.1))  # type: ignore[arg-type]
+    elif kind == "bsam":
+        opt = BSAM(net.parameters(), 0.1, rho=np.float64(0.05), **given)
+    else:
+        opt = IVON(net.parameters(), 0.1, **given)
+    opt.param_groups[0]["lr"] = np.float64(0.3)  # as schedules in numpy leave it
+    buffer = io.BytesIO()
+    torch.save(opt.state_dict(), buffer)
+    buffer.seek(0)
+    (group,) = torch.load(buffer, weights_only=True)["param_groups"]
+    assert group["lr"] == 0.3
+    assert kind == "sam" or (group["num_data"], group["betas"], group["weight_decay"]) == (60, (0.9, 0.99), 0.25)
+
+
 @pytest.mark.parametrize("make", [bsam, ivon])
 def test_a_loaded_state_is_not_shared_with_the_dictionary(make: Any) -> None:
     net = network()

@@ -166,6 +166,19 @@ def test_misspelt_hyperparameters_are_named() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_group_cannot_have_a_setting_of_the_whole_for_itself(kind: str) -> None:
+    net = network()
+    with pytest.raises(ValueError, match="max_grad_norm is the whole optimizer's"):
+        make(kind, [{"params": net[0].parameters()}, {"params": net[2].parameters(), "max_grad_norm": 0.1}])
+    opt = make(kind, net[0].parameters(), max_grad_norm=0.1)
+    opt.add_param_group({"params": net[2].parameters(), "max_grad_norm": 0.1})
+    make(kind, opt.param_groups)  # as they were
+    if kind != "sam":
+        with pytest.raises(ValueError, match="seed is the whole optimizer's"):
+            make(kind, [{"params": net[0].parameters()}, {"params": net[2].parameters(), "seed": 5}])
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_nothing_to_train_sparse_and_foreign_states_give_one_sentence(kind: str) -> None:
     frozen = nn.Parameter(torch.ones(2), requires_grad=False)
     with pytest.raises(ValueError, match="no parameter requires a gradient"):

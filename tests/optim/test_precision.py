@@ -10,7 +10,7 @@ import torch
 from optim_cases import SETTINGS, closure_for, closures_for, data, flat, minimizing, network, state
 from torch import Tensor, nn
 
-from fenchel.optim import BSAM, IVON, SAM, functional_loss, split_batch
+from fenchel.optim import BSAM, IVON, SAM, VOGN, functional_loss, per_example_loss, split_batch
 
 
 def make(kind: str, net: nn.Module, **kwargs: Any) -> Any:
@@ -104,6 +104,50 @@ def test_16_bit_weights_changed_from_outside_are_what_counts() -> None:
     assert torch.equal(state(opt, "mean"), torch.zeros_like(state(opt, "mean")))
     opt.restore()
     assert not flat(net).any()
+
+
+def _vogn(net: nn.Module) -> tuple[VOGN, Any]:
+    opt = VOGN(net.parameters(), 0.01, num_data=60, seed=1)
+    return opt, per_example_loss(net, nn.functional.cross_entropy, opt.trainable())
+
+
+@pytest.mark.parametrize("kind", ["bsam", "ivon", "vogn"])
+def test_16_bit_weights_changed_from_outside_are_where_all_go_on_and_sample(kind: str) -> None:
+    net, (x, y) = network(dtype=torch.bfloat16), data(dtype=torch.bfloat16)
+    opt: Any
+    if kind == "vogn":
+        opt, loss = _vogn(net)
+    else:
+        opt = make("bsam", net) if kind == "bsam" else IVON(net.parameters(), 0.01, num_data=60, seed=1)
+
+    def step() -> None:
+        opt.step(loss, (x, y)) if kind == "vogn" else opt.step(closure_for(net, opt, x, y))
+
+    step()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.fill_(5.0)
+    with opt.sampled_params():
+        assert abs(float(flat(net).mean()) - 5.0) < 0.1
+    assert torch.equal(flat(net), torch.full_like(flat(net), 5.0))
+    step()
+    assert abs(float(flat(net).mean()) - 5.0) < 0.1
+
+
+@pytest.mark.parametrize("kind", ["bsam", "ivon"])
+def test_a_state_of_wider_weights_continues_in_16_bit(kind: str) -> None:
+    wide, (x, y) = network(dtype=torch.float32), data(dtype=torch.float32)
+
+    def make_one(net: nn.Module) -> Any:
+        return make("bsam", net) if kind == "bsam" else IVON(net.parameters(), 0.1, num_data=60)
+
+    first = make_one(wide)
+    first.step(closure_for(wide, first, x, y))
+    net = copy.deepcopy(wide).bfloat16()
+    opt = make_one(net)
+    opt.load_state_dict(first.state_dict())
+    opt.step(closure_for(net, opt, x.bfloat16(), y))
+    assert all(opt.state[p]["mean"].dtype == torch.float32 for p in net.parameters())
 
 
 def test_exception_with_16_bit_weights_restores_them() -> None:

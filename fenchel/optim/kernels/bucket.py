@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fenchel.optim.amp import LossScale
+from fenchel.optim.noise import follow
 from fenchel.optim.shards import Shards, local
 
 
@@ -90,8 +91,8 @@ class Bucket:
         """Line 3: keep the mean, and move the weights to theta = omega + e."""
         weights, fresh = self.weights, not self.mean
         if fresh:
-            for master, w in zip(self.master, weights, strict=False):  # it follows weights changed from outside
-                master.copy_(torch.where(master.to(w.dtype) == w, master, w.to(master.dtype)))
+            for master, w in zip(self.master, weights, strict=False):
+                follow(master, w)
             self.mean = self.master or [w.clone() for w in weights]
         if self.group["noise"]:
             roots = torch._foreach_sqrt(self.s)
