@@ -110,6 +110,7 @@ class Watch:
             return self._checked(closure())
         kept = {p: p.grad for p in params if p.grad is not None}  # alive, so that no other gets the identity of one
         before = {p: _seen(p) for p in params}
+        versions = [p._version for p in params]
         added: dict[Tensor, bool] = {}
         zeros: list[Tensor] = []  # written past the version, by grad.data.zero_(), or the closure's last word before
 
@@ -131,6 +132,8 @@ class Watch:
                 # FSDP2 calls nothing before it adds
                 hooks.callback(p.register_post_accumulate_grad_hook(lambda p: note(p, 1)).remove)
             loss = self._checked(closure())
+        if versions != [p._version for p in params]:
+            self.warn("written", f"the closure of {self.name}.step changed weights, which the step undoes at its end")
         if scalers and not self._scaled:
             raise ClosureError(
                 f"the closure scales its loss by a GradScaler that {self.name}.step does not know: call "

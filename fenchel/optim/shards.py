@@ -150,7 +150,9 @@ class Shards:
                 for i, p in enumerate(wrapper._handle.flat_param._params or [])
             }
         if id(param) not in self._flat:
-            raise ValueError("a parameter sharded by FSDP1 is not one of module=, the wrapped network")
+            raise ValueError(
+                "a parameter sharded by FSDP1 is not one of module=, the network wrapped with use_orig_params=True"
+            )
         return self._flat[id(param)]
 
     def norm(self, params: Sequence[Tensor], tensors: Sequence[Tensor]) -> Tensor:

@@ -98,10 +98,10 @@ class ClosureOptimizer(BaseOptimizer):
     def update(self) -> None:
         """Average over the sub-batches (of all processes) and update the mean; not if a gradient was not finite."""
         self._started("update")
-        if not self._parts:
-            raise RuntimeError("update was called before any sub-batch was collected")
         ranks, limit = process_group(self._distributed), leading_group(self.param_groups)["max_grad_norm"]
         try:
+            if not self._parts:
+                raise RuntimeError("update was called before any sub-batch was collected")
             if self._scale is not None:
                 self._scale.share(ranks)
                 self._scale.record(self)

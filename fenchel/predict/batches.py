@@ -79,7 +79,10 @@ def labels_of(model: nn.Module, batch: Any) -> Tensor:
     rest = split(model, batch)[1]
     if not rest:
         raise ValueError("loader must give tuples (inputs, labels, ...), or dictionaries with labels")
-    return torch.as_tensor(rest[0])
+    try:
+        return torch.as_tensor(rest[0])
+    except (RuntimeError, TypeError, ValueError):
+        raise ValueError(f"labels must be class indices, got a {type(rest[0]).__name__}") from None
 
 
 def logits_of(output: Any) -> Tensor:

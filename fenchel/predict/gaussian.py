@@ -33,10 +33,7 @@ class DiagonalGaussian(DiagonalPosterior):
         self._mean = (
             [p.detach().clone() for p in self._params] if mean is None else split_like(mean, self._params, "mean")
         )
-        if isinstance(variance, float | int):
-            self._variance = [torch.full_like(m, float(variance)) for m in self._mean]
-        else:
-            self._variance = split_like(variance, self._params, "variance")
+        self._variance = split_like(variance, self._params, "variance")
         for tensors, name in ((self._mean, "mean"), (self._variance, "variance")):
             if not all(bool(torch.isfinite(t).all()) for t in tensors):
                 raise ValueError(f"{name} must be finite")
@@ -57,13 +54,23 @@ class DiagonalGaussian(DiagonalPosterior):
 
 
 def split_like(values: Any, params: Sequence[Tensor], name: str) -> list[Tensor]:
-    """``values``, flat or one for each parameter, as copies shaped like ``params``, in at least float32."""
+    """``values``, one number, flat or one for each parameter, as copies shaped like ``params``, in at least float32.
+
+    Raises:
+        ValueError: they do not fit, or are no numbers.
+    """
     if isinstance(values, list | tuple) and values and isinstance(values[0], Tensor):
         pieces = list(values)
         if [tuple(v.shape) for v in pieces] != [tuple(p.shape) for p in params]:
             raise ValueError(f"{name} must have one tensor shaped like each parameter")
     else:
-        flat, total = torch.as_tensor(values), sum(p.numel() for p in params)
+        total = sum(p.numel() for p in params)
+        try:
+            flat = values if isinstance(values, Tensor) else torch.as_tensor(values, dtype=torch.float64)
+        except (RuntimeError, TypeError, ValueError):
+            raise ValueError(f"{name} must be numbers, got {type(values).__name__}") from None
+        if flat.dim() == 0:
+            flat = flat.expand(total)
         if flat.shape != (total,):
             raise ValueError(f"{name} must have shape ({total},), one entry a parameter, got {tuple(flat.shape)}")
         pieces = [v.view_as(p) for v, p in zip(torch.split(flat, [p.numel() for p in params]), params, strict=True)]

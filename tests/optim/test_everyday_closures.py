@@ -159,6 +159,33 @@ def test_a_closure_that_steps_is_refused_and_moves_nothing(kind: str) -> None:
         assert torch.equal(flat(net), before)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_that_a_closure_changes_are_named(kind: str) -> None:
+    net, (x, y) = network(), data()
+    opt, other = make(kind, net.parameters()), torch.optim.SGD(net.parameters(), 0.1)
+    closure = closure_for(net, opt, x, y)
+
+    def stepping() -> Tensor:
+        loss = closure()
+        other.step()
+        return loss
+
+    with pytest.warns(SettingsWarning, match="changed weights, which the step undoes"):
+        opt.step(stepping)
+    opt.step(closure)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_moves_out_of_order_leave_the_mean(kind: str) -> None:
+    net = network()
+    opt, before = make(kind, net.parameters()), flat(net)
+    opt.begin()
+    opt.first_point()
+    with pytest.raises(RuntimeError, match="before any sub-batch"):
+        opt.update()
+    assert torch.equal(flat(net), before)
+
+
 def test_a_scaler_of_another_thread_is_none_of_the_closures_business() -> None:
     net = network()
     opt = make("bsam", net.parameters())

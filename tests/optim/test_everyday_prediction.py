@@ -107,6 +107,24 @@ def test_one_batch_may_be_a_dictionary_and_one_of_several_empty() -> None:
     torch.testing.assert_close(predict_bma(Nested(), None, nested, np.int64(1)), expected)
 
 
+@pytest.mark.parametrize("labels", [None, {"y": torch.zeros(24)}, "a"])
+def test_what_is_no_label_is_named(labels: Any) -> None:
+    with pytest.raises(ValueError, match="labels must be class indices"):
+        evaluate_bma(network(), None, [(data()[0], labels)], 0)
+
+
+def test_a_gaussian_of_a_network_takes_numbers_of_any_kind_and_rounds_none() -> None:
+    net = network()
+    size = sum(p.numel() for p in net.parameters())
+    for variance in (0.1, np.float64(0.1), torch.tensor(0.1, dtype=torch.float64), [0.1] * size, np.full(size, 0.1)):
+        found = DiagonalGaussian(net, [0.1] * size, variance).marginals()
+        assert all(bool((q.variance == 0.1).all() and (q.mean == 0.1).all()) for q in found)
+    assert DiagonalGaussian(net, None, np.int64(1)).marginals()[0].variance.eq(1).all()
+    for wrong in (None, "a"):
+        with pytest.raises(ValueError, match="variance must be numbers"):
+            DiagonalGaussian(net, None, wrong)
+
+
 def test_data_sets_class_indices_and_probabilities_are_named() -> None:
     net, (x, _) = network(), data()
     for wrong in (TensorDataset(x), None):
