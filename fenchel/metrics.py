@@ -56,6 +56,18 @@ class Metrics:
     count: int
 
 
+def as_numbers(values: Any, name: str) -> Tensor:
+    """``values`` as a tensor, in float64 if they were none.
+
+    Raises:
+        ValueError: they are no numbers.
+    """
+    try:
+        return values if isinstance(values, Tensor) else torch.as_tensor(values, dtype=torch.float64)
+    except (RuntimeError, TypeError, ValueError):
+        raise ValueError(f"{name} must be numbers, got {type(values).__name__}") from None
+
+
 def minimal_to_logits(outputs: Tensor) -> Tensor:
     """Append the last class's logit 0: (..., classes - 1) -> (..., classes)."""
     if outputs.ndim == 0 or outputs.shape[-1] == 0:
@@ -97,7 +109,7 @@ def as_class_probabilities(probabilities: Any) -> Tensor:
     Raises:
         ValueError: wrong shape, an entry that is NaN or outside [0, 1], or rows that do not sum to 1 within 1e-4.
     """
-    p = torch.as_tensor(probabilities)
+    p = as_numbers(probabilities, "probabilities")
     p = p.to(_wide(p))
     if p.ndim == 1:
         p = p[:, None]
@@ -146,7 +158,7 @@ class RunningMetrics:
     def update(self, probabilities: Any, labels: Any) -> None:
         """Add a batch; arguments as for `evaluate`."""
         p = as_class_probabilities(probabilities)
-        y = torch.as_tensor(labels, device=p.device)
+        y = as_numbers(labels, "labels").to(p.device)
         if y.ndim == 2 and y.shape[1] == 1:
             y = y[:, 0]
         if y.shape != p.shape[:1]:

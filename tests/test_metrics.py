@@ -94,6 +94,16 @@ def test_against_torchmetrics() -> None:
     assert got.auroc == pytest.approx(float(binary_auroc(p.max(1).values, correct.long())), abs=1e-5)
 
 
+def test_numbers_of_python_are_not_rounded() -> None:
+    given = [[0.3, 0.7], [0.85, 0.15]]  # 0.7 in float32 would fall into the bin below
+    assert evaluate(given, [1, 0]) == evaluate(np.array(given), np.array([1, 0]))
+    for wrong in ("abc", None):
+        with pytest.raises(ValueError, match="labels must be numbers"):
+            evaluate(given, wrong)
+        with pytest.raises(ValueError, match="probabilities must be numbers"):
+            evaluate(wrong, [1, 0])
+
+
 def test_confidence_one_belongs_to_the_last_bin() -> None:
     confidence = torch.tensor([1.0, 0.96], dtype=torch.float64)
     correct = torch.tensor([False, True])

@@ -54,6 +54,9 @@ class BaseOptimizer(torch.optim.Optimizer):
         """Raise ValueError for hyperparameters out of range."""
         check_group(group)
 
+    def check_settings(self, params: list[Tensor]) -> None:
+        """Warn, before the first step, of settings that are more likely a mistake."""
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group with its own hyperparameters; those it does not name take the optimizer's.
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fenchel.optim.cuda_graph import capturing
 from fenchel.optim.diagonal import DiagonalOptimizer
 from fenchel.optim.distributed import process_group
 from fenchel.optim.hyperparameters import leading_group, settings_of
@@ -99,20 +98,8 @@ class BSAM(TwoPassOptimizer, DiagonalOptimizer):
 
     def check_settings(self, params: list[Tensor]) -> None:
         """Warn of a num_data that counts batches, and of a learning rate as for Adam."""
-        first = leading_group(self.param_groups)
-        if first["num_data"] <= 1:
-            self._watch.warn("data", f"num_data is {first['num_data']}: it is the size N of the training set")
-        elif first["noise"] and not capturing(params[0].device):
-            parts = [local(p.detach()) for p in params]
-            weight = float(torch.nn.utils.get_total_norm(parts)) / max(sum(p.numel() for p in parts), 1) ** 0.5
-            deviation = (first["num_data"] * first["data_factor"] * first["s_init"]) ** -0.5
-            if deviation > weight > 0:
-                self._watch.warn(
-                    "data",
-                    f"the first noise has a standard deviation of {deviation:.2g}, the weights one of {weight:.2g}: "
-                    "num_data is the number of training examples, not of batches",
-                )
-        lr = first["lr"]
+        super().check_settings(params)
+        lr = leading_group(self.param_groups)["lr"]
         if not isinstance(lr, Tensor) and 0 < lr < SMALL_LR:
             self._watch.warn("lr", f"lr={lr:g} is small for bSAM, whose step is lr g/s, not Adam's: try 0.05 to 1")
 

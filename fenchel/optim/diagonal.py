@@ -11,6 +11,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fenchel.optim.base import BaseOptimizer
+from fenchel.optim.closures import Watch
+from fenchel.optim.cuda_graph import capturing
 from fenchel.optim.distributed import process_group, processes, same_on_all
 from fenchel.optim.functional import posterior_variance
 from fenchel.optim.hyperparameters import leading_group
@@ -26,6 +28,7 @@ class DiagonalOptimizer(DiagonalPosterior, BaseOptimizer):
     ("step") and posterior samples ("draws"), which with "seed" determine the noise.
     """
 
+    _watch: Watch
     state_names: ClassVar[tuple[str, ...]]
     """The curvature, which begins as the hyperparameter of its name and "_init"; "momentum"; "mean"; perhaps "step"."""
 
@@ -36,6 +39,23 @@ class DiagonalOptimizer(DiagonalPosterior, BaseOptimizer):
         counted = {**defaults, "seed": new_seed(defaults["seed"]), "step": 0, "draws": 0}
         super().__init__(params, counted, distributed=distributed, **options)
         self._noise.start(leading_group(self.param_groups)["seed"], 0)
+
+    def check_settings(self, params: list[Tensor]) -> None:
+        """Warn of a num_data that counts batches."""
+        first, curvature = leading_group(self.param_groups), self.state_names[0]
+        if first["num_data"] <= 1:
+            self._watch.warn("data", f"num_data is {first['num_data']}: it is the size N of the training set")
+        elif first.get("noise", True) and not capturing(params[0].device):
+            parts = [local(p.detach()) for p in params]
+            weight = float(torch.nn.utils.get_total_norm(parts)) / max(sum(p.numel() for p in parts), 1) ** 0.5
+            precision = first[f"{curvature}_init"] + (first["weight_decay"] if curvature == "h" else 0.0)
+            deviation = (first["num_data"] * first["data_factor"] * precision) ** -0.5
+            if deviation > weight > 0:
+                self._watch.warn(
+                    "data",
+                    f"the first noise has a standard deviation of {deviation:.2g}, the weights one of {weight:.2g}: "
+                    "num_data is the number of training examples, not of batches",
+                )
 
     # ---- noise ----------------------------------------------------------------------------------------------------
 

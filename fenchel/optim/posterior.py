@@ -78,6 +78,11 @@ class DiagonalPosterior:
         """sigma^2 of every parameter of the posterior, in the order of the groups, in the parameter's shape."""
         return [marginal.variance for marginal in self.marginals()]
 
+    def mean_params(self) -> AbstractContextManager[None]:
+        """Inside, the model holds the mean; afterwards what it held before, bit for bit."""
+        marginals = self.marginals()
+        return held([q.param for q in marginals], [local(q.mean) for q in marginals], self._shards)
+
     @torch.no_grad()
     def sampled_params(self, generator: torch.Generator | None = None) -> AbstractContextManager[None]:
         """Inside, the model holds one sample of the posterior; afterwards the mean again, bit for bit.

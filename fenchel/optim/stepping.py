@@ -226,9 +226,6 @@ class ClosureOptimizer(BaseOptimizer):
             raise
         self.update()
 
-    def check_settings(self, params: list[Tensor]) -> None:
-        """Warn, before the first step, of settings that are more likely a mistake."""
-
     def _passes(self, closure: Closure, params: list[Tensor], part: int) -> Any:
         """Evaluate a sub-batch at its points; the loss at the last."""
         self.first_point()

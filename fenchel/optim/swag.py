@@ -45,9 +45,9 @@ class SWAG:
     ) -> None:
         self._params = trainable(params)
         check_params(self._params)
-        if not (isinstance(max_rank, int) and isinstance(scale, float | int) and max_rank >= 0 <= scale < math.inf):
+        if not (hasattr(max_rank, "__index__") and hasattr(scale, "__float__") and max_rank >= 0 <= scale < math.inf):
             raise ValueError(f"max_rank and scale must be numbers, not negative, got {max_rank!r} and {scale!r}")
-        self.max_rank, self.scale, self.count, self.draws = max_rank, scale, 0, 0
+        self.max_rank, self.scale, self.count, self.draws = int(max_rank), float(scale), 0, 0
         self.seed = new_seed(seed)
         self._shards = Shards(module)
         # the first iterate, from there to the mean, and the sum of squared deviations from the mean

@@ -44,8 +44,9 @@ def split_batch(batch: Sequence[Tensor], parts: int) -> tuple[Tensor, ...]:
     """Split a minibatch of n rows in ``parts`` equal sub-batches: each tensor (n, ...) becomes (parts, n/parts, ...).
 
     Raises:
-        ValueError: n is not a multiple of ``parts``.
+        ValueError: n is not a multiple of ``parts``, or as of `as_rows`.
     """
+    batch = as_rows(batch)
     rows = batch[0].shape[0]
     if parts < 1 or rows % parts:
         raise ValueError(f"a minibatch of {rows} rows cannot be split in {parts} equal sub-batches")
@@ -53,7 +54,7 @@ def split_batch(batch: Sequence[Tensor], parts: int) -> tuple[Tensor, ...]:
 
 
 def as_rows(batches: Any) -> tuple[Tensor, ...]:
-    """``batches`` as `step_vectorized` takes them: tensors whose leading axes are of one length m >= 1.
+    """``batches`` as tensors whose leading axes are of one length m >= 1: of sub-batches, or of examples.
 
     Raises:
         TypeError: not a sequence of tensors. ValueError: no tensors, no rows, or leading axes of different lengths.
@@ -61,8 +62,8 @@ def as_rows(batches: Any) -> tuple[Tensor, ...]:
     alone = isinstance(batches, Tensor) or not isinstance(batches, Iterable)
     tensors = (batches,) if alone else tuple(batches)
     if alone or not all(isinstance(t, Tensor) for t in tensors):
-        raise TypeError("batches must be a sequence of tensors, each with a leading axis of m sub-batches: split_batch")
+        raise TypeError("a batch must be a sequence of tensors (for step_vectorized with a first axis, by split_batch)")
     lengths = [int(t.shape[0]) if t.dim() else 0 for t in tensors]
     if not all(lengths) or len(set(lengths)) != 1:
-        raise ValueError(f"batches must have leading axes of one length m >= 1, got {lengths}")
+        raise ValueError(f"a batch must have tensors with leading axes of one length m >= 1, got {lengths}")
     return tensors

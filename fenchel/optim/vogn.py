@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 from torch.func import grad_and_value, vmap
 
+from fenchel.optim.closures import Watch
 from fenchel.optim.diagonal import DiagonalOptimizer
 from fenchel.optim.hyperparameters import settings_of
 from fenchel.optim.posterior import check_steppable
@@ -69,8 +70,9 @@ class VOGN(DiagonalOptimizer):
     ) -> None:
         defaults = settings_of(locals())
         self._samples, self._split, self._chunk_size = (defaults.pop(k) for k in ("samples", "split", "chunk_size"))
-        if samples < 1:
-            raise ValueError(f"samples must be at least 1, got {samples!r}")
+        if not hasattr(samples, "__index__") or samples < 1:
+            raise ValueError(f"samples must be a whole number, at least 1, got {samples!r}")
+        self._watch = Watch("VOGN")
         super().__init__(params, defaults)
 
     @_disable_dynamo
@@ -94,10 +96,13 @@ class VOGN(DiagonalOptimizer):
             return torch.zeros(())
         if not callable(loss_fn) or batch is None:
             raise ValueError("VOGN.step needs a per-example loss (per_example_loss) and the minibatch, not a closure")
-        pairs = self.with_groups()
-        check_steppable(self.trainable(), "VOGN")
-        if self._shards.sharded(self.trainable()):
+        pairs, params = self.with_groups(), self.trainable()
+        check_steppable(params, "VOGN")
+        if self._shards.sharded(params):
             raise ValueError("VOGN takes gradients of single examples, which sharded parameters do not have")
+        self._watch.begin(scaled=False)
+        if self._watch.steps == 1:
+            self.check_settings(params)
         self.next_noise()
         rounds = [split_batch(batch, self._samples)] if self._split else [split_batch(batch, 1)] * self._samples
         means = self._passes(loss_fn, rounds[0])
@@ -114,7 +119,8 @@ class VOGN(DiagonalOptimizer):
             mean.sub_(group["lr"] * state["momentum"] / (state["h"] + delta + group["damping"]))
             if mean is not p:
                 p.copy_(mean)
-        self._shards.changed(self.trainable())
+        self._shards.changed(params)
+        self._watch.finish(means[-1])
         return means[-1]
 
     def _passes(self, loss_fn: Any, parts: tuple[Tensor, ...]) -> list[Tensor]:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from fenchel.metrics import as_numbers
+
 LABELS = ("labels", "label")
 
 
@@ -79,10 +81,7 @@ def labels_of(model: nn.Module, batch: Any) -> Tensor:
     rest = split(model, batch)[1]
     if not rest:
         raise ValueError("loader must give tuples (inputs, labels, ...), or dictionaries with labels")
-    try:
-        return torch.as_tensor(rest[0])
-    except (RuntimeError, TypeError, ValueError):
-        raise ValueError(f"labels must be class indices, got a {type(rest[0]).__name__}") from None
+    return as_numbers(rest[0], "labels")
 
 
 def logits_of(output: Any) -> Tensor:

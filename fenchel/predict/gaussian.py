@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fenchel.metrics import as_numbers
 from fenchel.optim.hyperparameters import trainable
 from fenchel.optim.noise import work_dtype
-from fenchel.optim.posterior import DiagonalPosterior, Marginal, held
+from fenchel.optim.posterior import DiagonalPosterior, Marginal
 from fenchel.optim.shards import Shards
 
 
@@ -48,10 +48,6 @@ class DiagonalGaussian(DiagonalPosterior):
         """(param, mean, variance) of every parameter."""
         return [Marginal(*each) for each in zip(self._params, self._mean, self._variance, strict=True)]
 
-    def mean_params(self) -> AbstractContextManager[None]:
-        """Inside, the model holds the mean; afterwards what it held before, bit for bit."""
-        return held(self._params, self._mean)
-
 
 def split_like(values: Any, params: Sequence[Tensor], name: str) -> list[Tensor]:
     """``values``, one number, flat or one for each parameter, as copies shaped like ``params``, in at least float32.
@@ -64,11 +60,7 @@ def split_like(values: Any, params: Sequence[Tensor], name: str) -> list[Tensor]
         if [tuple(v.shape) for v in pieces] != [tuple(p.shape) for p in params]:
             raise ValueError(f"{name} must have one tensor shaped like each parameter")
     else:
-        total = sum(p.numel() for p in params)
-        try:
-            flat = values if isinstance(values, Tensor) else torch.as_tensor(values, dtype=torch.float64)
-        except (RuntimeError, TypeError, ValueError):
-            raise ValueError(f"{name} must be numbers, got {type(values).__name__}") from None
+        flat, total = as_numbers(values, name), sum(p.numel() for p in params)
         if flat.dim() == 0:
             flat = flat.expand(total)
         if flat.shape != (total,):

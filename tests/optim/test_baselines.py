@@ -243,6 +243,26 @@ def test_swag_moments_are_those_of_its_samples() -> None:
     assert torch.equal(p.detach(), iterates[-1])
 
 
+def test_vogn_and_swag_take_whole_numbers_of_any_kind_and_refuse_the_rest() -> None:
+    net, (x, y) = network(), data()
+    SWAG(net, max_rank=np.int64(3), scale=np.float32(0.5))  # type: ignore[arg-type]
+    VOGN(net.parameters(), 0.1, num_data=60, samples=np.int64(2))  # type: ignore[arg-type]
+    for samples in (1.5, None):
+        with pytest.raises(ValueError, match="samples must be a whole number"):
+            VOGN(net.parameters(), 0.1, num_data=60, samples=samples)  # type: ignore[arg-type]
+    opt = VOGN(net.parameters(), 0.1, num_data=60)
+    loss, before = per_example_loss(net, nn.functional.cross_entropy, opt.trainable()), flat(net)
+    for batch, error in (
+        ((x[:0], y[:0]), ValueError),
+        ((x, y[:3]), ValueError),
+        (x, TypeError),
+        ((x.numpy(), y), TypeError),
+    ):
+        with pytest.raises(error, match="batch must"):
+            opt.step(loss, batch)  # type: ignore[arg-type]
+    assert torch.equal(flat(net), before)
+
+
 def test_swag_without_low_rank() -> None:
     p = nn.Parameter(torch.zeros(2))
     swag = SWAG([p], max_rank=0, scale=2.0)

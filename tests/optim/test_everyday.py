@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ import torch
 from optim_cases import closure_for, data, flat, make, minimizing, network
 from torch import Tensor, nn
 
-from fenchel.optim import BSAM, SAM, SWAG, VOGN, ClosureError, SettingsWarning, per_example_loss
+from fenchel.optim import BSAM, IVON, SAM, SWAG, VOGN, ClosureError, SettingsWarning, per_example_loss
 from fenchel.predict import DiagonalGaussian, predict_bma
 
 KINDS = ["bsam", "sam", "ivon"]
@@ -148,6 +150,23 @@ def test_likely_mistakes_are_named_once() -> None:
         ({"factor": float("nan")}, "NaN"),
     ):
         (message,) = run(**kwargs)
+        assert words in message
+
+
+@pytest.mark.parametrize("kind", ["ivon", "vogn"])
+def test_the_other_posteriors_name_a_number_of_batches_and_a_loss_that_is_none(kind: str) -> None:
+    net, (x, y) = network(), data()
+
+    def run(num_data: float, rows: Tensor) -> list[str]:
+        opt: Any = (IVON if kind == "ivon" else VOGN)(net.parameters(), 0.0, num_data=num_data, seed=0)
+        if kind == "ivon":
+            return warned(opt, closure_for(net, opt, rows, y))
+        loss = per_example_loss(net, nn.functional.cross_entropy, opt.trainable())
+        return warned(SimpleNamespace(step=lambda _: opt.step(loss, (rows, y))), lambda: torch.zeros(()))
+
+    assert run(5000, x) == []
+    for num_data, rows, words in ((1, x, "size N"), (2, x, "not of batches"), (5000, x * math.nan, "NaN")):
+        (message,) = run(num_data, rows)
         assert words in message
 
 

@@ -109,8 +109,18 @@ def test_one_batch_may_be_a_dictionary_and_one_of_several_empty() -> None:
 
 @pytest.mark.parametrize("labels", [None, {"y": torch.zeros(24)}, "a"])
 def test_what_is_no_label_is_named(labels: Any) -> None:
-    with pytest.raises(ValueError, match="labels must be class indices"):
+    with pytest.raises(ValueError, match="labels must be numbers"):
         evaluate_bma(network(), None, [(data()[0], labels)], 0)
+
+
+@pytest.mark.parametrize("kind", ["bsam", "ivon"])
+def test_the_mean_predicts_wherever_the_weights_are(kind: str) -> None:
+    net, (x, _) = network(), data()
+    opt = make(kind, net.parameters())
+    mean = predict_bma(net, opt, x, "mean")
+    with opt.sampled_params():
+        assert torch.equal(predict_bma(net, opt, x, "mean"), mean)
+        assert not torch.equal(predict_bma(net, None, x), mean)
 
 
 def test_a_gaussian_of_a_network_takes_numbers_of_any_kind_and_rounds_none() -> None:
