@@ -132,4 +132,12 @@ show({"damping = 0.003": {"damping": 0.003}, "damping = 0.1": {}, "damping = 3":
 #
 # **weight_decay** is the prior's precision over ``num_data``. ``s_init`` is the first ``s``, which is forgotten only
 # over ``1 / (1 - betas[1])`` steps: on short runs choose a smaller ``betas[1]`` than the 0.999 of long ones, as was
-# done here.
+# done here. It must also be large enough: the first steps are ``lr * g / s_init``, so where the loss is steeper than
+# ``2 * s_init / lr`` they overshoot, the large gradients enter ``s``, and for those ``1 / (1 - betas[1])`` steps nothing
+# moves. That is most easily seen in regression, where a Gaussian likelihood of small noise is steep.
+#
+# **sqrt_num_data.** With Algorithm 1 as printed ``s`` settles, on small data, about sqrt(N) times below the curvature,
+# until the damping holds it, so that samples vary too much: two to three times for 50 points of a line under a Gaussian
+# likelihood. With the factor sqrt(N) of the paper's derivation they vary as under exact Bayes, to some 10 %, provided
+# that the minibatch is the whole of the data: from smaller ones ``s`` takes their noise for curvature, and with ten of
+# those points a step the samples vary half as much as they should.

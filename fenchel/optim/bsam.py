@@ -38,7 +38,9 @@ class BSAM(TwoPassOptimizer, DiagonalOptimizer):
         noise: False leaves out the noise e (Table 3).
         precision_first: True is Algorithm 1; False moves omega with the old s, as in the authors' code.
         data_factor: multiplies N in the noise, for augmented data (the authors use 4 on CIFAR).
-        sqrt_num_data: multiply sqrt(s)|g| by sqrt(N) in the s-update, as App. E.3 derives and Algorithm 1 drops.
+        sqrt_num_data: multiply sqrt(s)|g| by sqrt(N) in the s-update, as App. E.3 derives and Algorithm 1 drops. Then s
+            is as large as the curvature, if the minibatch is the whole of the data, and without it about sqrt(N) times
+            smaller; but the large gradients of a step that overshoots (lr curvature / s_init > 2) freeze it.
         max_grad_norm: clip the averaged g_eps to this total norm. maximize: ascend the objective.
         fused: one Triton launch a move on CUDA devices; None: where that can be done, True: else an error.
         capturable: keep lr in tensors, so that a step can be captured in a CUDA graph.

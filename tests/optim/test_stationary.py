@@ -45,27 +45,28 @@ def stationary_law(
 
 
 def fixed_point(
-    a: float, b: float, m: int, num_data: float, rho: float, lr: float, beta1: float, delta: float, gamma: float
-) -> float:
+    a: float, b: float, m: int, num_data: float, rho: float, lr: float, beta1: float, delta: float, gamma: float,
+    factor: float,
+) -> float:  # fmt: skip
     def excess(s: float) -> float:
         mean, variance = stationary_law(s, a, b, m, num_data, rho, lr, beta1, delta)
         mu, tau = a * (mean - b), a * math.sqrt(variance + 1 / (num_data * s))
         folded = tau * math.sqrt(2 / math.pi) * math.exp(-0.5 * (mu / tau) ** 2) + mu * (1 - 2 * norm.cdf(-mu / tau))
-        return s - math.sqrt(s) * folded - delta - gamma
+        return s - factor * math.sqrt(s) * folded - delta - gamma
 
     return float(brentq(excess, delta + gamma, 50))
 
 
 @pytest.mark.parametrize("precision_first", [True, False])
-@pytest.mark.parametrize(("m", "beta1"), [(1, 0.0), (1, 0.9), (4, 0.5)])
-def test_stationary_law_on_a_quadratic(m: int, beta1: float, precision_first: bool) -> None:
+@pytest.mark.parametrize(("m", "beta1", "derived"), [(1, 0.0, False), (1, 0.9, False), (4, 0.5, False), (1, 0.9, True)])
+def test_stationary_law_on_a_quadratic(m: int, beta1: float, derived: bool, precision_first: bool) -> None:
     a, b, num_data, rho, lr, delta, gamma = 1.3, 2.0, 4.0, 0.6, 0.2, 0.25, 0.3
-    s = fixed_point(a, b, m, num_data, rho, lr, beta1, delta, gamma)
+    s = fixed_point(a, b, m, num_data, rho, lr, beta1, delta, gamma, math.sqrt(num_data) if derived else 1.0)
     mean, variance = stationary_law(s, a, b, m, num_data, rho, lr, beta1, delta)
     p = nn.Parameter(torch.full((1000,), mean, dtype=torch.float64))
     opt = BSAM(
         [p], lr, num_data=num_data, rho=rho, betas=(beta1, 0.998), weight_decay=delta, damping=gamma, s_init=0.8 * s,
-        seed=1, precision_first=precision_first,
+        seed=1, precision_first=precision_first, sqrt_num_data=derived,
     )  # fmt: skip
 
     def closure() -> None:
