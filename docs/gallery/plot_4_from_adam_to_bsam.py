@@ -132,9 +132,9 @@ show({"damping = 0.003": {"damping": 0.003}, "damping = 0.1": {}, "damping = 3":
 #
 # **weight_decay** is the prior's precision over ``num_data``. ``s_init`` is the first ``s``, which is forgotten only
 # over ``1 / (1 - betas[1])`` steps: on short runs choose a smaller ``betas[1]`` than the 0.999 of long ones, as was
-# done here. It must also be large enough: the first steps are ``lr * g / s_init``, so where the loss is steeper than
-# ``2 * s_init / lr`` they overshoot, the large gradients enter ``s``, and for those ``1 / (1 - betas[1])`` steps nothing
-# moves. That is most easily seen in regression, where a Gaussian likelihood of small noise is steep.
+# done here. It must also be large enough: where the loss has a curvature above ``2 * s_init / lr`` the first steps
+# overshoot, their large gradients enter ``s``, and for those ``1 / (1 - betas[1])`` steps little moves. That is easily
+# seen in regression, where a Gaussian likelihood of small noise is steep.
 #
 # **sqrt_num_data.** With Algorithm 1 as printed ``s`` settles, on small data, about sqrt(N) times below the curvature,
 # until the damping holds it, so that samples vary too much: two to three times for 50 points of a line under a Gaussian
