@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from fenchel.optim.diagonal import DiagonalOptimizer
 from fenchel.optim.distributed import process_group
 from fenchel.optim.hyperparameters import leading_group, settings_of
-from fenchel.optim.kernels.bucket import Bucket
-from fenchel.optim.kernels.choice import moves_of
+from fenchel.optim.kernels.bucket import Bucket, moves_of
 from fenchel.optim.shards import local
 from fenchel.optim.two_pass import TwoPassOptimizer
 

@@ -16,7 +16,7 @@ from fenchel.optim.cuda_graph import capturing
 from fenchel.optim.distributed import process_group, processes, same_on_all
 from fenchel.optim.functional import posterior_variance
 from fenchel.optim.hyperparameters import leading_group
-from fenchel.optim.noise import NoiseSource, follow, new_seed, normal_parts, work_dtype
+from fenchel.optim.noise import NoiseSource, follow, new_seed, normal, normal_parts, work_dtype
 from fenchel.optim.posterior import DiagonalPosterior, Marginal, mean_of
 from fenchel.optim.shards import local
 
@@ -65,8 +65,7 @@ class DiagonalOptimizer(DiagonalPosterior, BaseOptimizer):
         May be overridden; it is then called once per parameter that requires a gradient, in parameter order, for each
         sub-batch.
         """
-        shape, generator = self._shards.whole_shape(param), self._noise.on(param.device)
-        return torch.randn(shape, dtype=work_dtype(param), device=param.device, generator=generator)
+        return normal(param, self._shards, self._noise.on(param.device))
 
     def _own_noise(self) -> bool:
         """Whether `standard_normal_like` was not overridden."""
@@ -170,9 +169,3 @@ class DiagonalOptimizer(DiagonalPosterior, BaseOptimizer):
             raise RuntimeError("the posterior cannot be read in the middle of a step")
         pairs = [(p, group) for group in self.param_groups for p in group["params"]]
         return [self._marginal(p, group) for p, group in pairs if p.requires_grad or self.state.get(p)]
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """See `BaseOptimizer.load_state_dict`; the noise goes on too."""
-        super().load_state_dict(state_dict)
-        first = leading_group(self.param_groups)
-        self._noise.start(first["seed"], first["step"])

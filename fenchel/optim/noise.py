@@ -31,16 +31,16 @@ def new_seed(seed: int | None) -> int:
     return int(torch.randint(2**62, (), dtype=torch.int64, device="cpu")) if seed is None else int(seed)
 
 
+def normal(p: Tensor, shards: Shards, source: torch.Generator | None) -> Tensor:
+    """Standard normals for the whole of a parameter, in the precision of its mean."""
+    return torch.randn(shards.whole_shape(p), dtype=work_dtype(p), device=p.device, generator=source)
+
+
 def normal_parts(
     params: Sequence[Tensor], shards: Shards, generator_of: Callable[[torch.device], torch.Generator | None]
 ) -> list[Tensor]:
-    """Standard normals for the parts of ``params`` at hand, in the precision of their means."""
-
-    def whole(p: Tensor) -> Tensor:
-        shape, source = shards.whole_shape(p), generator_of(p.device)
-        return torch.randn(shape, dtype=work_dtype(p), device=p.device, generator=source)
-
-    return [shards.part(p, whole(p)) for p in params]
+    """Standard normals for the parts of ``params`` at hand."""
+    return [shards.part(p, normal(p, shards, generator_of(p.device))) for p in params]
 
 
 class NoiseSource:

@@ -1,9 +1,10 @@
-"""The moves of Algorithm 1 by torch's own functions over lists of tensors: any device, any precision."""
+"""The moves of Algorithm 1 by torch's own functions over lists of tensors, and where the fused kernels take over."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from torch import Tensor
 from fenchel.optim.amp import LossScale
 from fenchel.optim.noise import follow
 from fenchel.optim.shards import Shards, local
+
+if TYPE_CHECKING:
+    from fenchel.optim.kernels.fused import TritonKernels
 
 
 class Bucket:
@@ -42,7 +46,6 @@ class Bucket:
             [local(state[name]) for state in states if name in state] for name in ("s", "momentum", "mean")
         )
         self.device, self.dtype = params[0].device, params[0].dtype
-        self.fused = False
         self.clear()
 
     def clear(self) -> None:
@@ -184,3 +187,47 @@ def _add_quotient(
     torch._foreach_mul_(step, value.reshape(()).to(step[0]) if isinstance(value, Tensor) else value)
     torch._foreach_add_(step, base)
     torch._foreach_copy_(out, step)
+
+
+def reason_against(bucket: Bucket, *, own_noise: bool) -> str | None:
+    """Why the fused kernels cannot move a bucket, or None."""
+    if not own_noise:
+        return "standard_normal_like is overridden"
+    if bucket.device.type != "cuda":
+        return f"they need a CUDA device, and the parameters are on {bucket.device}"
+    if bucket.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"they compute in float32, and the parameters are {bucket.dtype}"
+    if any(bucket.shards.position(p) is None for p in bucket.params):
+        return "a parameter is sharded in pieces that are not contiguous"
+    # memory that torch would lay out so again has neither gaps nor overlaps
+    if any(torch.empty_like(w, device="meta").stride() != w.stride() for w in bucket.weights):
+        return "a parameter is not dense in memory"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    return None
+
+
+def moves_of(
+    buckets: Sequence[Bucket], *, own_noise: bool, generator: Callable[[torch.device], torch.Generator]
+) -> list[Bucket | TritonKernels]:
+    """What moves the buckets: fused kernels, one for each device and precision, and the rest themselves.
+
+    Raises:
+        ValueError: a group was made with ``fused=True`` and cannot be moved by fused kernels.
+    """
+    moves: list[Bucket | TritonKernels] = []
+    together: dict[tuple[torch.device, torch.dtype], list[Bucket]] = {}
+    for bucket in buckets:
+        wanted = bucket.group["fused"]
+        reason = "fused=False" if wanted is False else reason_against(bucket, own_noise=own_noise)
+        if wanted and reason:
+            raise ValueError(f"fused=True cannot be: {reason}")
+        if reason is None:
+            together.setdefault((bucket.device, bucket.dtype), []).append(bucket)
+        else:
+            moves.append(bucket)
+    if together:
+        from fenchel.optim.kernels.fused import TritonKernels
+
+        moves += [TritonKernels(same, generator) for same in together.values()]
+    return moves
