@@ -169,3 +169,9 @@ class DiagonalOptimizer(DiagonalPosterior, BaseOptimizer):
             raise RuntimeError("the posterior cannot be read in the middle of a step")
         pairs = [(p, group) for group in self.param_groups for p in group["params"]]
         return [self._marginal(p, group) for p, group in pairs if p.requires_grad or self.state.get(p)]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See `BaseOptimizer.load_state_dict`; the noise goes on too."""
+        super().load_state_dict(state_dict)
+        first = leading_group(self.param_groups)
+        self._noise.start(first["seed"], first["step"])
