@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 from sharded_ranks import data, network, optimizers, predictions, train, whole
+from torch import nn
 
 from fenchel.optim import SAM, SWAG
+from fenchel.optim.shards import Shards
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available() or sys.platform != "linux", reason="needs torch.distributed with gloo"
@@ -101,3 +103,10 @@ def test_zero_redundancy_is_a_base_of_sam_and_not_its_wrapper(ranks: Any) -> Non
         assert "shards the base" in rank["zero"]["refused"]
         for name in ("bsam", "ivon"):
             assert "cannot work inside ZeroRedundancyOptimizer" in rank["zero"][f"{name} refused"]
+
+
+def test_weights_flattened_for_good_are_refused_with_the_remedy() -> None:
+    p = nn.Parameter(torch.ones(2))
+    p._fsdp_flattened = True  # type: ignore[attr-defined]  # as FSDP1 marks them
+    with pytest.raises(ValueError, match="use_orig_params=True"):
+        Shards(nn.Linear(1, 1)).whole_shape(p)
