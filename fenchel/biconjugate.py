@@ -41,8 +41,8 @@ def biconjugate(
     structure: str | None = None,
     warm: BiconjugateResult | Array | None = None,
     max_seconds: float | None = None,
-    max_boxes: int = 10_000_000,
-    max_rounds: int = 60,
+    max_boxes: int = Budget.max_boxes,
+    max_rounds: int = Budget.max_rounds,
     master: str = "highs",
     num_pieces: int = 100,
     rng: np.random.Generator | int | None = None,
@@ -78,7 +78,7 @@ def biconjugate(
     """
     family = _checked(loss, q, method, tol, structure, master, num_pieces, max_rounds, max_seconds, max_boxes)
     options = solver if isinstance(solver, SolverOptions) else SolverOptions(solver or "CLARABEL")
-    budget = Budget(max_rounds, 60.0 if max_seconds is None else float(max_seconds), max_boxes)
+    budget = Budget(max_rounds, Budget.max_seconds if max_seconds is None else float(max_seconds), max_boxes)
     frame = MomentFrame.of(q.mean, q.cov, family)
     begin = time.perf_counter()
     if method == "sampled":

@@ -118,6 +118,19 @@ def test_the_sampled_program_without_a_generator_is_that_of_seed_zero() -> None:
     found = [fenchel.biconjugate(logistic(), PLANE, "sampled", num_pieces=20, rng=rng) for rng in (None, 0, 1)]
     assert found[0].value == found[1].value
     assert found[0].value != found[2].value
+    hundred = fenchel.biconjugate(L.Softplus(), Q, "sampled")
+    assert hundred.message.startswith("100 sampled pieces")
+    # All of the pieces lie below the loss, so that the atoms are no worse than the value, but for the solver.
+    assert hundred.upper - hundred.value == pytest.approx(1e-6, rel=1e-6)
+
+
+@pytest.mark.parametrize("variance", [1.01e-150, 0.99e150])
+def test_variances_are_refused_where_double_precision_cannot_square_them(variance: float) -> None:
+    found = fenchel.biconjugate(L.Absolute(), fenchel.Gaussian([0.0], variance), "closed-form")
+    assert found.value == pytest.approx(-np.sqrt(variance), rel=1e-12)
+    beyond = variance * (0.98 if variance < 1.0 else 1.02)
+    with pytest.raises(fenchel.DomainError, match="other units"):
+        fenchel.biconjugate(L.Absolute(), fenchel.Gaussian([0.0], beyond), "closed-form")
 
 
 def test_a_bracket_left_open_says_how_wide_it_is() -> None:

@@ -90,8 +90,7 @@ def _cantelli(mean: Array, variance: Array, uncertain: Uncertainty) -> ScalarFor
     far = mean + variance / safe
     second = variance + mean * mean
     value = np.where(above, 1.0, variance / second)
-    reach = np.where(above, 1.0, far)
-    curvature = np.where(above, 0.0, 2.0 / (reach * reach))
+    curvature = np.where(above, 0.0, 2.0 * np.square(mean / second))
     slope = np.where(above, 0.0, curvature * (mean - far))
     # Above the threshold both atoms have z >= 0; below it one sits on the jump.
     weight, other = mean * mean / second, np.zeros(mean.shape)

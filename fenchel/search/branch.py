@@ -118,7 +118,7 @@ class BranchAndBound:
             wave = [(center[order[take:]], half[order[take:]], bound[order[take:]])]
             for first in range(0, min(take, order.size), self.batch):
                 now = order[first : min(first + self.batch, take)]
-                if first and self._spent():
+                if self._spent():
                     wave.append((center[now], half[now], bound[now]))
                     continue
                 c, w, b, weights = self._bound(center[now], half[now], bound[now])
