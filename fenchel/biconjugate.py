@@ -18,7 +18,7 @@ from fenchel.gaussian import Gaussian
 from fenchel.losses import Loss
 from fenchel.moments.brackets import of_closed_form, of_quadratic, of_state
 from fenchel.moments.cutting_plane import cutting_plane
-from fenchel.moments.moment_frame import STRUCTURES, MomentFrame
+from fenchel.moments.moment_frame import MomentFrame
 from fenchel.moments.nested import nested_start
 from fenchel.moments.programs import SolverOptions, reference_master
 from fenchel.moments.rounds import Budget
@@ -166,11 +166,9 @@ def _checked(
             f"q has variances from {variances.min():.3g} to {variances.max():.3g}, beyond what double precision can "
             "square; use other units."
         )
-    if structure is not None and structure not in STRUCTURES:
-        raise ValueError(f"structure must be one of {', '.join(STRUCTURES)}; got {structure!r}.")
     if master not in MASTERS:
         raise ValueError(f"master must be one of {', '.join(MASTERS)}; got {master!r}.")
     for name, count in (("num_pieces", num_pieces), ("max_rounds", max_rounds), ("max_boxes", max_boxes)):
         check_count(count, name)
     check_seconds(max_seconds)
-    return str(structure or q.structure)
+    return q.structure if structure is None else structure

@@ -12,7 +12,13 @@ from scipy.optimize import linprog
 from fenchel import Gaussian, conjugate
 from fenchel import losses as L
 from fenchel.closed.closed_forms import closed_form_biconjugate, covariance_atoms, merged, onto_jump
-from fenchel.closed.quadratic_forms import _balanced_signs, quadratic_biconjugate, worst_covariance
+from fenchel.closed.quadratic_forms import (
+    _balanced_signs,
+    _coordinate_ascent,
+    _polished,
+    quadratic_biconjugate,
+    worst_covariance,
+)
 from fenchel.results import Natural
 
 STRUCTURES = ("full", "diagonal", "isotropic")
@@ -254,6 +260,21 @@ def test_worst_covariance_by_semidefinite_program(dim: int) -> None:
         assert excess <= 1e-10
         value, _, _, _ = quadratic_biconjugate(H, np.zeros(dim), 0.0, np.zeros(dim), cov, structure)
         assert -2.0 * value == pytest.approx(problem.value, rel=1e-6)
+
+
+@pytest.mark.parametrize("dim", [3, 5, 8])
+def test_unit_vectors_end_along_the_pull_of_the_others(dim: int) -> None:
+    """That is what a maximum of sum_ij H_ij v_i.v_j is; Newton's method gets there from nearby to rounding."""
+    rng = np.random.default_rng(dim)
+    B = rng.normal(size=(dim, dim))
+    H = B + B.T
+    turned = _coordinate_ascent(H)
+    nearby = _polished(H, turned + 1e-4 * rng.normal(size=(dim, dim)))
+    for vectors, error in ((turned, 1e-6), (nearby, 1e-13)):
+        pull = (H - np.diag(np.diagonal(H))) @ vectors
+        length = np.linalg.norm(pull, axis=1, keepdims=True)
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, rtol=1e-14)
+        np.testing.assert_allclose(pull / length, vectors, atol=error)
 
 
 def test_signs_that_agree_with_every_correlation_or_none() -> None:

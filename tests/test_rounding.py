@@ -12,7 +12,11 @@ import pytest
 import fenchel
 from fenchel import Gaussian
 from fenchel import losses as L
+from fenchel.closed.projections import projected_variance, uncertainty
+from fenchel.closed.scalar_forms import scalar_form
+from fenchel.losses.bounded_links import IndicatorLink
 from fenchel.losses.calculus import rounded
+from fenchel.losses.links import AbsLink, HuberLink, ReLULink, SoftplusLink
 from fenchel.losses.more_links import SquaredReLULink
 
 mpmath = pytest.importorskip("mpmath")
@@ -174,3 +178,36 @@ def test_values_that_overflow_far_out_warn_of_nothing(family: Any) -> None:
         warnings.simplefilter("error")
         found = fenchel.biconjugate(loss, q, max_seconds=0.5)
     assert found.lower <= found.upper
+
+
+def test_the_error_of_a_closed_form_is_rounding_of_its_value() -> None:
+    """Where mean and variance are exact, whatever the size of the value."""
+    nothing = np.zeros(4), np.zeros(4)
+    for link in (IndicatorLink(), SquaredReLULink(), AbsLink(), ReLULink(), SoftplusLink(), HuberLink(0.5)):
+        for scale in (1e-4, 1.0, 1e4):
+            mean = scale * np.array([-30.0, -1.0, 1.0, 30.0])
+            form = scalar_form(link, mean, np.full(4, scale**2), nothing)
+            assert form is not None
+            size = np.abs(form.value) + (0.0 if link.rule is None else np.abs(mean) + np.abs(form.atom - mean))
+            assert (form.error >= 1e-16 * np.abs(form.value)).all()
+            assert (form.error <= 1e-14 * size).all()
+
+
+@pytest.mark.parametrize("structure", ["full", "diagonal", "isotropic"])
+def test_rounding_moves_a_variance_by_rounding_of_what_is_added_up(structure: str) -> None:
+    rows, offsets, mean = np.array([[1.0, 2.0], [1.0, -1.0]]), np.array([0.5, -0.2]), np.array([0.3, 0.1])
+    nearly = np.array([[1.0, 1.0 - 1e-9], [1.0 - 1e-9, 1.0]])
+    of_mean, of_variance = uncertainty(rows, offsets, mean, nearly, structure)
+    share = of_variance / projected_variance(rows, nearly, structure)
+    assert (of_mean > 0.0).all()
+    assert (of_mean < 1e-14).all()
+    # Correlated parameters cancel in the second row, which the full family alone sees.
+    assert 1e-16 < share[0] < 1e-14
+    assert (share[1] > 1e-7) == (structure == "full")
+    assert 1e-16 < share[1] < 1e-5
+    # Where nothing cancels it is the same share in every family.
+    apart = np.diag([1.0, 4.0])
+    ratio = uncertainty(np.abs(rows), offsets, mean, apart, structure)[1] / projected_variance(
+        np.abs(rows), apart, structure
+    )
+    np.testing.assert_allclose(ratio, 16.0 * np.finfo(float).eps, rtol=1e-12)

@@ -222,7 +222,7 @@ def test_growth_on_one_side_is_compared_with_what_the_quadratic_takes_off(more: 
 
 
 @pytest.mark.parametrize("dim", [2, 4])
-def test_far_out_h_is_its_concave_part_and_linear(dim: int) -> None:
+def test_far_out_h_is_its_concave_part_and_linear(dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The starts are the maximizers of that, for the axes, for at most 16 to 31 of the data, and, from dim 4 on, for
     32 random directions a dimension."""
     loss = terms(AbsLink(), dim, 40)
@@ -236,6 +236,10 @@ def test_far_out_h_is_its_concave_part_and_linear(dim: int) -> None:
     assert len(starting_points(model, few=True)) == 1 + (32 * dim if dim == 4 else 0)
     far = model.linear + np.sign(directions @ rows.T) @ rows
     np.testing.assert_allclose(points[1 : 1 + len(directions)], far, atol=1e-6)
+    # Of very many data no more than two directions are evaluated, or as many as the evaluations allow.
+    for evaluations, most in ((400, 10), (40, 2)):
+        monkeypatch.setattr("fenchel.search.starts._MOST_EVALUATIONS", evaluations)
+        assert len(starting_points(model)) == 1 + most * (2 if dim == 4 else 1)
 
 
 def test_of_many_jumps_and_centers_the_first_sixty_four_are_started_from() -> None:

@@ -122,6 +122,7 @@ def test_eigenvalues_do_not_depend_on_the_units_of_the_parameters() -> None:
     scale = np.array([1e-6, 1.0, 1e5])
     values, axes, units = _scaled_eigen(-LAM2 * np.outer(scale, scale), np.abs(LAM2) * np.outer(scale, scale))
     np.testing.assert_allclose(values, _scaled_eigen(-LAM2, np.abs(LAM2))[0], rtol=1e-9)
+    np.testing.assert_allclose(np.square(units * scale) * np.abs(np.diagonal(LAM2)), 1.0, rtol=1e-12)
     basis = units[:, None] * axes / np.sqrt(values)
     np.testing.assert_allclose(basis.T @ (-LAM2 * np.outer(scale, scale)) @ basis, np.eye(3), atol=1e-9)
     np.testing.assert_array_equal(_scaled_eigen(np.zeros((2, 2)), np.zeros((2, 2)))[0], np.zeros(2))
