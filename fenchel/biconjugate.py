@@ -171,4 +171,4 @@ def _checked(
     for name, count in (("num_pieces", num_pieces), ("max_rounds", max_rounds), ("max_boxes", max_boxes)):
         check_count(count, name)
     check_seconds(max_seconds)
-    return q.structure if structure is None else structure
+    return str(q.structure if structure is None else structure)
