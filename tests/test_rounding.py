@@ -191,6 +191,10 @@ def test_the_error_of_a_closed_form_is_rounding_of_its_value() -> None:
             size = np.abs(form.value) + (0.0 if link.rule is None else np.abs(mean) + np.abs(form.atom - mean))
             assert (form.error >= 1e-16 * np.abs(form.value)).all()
             assert (form.error <= 1e-14 * size).all()
+    # P(z >= 0) of a mean that may lie on either side of 0: 1, or the 1/2 of Cantelli at one deviation below.
+    unsure = scalar_form(IndicatorLink(), np.array([1e-3]), np.array([1e-6]), (np.array([2e-3]), np.zeros(1)))
+    assert unsure is not None
+    assert unsure.error[0] == pytest.approx(0.5, rel=1e-9)
 
 
 @pytest.mark.parametrize("structure", ["full", "diagonal", "isotropic"])

@@ -94,8 +94,9 @@ def _cantelli(mean: Array, variance: Array, uncertain: Uncertainty) -> ScalarFor
     slope = np.where(above, 0.0, curvature * (mean - far))
     # Above the threshold both atoms have z >= 0; below it one sits on the jump.
     weight, other = mean * mean / second, np.zeros(mean.shape)
-    # Where the mean may lie on either side of the jump, so may the value.
-    either = np.where(np.abs(mean) <= uncertain[0], 1.0 - value, 0.0)
+    # Where the mean may lie below the jump, the value may be Cantelli's there.
+    below = np.maximum(uncertain[0] - mean, 0.0)
+    either = below * below / (variance + below * below)
     error = 8.0 * _EPS * value + np.where(above, either, _moved(slope, curvature, uncertain))
     return ScalarForm(value, slope, curvature, far, other, weight, error, not bool(on_jump.any()))
 

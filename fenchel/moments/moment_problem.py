@@ -105,8 +105,8 @@ class MomentProblem:
                 f"HiGHS ended the moment problem with status {self._model.modelStatusToString(status)!r}."
             )
         solution = self._model.getSolution()
-        weights = np.maximum(np.asarray(solution.col_value, dtype=float), 0.0) / _column_scale(points)
-        coefficients = -np.asarray(solution.row_dual, dtype=float)
+        weights = np.maximum(solution.col_value, 0.0) / _column_scale(points)
+        coefficients = -np.asarray(solution.row_dual)
         return MasterSolution(weights, coefficients, float(-weights @ values), True)
 
 

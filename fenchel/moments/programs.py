@@ -53,10 +53,10 @@ class ReferenceMaster:
 
     def __init__(self, size: int, count: int) -> None:
         cp = _cvxpy()
-        self._features = cp.Parameter((count, size), name="features")
-        self._values = cp.Parameter(count, name="values")
-        self._target = cp.Parameter(size, name="target")
-        self._coefficients = cp.Variable(size, name="coefficients")
+        self._features = cp.Parameter((count, size))
+        self._values = cp.Parameter(count)
+        self._target = cp.Parameter(size)
+        self._coefficients = cp.Variable(size)
         self._above = self._features @ self._coefficients >= self._values
         self._problem = cp.Problem(cp.Minimize(self._target @ self._coefficients), [self._above])
 

@@ -74,7 +74,7 @@ def _exact_plane(slope: Array, matrix: Array, half: Array) -> Array:
     fixed = np.stack([end1 + s1 * w1, end1 - s1 * w1, end0 + s0 * w0, end0 - s0 * w0])
     best = (fixed + _line(along, curved, reach)).max(axis=0)
     det = k00 * k11 - k01 * k01
-    concave = (k00 < 0.0) & (k11 < 0.0) & (det > 0.0)
+    concave = (k00 < 0.0) & (det > 0.0)
     safe = np.where(concave, det, 1.0)
     d0 = (k01 * s1 - k11 * s0) / safe
     d1 = (k01 * s0 - k00 * s1) / safe
