@@ -31,12 +31,6 @@ def terms(link: Any, dim: int, count: int, scale: Any = 1.0) -> L.LinearPredicto
     return L.LinearPredictorLoss([L.Terms(link, rows, rng.normal(size=count), np.ones(count))])
 
 
-def waves() -> L.UserLoss:
-    return L.from_function(
-        lambda t: np.cos(2.0 * t).sum(axis=1), lambda t: -2.0 * np.sin(2.0 * t), 2, curvature=4.0, majorizer=2.0
-    )
-
-
 def counting(name: str, seen: list[int]) -> Callable[[WhiteLoss, Array], Array]:
     whole = getattr(WhiteLoss, name)
 
@@ -62,20 +56,18 @@ PROBLEMS = {
     "softplus": (terms(SoftplusLink(), 2, 20), 2, "full", 1e-8, (1, 331, 55, 392)),
     "softplus-diagonal": (terms(SoftplusLink(), 2, 20), 2, "diagonal", 1e-8, (1, 329, 49, 383)),
     "softplus-isotropic": (terms(SoftplusLink(), 3, 8), 3, "isotropic", 1e-7, (1, 834, 44, 894)),
-    "softplus-3": (terms(SoftplusLink(), 3, 12), 3, "full", 1e-7, (1, 848, 226, 986)),
     "kinks": (terms(AbsLink(), 2, 4), 2, "full", 1e-7, (1, 333, 49, 401)),
     "huber": (terms(HuberLink(0.5), 2, 6), 2, "diagonal", 1e-7, (1, 329, 49, 377)),
     "bumps": (terms(BumpLink(), 2, 3), 2, "full", 1e-6, (1, 335, 97, 399)),
     "jump": (terms(IndicatorLink(), 2, 1), 2, "full", 1e-6, (1, 183, 4, 365)),
     "nested": (terms(SoftplusLink(), 3, 8, np.array([1.0, 0.8, 1e-3])), 3, "full", 1e-7, (1, 864, 150, 1371)),
     "many": (terms(SoftplusLink(), 6, 8), 6, "diagonal", 1e-5, (1, 932, 385, 5129)),
-    "user": (waves(), 2, "full", 1e-4, (3, 397, 0, 803)),
 }
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_a_bracket_takes_no_more_than_it_did(name: str, sizes: dict[str, list[int]]) -> None:
-    """Counts depend on rounding a little, hence a tenth more."""
+    """Counts depend on rounding a little, hence a tenth more; these hold where the mean is off by 1e-13."""
     loss, dim, structure, tol, most = PROBLEMS[name]
     q = Gaussian(0.3 * np.ones(dim), 0.8 * np.eye(dim) + 0.2)
     found = fenchel.biconjugate(loss, q, tol=tol, structure=structure)

@@ -106,7 +106,7 @@ BOXES = {
     "bumps-2": (terms(BumpLink(), 2, 9), 2, 0.05, 1e-8, 145),
     "bumps-3": (terms(BumpLink(), 3, 5), 3, 0.05, 1e-5, 288),
     "jumps-2": (terms(IndicatorLink(), 2, 5), 2, 0.2, 1e-7, 1167),
-    "jumps-3": (terms(IndicatorLink(), 3, 3), 3, 0.2, 1e-4, 1254),
+    "jumps-3": (terms(IndicatorLink(), 3, 3), 3, 0.2, 1e-4, 1292),
 }
 
 
