@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import warnings
 
 # Sums depend on how many threads share them; more cores are for more processes (--jobs). Read when numpy is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,4 +16,6 @@ except ModuleNotFoundError as error:
 
 # What a batch system sends to end a job is taken as Ctrl-C is: workers stop, and finished pieces are kept.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
+# joblib replaces a worker that has grown large, and says so.
+warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
 leave_with(main)

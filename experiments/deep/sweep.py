@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ from experiments.deep.training import Training, allow_precision
 from experiments.pieces import end_with
 from experiments.registry import Stopped
 from fenchel.errors import missing
+from fenchel.optim import SettingsWarning
 
 
 def run(
@@ -90,7 +92,8 @@ def _run_here(
             bar.set_postfix_str(note, refresh=False)
             bar.update()
 
-    with _one_thread(device):
+    with _one_thread(device), warnings.catch_warnings():
+        warnings.simplefilter("ignore", SettingsWarning)  # a search tries such settings; what diverges is counted
         return train_all(
             configs,
             data,

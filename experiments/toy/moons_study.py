@@ -105,8 +105,8 @@ def study(context: Context, plan: Plan, place: Place) -> dict[str, Any]:
     """
     label = f"{place.num}_{place.noise:g}_{place.delta0:g}"
     numbers = [*plan.choose, *plan.judge]
-    chains = {f"nuts_{label}_{d}": partial(_reference, plan, place, d) for d in numbers}
-    references = list(pieces(context, chains).values())
+    chains = pieces(context, {f"nuts_{label}_{d}": partial(_reference, plan, place, d) for d in numbers})
+    references = [chains[f"nuts_{label}_{d}"] for d in numbers]  # a quick run judges on the draw that it chose on
     few, many = references[: len(plan.choose)], references[len(plan.choose) :]
     chosen: dict[str, Any] = {}
     diverged = {}
