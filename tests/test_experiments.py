@@ -123,10 +123,11 @@ def test_pieces_are_computed_by_so_many_processes_and_kept_where_another_fails(j
     with pytest.raises(ValueError, match="no square of 3"):
         pieces(context, {f"p{k}": partial(_square, k) for k in (1, 2, 3)})
     kept = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert {"p1.npz", "p2.npz"} <= set(kept)
+    assert jobs > 1 or set(kept) == {"p1.npz", "p2.npz"}  # in processes, those that were done before
     found = pieces(context, {f"p{k}": partial(_square, k) for k in (2, 1, 0)})
     assert [(key, int(arrays["square"])) for key, arrays in found.items()] == [("p2", 4), ("p1", 1), ("p0", 0)]
-    assert (os.getpid() in [int(arrays["process"]) for arrays in list(found.values())[:2]]) == (jobs == 1)
+    again = pieces(context, {f"q{k}": partial(_square, k) for k in (1, 2)})
+    assert all((int(arrays["process"]) == os.getpid()) == (jobs == 1) for arrays in again.values())
     assert all((tmp_path / name).stat().st_mtime_ns == time_ for name, time_ in kept.items())
 
 
