@@ -46,7 +46,7 @@ def sum_of_biconjugates(loss: Loss, q: Any, structure: str | None = None) -> Sum
         size += abs(constant)
         if group is None:
             continue
-        step = _CHUNK_ENTRIES // linear.dim
+        step = max(1, _CHUNK_ENTRIES // linear.dim)
         for first in range(0, group.rows.shape[0], step):
             rows = group.rows[first : first + step]
             weights = group.weights[first : first + step]
